@@ -1,0 +1,288 @@
+//! What Rektor knows of the upstream catalogue: tables, columns, keys and index definitions, as plain checked data.
+//! Never reads them itself (`upstream` does) and never holds a row's values except as an encoded key.
+
+use std::fmt;
+
+use crate::vector::{Dim, Metric, VectorType};
+
+/// `pg_class.oid` of a table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RelationId(pub u32);
+
+/// `pg_type.oid` of a type.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct TypeId(pub u32);
+
+/// `rektor.index.id`, an index's identity across renames.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct IndexId(pub i64);
+
+impl fmt::Display for IndexId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// `pg_attribute.attnum` of a column.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ColumnNumber(pub i16);
+
+/// A schema-qualified name, unquoted.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct QualifiedName {
+    /// The schema.
+    pub schema: String,
+    /// The name within it.
+    pub name: String,
+}
+
+impl fmt::Display for QualifiedName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.schema, self.name)
+    }
+}
+
+/// The types a key column may have: their equality is leakproof, and their binary form identifies the value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum KeyType {
+    /// `smallint`
+    Int2,
+    /// `integer`
+    Int4,
+    /// `bigint`
+    Int8,
+    /// `uuid`
+    Uuid,
+    /// `text`
+    Text,
+    /// `character varying`
+    Varchar,
+}
+
+impl KeyType {
+    /// Every key type.
+    pub const ALL: [Self; 6] = [
+        Self::Int2,
+        Self::Int4,
+        Self::Int8,
+        Self::Uuid,
+        Self::Text,
+        Self::Varchar,
+    ];
+
+    /// The type's `pg_type.oid`.
+    #[must_use]
+    pub const fn oid(self) -> TypeId {
+        TypeId(match self {
+            Self::Int2 => 21,
+            Self::Int4 => 23,
+            Self::Int8 => 20,
+            Self::Uuid => 2950,
+            Self::Text => 25,
+            Self::Varchar => 1043,
+        })
+    }
+
+    /// The `pg_type.oid` of its array type.
+    #[must_use]
+    pub const fn array_oid(self) -> TypeId {
+        TypeId(match self {
+            Self::Int2 => 1005,
+            Self::Int4 => 1007,
+            Self::Int8 => 1016,
+            Self::Uuid => 2951,
+            Self::Text => 1009,
+            Self::Varchar => 1015,
+        })
+    }
+
+    /// The key type of that OID, if it is one.
+    #[must_use]
+    pub fn from_oid(oid: TypeId) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.oid() == oid)
+    }
+
+    /// The length of the binary form, where it is fixed.
+    #[must_use]
+    pub const fn width(self) -> Option<usize> {
+        match self {
+            Self::Int2 => Some(2),
+            Self::Int4 => Some(4),
+            Self::Int8 => Some(8),
+            Self::Uuid => Some(16),
+            Self::Text | Self::Varchar => None,
+        }
+    }
+}
+
+/// A column of an indexed table's key, in key order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeyColumn {
+    /// The column's name.
+    pub name: String,
+    /// The column's number.
+    pub number: ColumnNumber,
+    /// The column's type.
+    pub kind: KeyType,
+}
+
+/// The column that holds the vectors.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VectorColumn {
+    /// The column's name.
+    pub name: String,
+    /// The column's number.
+    pub number: ColumnNumber,
+    /// The column's type, by name.
+    pub kind: VectorType,
+    /// The column's type, by this database's OID.
+    pub type_id: TypeId,
+}
+
+/// A column named by INCLUDE.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IncludeColumn {
+    /// The column's name.
+    pub name: String,
+    /// The column's number.
+    pub number: ColumnNumber,
+    /// The column's type.
+    pub type_id: TypeId,
+}
+
+/// How an index finds its candidates.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Method {
+    /// One growing HNSW graph over 8-bit codes.
+    #[default]
+    Hnsw,
+    /// An exact scan of every row.
+    Flat,
+}
+
+impl Method {
+    /// The name in `WITH (method = …)`.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Hnsw => "hnsw",
+            Self::Flat => "flat",
+        }
+    }
+}
+
+/// What `WITH (…)` chose, within pgvector's own limits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct IndexOptions {
+    /// `method`.
+    pub method: Method,
+    /// `m`: links a node has on each upper layer, 2 to 100; twice as many on the lowest.
+    pub m: u16,
+    /// `ef_construction`: candidates weighed for each new node's links, 4 to 1000 and at least 2 × m.
+    pub ef_construction: u16,
+}
+
+impl Default for IndexOptions {
+    fn default() -> Self {
+        Self {
+            method: Method::Hnsw,
+            m: 16,
+            ef_construction: 100,
+        }
+    }
+}
+
+/// An index as `rektor.index` defines it, resolved against the catalogue of one moment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IndexDefinition {
+    /// `rektor.index.id`.
+    pub id: IndexId,
+    /// The index's name; its schema is the table's.
+    pub name: QualifiedName,
+    /// The table's OID.
+    pub relation: RelationId,
+    /// The table's name.
+    pub table: QualifiedName,
+    /// The indexed column.
+    pub column: VectorColumn,
+    /// How many dimensions an indexable vector has.
+    pub dim: Dim,
+    /// The distance it serves.
+    pub metric: Metric,
+    /// The key that identifies a row, 1 to 32 columns.
+    pub key: Vec<KeyColumn>,
+    /// The columns kept beside the vector.
+    pub include: Vec<IncludeColumn>,
+    /// `WITH (…)`.
+    pub options: IndexOptions,
+}
+
+/// A row's key: for each key column an `int32` length and the value's binary form, both as PostgreSQL sends the
+/// elements of an array. Equal keys are equal bytes.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RowKey(Box<[u8]>);
+
+impl RowKey {
+    /// The key of these binary values, in key order.
+    #[must_use]
+    pub fn from_parts<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> Self {
+        let mut bytes = Vec::with_capacity(12);
+        for part in parts {
+            let length = u32::try_from(part.len()).unwrap_or(u32::MAX); // a value has at most 1 GiB
+            bytes.extend_from_slice(&length.to_be_bytes());
+            bytes.extend_from_slice(part);
+        }
+        Self(bytes.into_boxed_slice())
+    }
+
+    /// The key whose encoding this is.
+    #[must_use]
+    pub fn from_encoded(bytes: &[u8]) -> Self {
+        Self(bytes.into())
+    }
+
+    /// The encoding.
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    /// The binary values of an encoded key, in key order; stops at a malformed length.
+    pub fn parts(mut encoded: &[u8]) -> impl Iterator<Item = &[u8]> {
+        std::iter::from_fn(move || {
+            let (length, rest) = encoded.split_first_chunk::<4>()?;
+            let (part, rest) = rest.split_at_checked(u32::from_be_bytes(*length) as usize)?;
+            encoded = rest;
+            Some(part)
+        })
+    }
+}
+
+impl fmt::Debug for RowKey {
+    /// Row values are never logged.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "RowKey({} bytes)", self.0.len())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn key_parts_round_trip() {
+        for parts in [vec![&b"\0\0\0\x01"[..]], vec![b"a", b"", b"ccc"]] {
+            let key = RowKey::from_parts(parts.iter().copied());
+            assert_eq!(RowKey::parts(key.as_bytes()).collect::<Vec<_>>(), parts);
+        }
+        assert_eq!(RowKey::parts(b"\0\0\0\x09short").count(), 0);
+    }
+
+    #[test]
+    fn key_types_are_found_by_oid() {
+        for kind in KeyType::ALL {
+            assert_eq!(KeyType::from_oid(kind.oid()), Some(kind));
+        }
+        assert_eq!(KeyType::from_oid(TypeId(1700)), None);
+    }
+}

@@ -1,0 +1,76 @@
+//! All indexes at one moment, as the front end sees them: what `ingest` publishes and `session` reads.
+//! Immutable; a change is a new view.
+
+use std::sync::Arc;
+
+use crate::catalog::{IndexDefinition, IndexId};
+use crate::index::Snapshot;
+use crate::lsn::Lsn;
+
+/// Counts changes of the definitions: analyses and prepared rewrites are valid within one generation.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Generation(pub u64);
+
+/// Where an index is on its way to serving.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Phase {
+    /// Rows are being copied from the table.
+    Copying {
+        /// 0 to 100, by the planner's estimate of the table's rows.
+        percent: f32,
+    },
+    /// All rows are there; too few are linked to serve within the search budget.
+    Building {
+        /// 0 to 100.
+        percent: f32,
+    },
+    /// Serves.
+    Ready,
+    /// Does not serve until someone acts, or a retry succeeds.
+    Failed {
+        /// What happened, for an operator.
+        error: String,
+    },
+}
+
+/// One index at one moment.
+#[derive(Clone, Debug)]
+pub struct IndexState {
+    /// What it is.
+    pub definition: Arc<IndexDefinition>,
+    /// Whether it serves.
+    pub phase: Phase,
+    /// What is searched; present from the moment the copy is complete.
+    pub snapshot: Option<Arc<Snapshot>>,
+    /// Every commit before this position is in the snapshot. Moves on while the table is idle.
+    pub applied: Lsn,
+    /// Changes whose value could not be indexed, since the start.
+    pub left_out_changes: u64,
+}
+
+/// All indexes of the configured database at one moment.
+#[derive(Clone, Debug, Default)]
+pub struct View {
+    /// Counts changes of the definitions.
+    pub generation: Generation,
+    /// Everything before this position has arrived from upstream.
+    pub received: Lsn,
+    /// Everything before this position is journalled.
+    pub durable: Lsn,
+    /// The newest position upstream has told of.
+    pub upstream: Lsn,
+    /// Whether the stream is connected.
+    pub streaming: bool,
+    /// The last error of the stream, until it flows again.
+    pub error: Option<String>,
+    /// By id. Ready or not.
+    pub indexes: Vec<Arc<IndexState>>,
+}
+
+impl View {
+    /// The index of that id.
+    #[must_use]
+    pub fn index(&self, id: IndexId) -> Option<&Arc<IndexState>> {
+        self.indexes.iter().find(|index| index.definition.id == id)
+    }
+}

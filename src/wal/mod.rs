@@ -1,0 +1,4 @@
+//! Bytes of the replication stream → messages → row changes with their positions. Pure: no I/O, never panics on any input.
+
+pub mod pgoutput;
+pub mod transaction;
