@@ -325,7 +325,7 @@ impl Wire {
     /// Runs a simple query and returns its rows as text; an error panics with its message.
     pub fn rows(&mut self, sql: &str) -> Vec<Vec<Option<String>>> {
         self.try_rows(sql)
-            .unwrap_or_else(|error| panic!("{sql}\n{error:?}"))
+            .unwrap_or_else(|error| panic!("{}: {error:?}", &sql[..sql.len().min(300)]))
     }
 
     /// Runs a simple query and returns its rows as text, or the ErrorResponse.

@@ -9,11 +9,11 @@ create type mood as enum ('sad', 'ok', 'happy');
 create domain positive as int check (value > 0);
 create table typed (
     a smallint, b bigint, c real, d double precision, e bytea, f uuid, g date, h interval, i mood, j positive, k inet,
-    l int4range, m point, n bit(5), o xml, p time, q char(4), r "char", s boolean, t oid
+    l int4range, m point, n bit(5), o macaddr, p time, q char(4), r "char", s boolean, t oid
 );
 insert into typed values
     (1, 2, 1.5, 2.5, '\x00ff', '6ecd8c99-4036-403d-bf84-cf8400f67836', '2026-02-28', '1 day 02:03:04', 'ok', 5, '10.0.0.1/8',
-     '[1,5)', '(1,2)', B'10101', '<a/>', '12:34:56', 'ab', 'c', true, 42),
+     '[1,5)', '(1,2)', B'10101', '08:00:2b:01:02:03', '12:34:56', 'ab', 'c', true, 42),
     (null, null, 'NaN', '-Infinity', null, null, 'infinity', null, 'happy', null, null, 'empty', null, null, null, null, null, null, null, null);
 create view cheap as select id, name from item where price < 100;
 create sequence counter;
