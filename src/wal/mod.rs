@@ -1,4 +1,6 @@
 //! Bytes of the replication stream → messages → row changes with their positions. Pure: no I/O, never panics on any input.
 
+#[cfg(test)]
+mod golden;
 pub mod pgoutput;
 pub mod transaction;
