@@ -195,7 +195,7 @@ impl ReplicationConnection {
                     | Message::CommandComplete(_)
                     | Message::EmptyQueryResponse,
                 ) => {}
-                other @ (Incoming::CopyBoth | Incoming::Message(_)) => {
+                other @ Incoming::Message(_) => {
                     return Err(unexpected(&other, "a command's answer"));
                 }
             }
@@ -272,9 +272,7 @@ impl ReplicationConnection {
                     writer: self.writer,
                 },
             }),
-            other @ (Incoming::CopyBoth | Incoming::Message(_)) => {
-                Err(unexpected(&other, "START_REPLICATION"))
-            }
+            other @ Incoming::Message(_) => Err(unexpected(&other, "START_REPLICATION")),
         }
     }
 
@@ -362,9 +360,7 @@ impl StreamReceiver {
             Incoming::Message(Message::CopyDone | Message::CommandComplete(_)) => {
                 Err(UpstreamError::Closed)
             }
-            other @ (Incoming::CopyBoth | Incoming::Message(_)) => {
-                Err(unexpected(&other, "streaming"))
-            }
+            other @ Incoming::Message(_) => Err(unexpected(&other, "streaming")),
         }
     }
 }
