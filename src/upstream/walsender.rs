@@ -195,7 +195,7 @@ impl ReplicationConnection {
                     | Message::CommandComplete(_)
                     | Message::EmptyQueryResponse,
                 ) => {}
-                other @ Incoming::Message(_) => {
+                other @ (Incoming::CopyBoth | Incoming::Message(_)) => {
                     return Err(unexpected(&other, "a command's answer"));
                 }
             }
