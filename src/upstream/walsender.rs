@@ -360,7 +360,9 @@ impl StreamReceiver {
             Incoming::Message(Message::CopyDone | Message::CommandComplete(_)) => {
                 Err(UpstreamError::Closed)
             }
-            other @ Incoming::Message(_) => Err(unexpected(&other, "streaming")),
+            other @ (Incoming::CopyBoth | Incoming::Message(_)) => {
+                Err(unexpected(&other, "streaming"))
+            }
         }
     }
 }
