@@ -29,5 +29,6 @@ pub mod index;
 pub mod lsn;
 pub mod query;
 pub mod session;
+pub mod upstream;
 pub mod vector;
 pub mod wal;
