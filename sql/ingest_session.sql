@@ -1,11 +1,10 @@
--- How Rektor's own SQL sessions work. Everything is qualified, also expressions that the server prints. A copy that row
--- security would make partial fails instead. A copy may take as long as it takes, whatever the role's settings are; but DDL
--- that waits for one lock of ours, and for which the next one waits, must not stand still.
+-- How Rektor's own SQL sessions work. Everything is qualified, also expressions that the server prints. A
+-- copy may take as long as it takes, whatever the role's settings are; but DDL that waits for one lock of ours, and for
+-- which the next one waits, must not stand still.
 select set_config(s.name, w.setting, false)
 from pg_catalog.pg_settings s
 join (values
     ('search_path', 'pg_catalog'),
-    ('row_security', 'off'),
     ('lock_timeout', '10s'),
     ('statement_timeout', '0'),
     ('transaction_timeout', '0'),

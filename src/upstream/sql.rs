@@ -14,7 +14,7 @@ pub const APPLICATION_NAME: &str = "rektor";
 #[derive(Debug)]
 pub struct SqlSession {
     client: Client,
-    driver: Driver,
+    _driver: Driver,
 }
 
 /// Ends with the session, also when that is dropped half-way.
@@ -45,7 +45,10 @@ impl SqlSession {
         client
             .batch_execute(include_str!("../../sql/ingest_session.sql"))
             .await?;
-        Ok(Self { client, driver })
+        Ok(Self {
+            client,
+            _driver: driver,
+        })
     }
 
     /// The client.
@@ -54,9 +57,4 @@ impl SqlSession {
         &self.client
     }
 
-    /// Whether the connection has ended.
-    #[must_use]
-    pub fn is_closed(&self) -> bool {
-        self.client.is_closed() || self.driver.0.is_finished()
-    }
 }
