@@ -7,5 +7,6 @@
 )]
 
 mod harness;
+mod knn;
 mod layering;
 mod relay;
