@@ -1,5 +1,8 @@
 //! An immutable state of an index at one LSN → nearest neighbours, keys, INCLUDE values.
-use crate::index::{IndexError, IndexSpec};
+
+use super::faiss::RowView;
+use super::pages::Records;
+use super::{IndexError, IndexSpec, record};
 use crate::lsn::Lsn;
 use crate::vector::Vector;
 
@@ -45,50 +48,134 @@ pub struct Stats {
 /// An index at one LSN. Cheap to hold, never changes.
 #[derive(Debug)]
 pub struct Snapshot {
-    _todo: (),
+    spec: IndexSpec,
+    lsn: Lsn,
+    rows: RowView,
+    records: Records,
+    left_out: u64,
+    bytes: usize,
 }
 
 impl Snapshot {
+    pub(super) fn new(
+        spec: IndexSpec,
+        lsn: Lsn,
+        rows: RowView,
+        records: Records,
+        left_out: u64,
+        bytes: usize,
+    ) -> Self {
+        Self {
+            spec,
+            lsn,
+            rows,
+            records,
+            left_out,
+            bytes,
+        }
+    }
+
     /// What the index is.
+    #[must_use]
     pub fn spec(&self) -> &IndexSpec {
-        todo!()
+        &self.spec
     }
+
     /// Every commit before this position is in the snapshot.
+    #[must_use]
     pub fn lsn(&self) -> Lsn {
-        todo!()
+        self.lsn
     }
-    /// Sizes.
+
+    /// Sizes, as of now: the linker works on while a snapshot is held.
+    #[must_use]
     pub fn stats(&self) -> Stats {
-        todo!()
+        Stats {
+            live: self.rows.live().len(),
+            left_out: self.left_out,
+            unlinked: 0,
+            dead: 0,
+            memory_bytes: self.bytes as u64,
+        }
     }
-    /// The `k` nearest live rows to `query` (of the index's dimension), weighing at least `ef` candidates.
+
+    /// The `k` nearest live rows to `query`, weighing at least `ef` candidates.
     /// Fewer than `k` come back only when fewer are live. Rows before they are linked are compared exactly.
+    ///
+    /// # Errors
+    /// When the query is not of the index's dimension.
     pub fn search(&self, query: &Vector, k: usize, ef: usize) -> Result<Found, IndexError> {
-        let _ = (query, k, ef);
-        todo!()
+        let _ = ef;
+        self.search_exact(query, k)
     }
+
     /// The same by an exact scan of every live row.
+    ///
+    /// # Errors
+    /// When the query is not of the index's dimension.
     pub fn search_exact(&self, query: &Vector, k: usize) -> Result<Found, IndexError> {
-        let _ = (query, k);
-        todo!()
+        if query.dim() != self.spec.dim.get() {
+            return Err(IndexError::Engine(format!(
+                "a query of {} dimensions, not {}",
+                query.dim(),
+                self.spec.dim
+            )));
+        }
+        let mut neighbors: Vec<Neighbor> = self
+            .rows
+            .live()
+            .iter()
+            .filter_map(|row| {
+                let vector = self.rows.vector(row)?;
+                #[allow(clippy::cast_possible_truncation)] // rounding is meant
+                let distance = self.spec.metric.distance(query.as_slice(), vector) as f32;
+                Some(Neighbor {
+                    row: RowId(row),
+                    distance,
+                })
+            })
+            .collect();
+        let live = neighbors.len();
+        let nearer =
+            |a: &Neighbor, b: &Neighbor| a.distance.total_cmp(&b.distance).then(a.row.cmp(&b.row));
+        if (1..live).contains(&k) {
+            neighbors.select_nth_unstable_by(k - 1, nearer);
+        }
+        neighbors.truncate(k);
+        neighbors.sort_unstable_by(nearer);
+        Ok(Found {
+            exhausted: neighbors.len() == live,
+            neighbors,
+            distances: live as u64,
+        })
     }
-    /// The encoded key of a row that this snapshot returned ([`crate::catalog::RowKey`]'s encoding).
+
+    /// The encoded key of a live row ([`crate::catalog::RowKey`]'s encoding).
+    #[must_use]
     pub fn key(&self, row: RowId) -> Option<&[u8]> {
-        let _ = row;
-        todo!()
+        self.record(row).map(record::key)
     }
-    /// The stored vector of a row.
+
+    /// The stored vector of a live row.
+    #[must_use]
     pub fn vector(&self, row: RowId) -> Option<&[f32]> {
-        let _ = row;
-        todo!()
+        self.rows.vector(row.0)
     }
-    /// INCLUDE column `column` of a row, in the form it arrived in (binary); `None` is NULL.
+
+    /// INCLUDE column `column` of a live row, in the form it arrived in (binary); `None` is NULL.
+    #[must_use]
     pub fn include(&self, row: RowId, column: usize) -> Option<&[u8]> {
-        let _ = (row, column);
-        todo!()
+        self.record(row)
+            .and_then(|record| record::include(record, column))
     }
+
     /// Every live row.
     pub fn rows(&self) -> impl Iterator<Item = RowId> + '_ {
-        std::iter::empty()
+        self.rows.live().iter().map(RowId)
+    }
+
+    fn record(&self, row: RowId) -> Option<&[u8]> {
+        let live = self.rows.live().contains(row.0);
+        live.then(|| self.records.get(row.0))
     }
 }
