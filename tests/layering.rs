@@ -18,6 +18,10 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("telemetry", &["lsn", "vector", "catalog", "index", "query"]),
     ("config", &["lsn", "vector", "catalog", "session"]),
     (
+        "admin",
+        &["lsn", "vector", "catalog", "wal", "upstream", "config"],
+    ),
+    (
         "ingest",
         &[
             "lsn", "vector", "catalog", "wal", "index", "upstream", "store",

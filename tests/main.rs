@@ -10,3 +10,4 @@ mod harness;
 mod knn;
 mod layering;
 mod relay;
+mod tools;
