@@ -176,10 +176,7 @@ mod tests {
         };
         check(b"\0\0\0\x08\x04\xd2\x16\x2f", Ok(Some("tls")));
         check(b"\0\0\0\x08\x04\xd2\x16\x30", Ok(Some("gss")));
-        check(
-            b"\0\0\0\x10\x04\xd2\x16\x2eppppssss",
-            Ok(Some("cancel")),
-        );
+        check(b"\0\0\0\x10\x04\xd2\x16\x2eppppssss", Ok(Some("cancel")));
         check(
             b"\0\0\0\x14\x04\xd2\x16\x2epppp12345678",
             Ok(Some("cancel")),

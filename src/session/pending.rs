@@ -264,7 +264,11 @@ mod tests {
                 }
             }
         }
-        log.push_str(if pending.is_empty() { " empty" } else { " owed" });
+        log.push_str(if pending.is_empty() {
+            " empty"
+        } else {
+            " owed"
+        });
         assert_eq!(log, expected, "{script:?}");
     }
 

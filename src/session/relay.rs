@@ -161,7 +161,11 @@ impl Session {
                     }
                 }
             }
-            if changed { Poll::Ready(Ok(())) } else { Poll::Pending }
+            if changed {
+                Poll::Ready(Ok(()))
+            } else {
+                Poll::Pending
+            }
         });
         Ok(work.await?)
     }

@@ -220,9 +220,11 @@ fn scope(packet: &[u8], database: &str) -> Scope {
 /// Anything but a spelling of false: what upstream takes for replication must not be taken for a plain session.
 fn is_on(value: &[u8]) -> bool {
     let value = value.to_ascii_lowercase();
-    !["0", "f", "fa", "fal", "fals", "false", "n", "no", "of", "off"]
-        .iter()
-        .any(|off| off.as_bytes() == value)
+    ![
+        "0", "f", "fa", "fal", "fals", "false", "n", "no", "of", "off",
+    ]
+    .iter()
+    .any(|off| off.as_bytes() == value)
 }
 
 #[cfg(test)]
@@ -233,11 +235,7 @@ mod tests {
     fn only_plain_sessions_in_the_indexed_database_are_looked_at() {
         let check = |parameters: &str, expected| {
             let packet = format!("\0\0\0\0\0\x03\0\0{parameters}\0\0");
-            assert_eq!(
-                scope(packet.as_bytes(), "app"),
-                expected,
-                "{parameters:?}"
-            );
+            assert_eq!(scope(packet.as_bytes(), "app"), expected, "{parameters:?}");
         };
         check("user\0u\0database\0app", Scope::Indexed);
         check("database\0app\0user\0u", Scope::Indexed);
