@@ -5,6 +5,7 @@ pub mod index;
 pub mod lsn;
 pub mod query;
 pub mod session;
+pub mod store;
 pub mod upstream;
 pub mod vector;
 pub mod wal;
