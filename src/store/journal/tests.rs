@@ -52,6 +52,8 @@ struct Model {
     /// The newest description of the table, which may be repeated anywhere.
     relation: Option<Bytes>,
     trimmed_to: Lsn,
+    /// What was said to be durable within transactions.
+    told: Lsn,
 }
 
 impl Model {
@@ -89,6 +91,10 @@ impl Model {
                     let change = self.message("change");
                     all.push(change.clone());
                     writer.append(Item::Change { message: change })?;
+                    if self.next % 4 == 0 {
+                        writer.sync()?; // as within a huge transaction
+                        self.told = self.told.max(writer.durable());
+                    }
                 }
                 if cut_off {
                     return writer.abandon();
@@ -177,7 +183,7 @@ fn run(disk: &FaultDisk, steps: &[Step], model: &mut Model) -> Result<Lsn, Lsn> 
     };
     for step in steps {
         let done = model.run(&mut writer, step);
-        told = told.max(writer.durable());
+        told = told.max(writer.durable()).max(model.told);
         if done.is_err() {
             return Err(told);
         }
