@@ -8,6 +8,7 @@ use std::fmt;
 use std::io::{self, IsTerminal};
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use indicatif::{MultiProgress, ProgressDrawTarget};
 use tokio::net::TcpListener;
@@ -202,6 +203,8 @@ impl App {
             database: server.database,
             view: ingest.view.clone(),
             max_connections: config.max_connections,
+            allow_trust: config.allow_trust,
+            counters: Arc::default(),
         };
         let sources = Sources {
             view: ingest.view.clone(),
