@@ -204,7 +204,7 @@ impl App {
             view: ingest.view.clone(),
             max_connections: config.max_connections,
             allow_trust: config.allow_trust,
-            counters: Arc::default(),
+            counters: std::sync::Arc::default(),
         };
         let sources = Sources {
             view: ingest.view.clone(),

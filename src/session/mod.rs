@@ -144,9 +144,10 @@ pub async fn serve(
     Ok(())
 }
 
-/// Returns when Rektor is to stop. Cancel-safe.
+/// Resolves once sessions are to end, without holding the channel's lock afterwards.
 async fn stopped(shutdown: &mut watch::Receiver<bool>) {
-    let _ = shutdown.wait_for(|stop| *stop).await; // whoever could tell is gone: that is a stop, too
+    // An error means that nobody is left who could say it: that too is the end.
+    drop(shutdown.wait_for(|stop| *stop).await);
 }
 
 fn log_panic(ended: Result<(), tokio::task::JoinError>) {
