@@ -26,6 +26,7 @@
 //! - The pure modules do no I/O and never panic on what comes from outside. `unsafe` lives in `index/faiss` alone.
 pub mod catalog;
 pub mod index;
+pub mod ingest;
 pub mod lsn;
 pub mod query;
 pub mod session;

@@ -208,7 +208,9 @@ mod tests {
         for row in rows {
             bytes.extend_from_slice(&i16::try_from(row.len()).unwrap().to_be_bytes());
             for value in row {
-                let length = value.as_ref().map_or(-1, |v| i32::try_from(v.len()).unwrap());
+                let length = value
+                    .as_ref()
+                    .map_or(-1, |v| i32::try_from(v.len()).unwrap());
                 bytes.extend_from_slice(&length.to_be_bytes());
                 bytes.extend_from_slice(value.as_deref().unwrap_or_default());
             }
@@ -253,7 +255,11 @@ mod tests {
             let (head, tail) = bytes.split_at(cut);
             assert_eq!(decode(2, &[head, tail]).as_ref(), Ok(&rows), "cut at {cut}");
             if cut < bytes.len() {
-                assert_eq!(decode(2, &[head]), Err(CopyError::Truncated), "lost from {cut}");
+                assert_eq!(
+                    decode(2, &[head]),
+                    Err(CopyError::Truncated),
+                    "lost from {cut}"
+                );
             }
         }
     }
