@@ -142,7 +142,7 @@ impl Follower {
         let session = SqlSession::connect(&self.config).await?;
         check_server(&session, &self.slot).await?;
         let mut replication = ReplicationConnection::connect(&self.config).await?;
-        let system = replication.identify_system().await?;
+        let mut system = replication.identify_system().await?;
         let state = slot::find(&session, &self.slot, &system.database).await?;
         if let Some(state) = &state {
             slot::require_free(&self.slot, state)?;
@@ -176,6 +176,7 @@ impl Follower {
                 }
             });
             let position = created.await?.consistent_point;
+            system.wal = system.wal.max(position);
             self.queue.send(Item::Begin(position)).await?;
             *epoch = Some(Epoch {
                 system_id: system.system_id,
