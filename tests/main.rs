@@ -7,5 +7,7 @@
 )]
 
 mod harness;
+mod knn;
 mod layering;
 mod relay;
+mod tools;

@@ -272,9 +272,7 @@ impl ReplicationConnection {
                     writer: self.writer,
                 },
             }),
-            other @ (Incoming::CopyBoth | Incoming::Message(_)) => {
-                Err(unexpected(&other, "START_REPLICATION"))
-            }
+            other @ Incoming::Message(_) => Err(unexpected(&other, "START_REPLICATION")),
         }
     }
 
