@@ -34,5 +34,6 @@ pub mod lsn;
 pub mod query;
 pub mod session;
 pub mod telemetry;
+pub mod upstream;
 pub mod vector;
 pub mod wal;

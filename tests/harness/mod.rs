@@ -3,7 +3,7 @@
 //! without them Debian's folders and `target/servers` are searched, and a server that is not there fails the test.
 
 mod postgres;
-mod rektor;
+pub mod rektor;
 pub mod wire;
 
 pub use postgres::{Cluster, Database, Server};
