@@ -15,7 +15,11 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("upstream", &["lsn", "vector", "catalog", "wal", "index"]),
     ("store", &["lsn", "vector", "catalog", "wal", "index"]),
     ("session", &["lsn", "vector", "catalog", "index", "query"]),
-    ("telemetry", &["lsn", "vector", "catalog", "index", "query"]),
+    (
+        "telemetry",
+        &["lsn", "vector", "catalog", "index", "query", "session"],
+    ),
+    ("admin", &["lsn", "catalog", "upstream"]),
     ("config", &["lsn", "vector", "catalog", "session"]),
     (
         "admin",
@@ -40,6 +44,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "store",
             "session",
             "telemetry",
+            "admin",
             "config",
             "ingest",
         ],

@@ -1,15 +1,23 @@
 //! A k-NN query and the indexes there are → the statement that nominates and the one that is exact.
-use super::{KnnQuery, RelayReason};
-use crate::catalog::IndexDefinition;
-use crate::index::view::{IndexState, View};
+//! Both are the client's own text with a few pieces put in; nothing else of it changes.
+
 use std::sync::Arc;
+
+use super::knn::KnnQuery;
+use super::{RelayReason, quote};
+use crate::catalog::{IndexDefinition, KeyType, RelationId};
+use crate::index::view::{IndexState, Phase, View};
+
+/// Most parameters a statement of the extended protocol may have.
+const MAX_PARAMETERS: u16 = u16::MAX;
 
 /// How a k-NN query is answered by an index.
 #[derive(Clone, Debug)]
 pub struct Plan {
     /// The index, as of the view that was planned with.
     pub index: Arc<IndexState>,
-    /// The statement restricted to keys: its extra parameters are `$first_key_param …`, one array a key column.
+    /// The statement restricted to keys: its extra parameters are `$first_key_param …`, one array a key column, in key order.
+    /// Each is cast to its array type in the text, which is that of [`KeyType::array_oid`].
     pub nominate: String,
     /// Number of the first extra parameter: max(declared, used) + 1.
     pub first_key_param: u16,
@@ -19,7 +27,187 @@ pub struct Plan {
 
 /// Plans a k-NN query: finds the ready index on its table and column with its metric, and writes both statements.
 /// `sql` is the text that `query` was analysed from, `declared` the number of parameter types its Parse declared.
-pub fn plan(sql: &str, query: &KnnQuery, declared: u16, view: &View) -> Result<Plan, RelayReason> {
-    let _ = (sql, query, declared, view, |_: &IndexDefinition| ());
-    todo!()
+/// `table` is what the table's name resolves to in the session, where the caller knows; without it an unqualified name must
+/// fit indexed tables of one schema only. The statement's own guard finds out when the name means another table after all.
+///
+/// # Errors
+/// The reason why no index can answer it now.
+pub fn plan(
+    sql: &str,
+    query: &KnnQuery,
+    declared: u16,
+    table: Option<RelationId>,
+    view: &View,
+) -> Result<Plan, RelayReason> {
+    let index = choose(query, table, view)?;
+    let definition = &index.definition;
+    let first_key_param = query
+        .parameters
+        .max(declared)
+        .checked_add(1)
+        .ok_or(RelayReason::TooManyParameters)?;
+    let keys = u16::try_from(definition.key.len()).map_err(|_| RelayReason::TooManyParameters)?;
+    if keys == 0 || keys - 1 > MAX_PARAMETERS - first_key_param {
+        return Err(RelayReason::TooManyParameters);
+    }
+    let restriction = restriction(query, definition, first_key_param);
+    let nominate = rewrite(sql, query, Some(&restriction));
+    let exact = rewrite(sql, query, None);
+    Ok(Plan {
+        index: Arc::clone(index),
+        nominate: nominate.ok_or(RelayReason::NotAPlainSelect)?,
+        first_key_param,
+        exact: exact.ok_or(RelayReason::NotAPlainSelect)?,
+    })
+}
+
+/// The index that serves the query: on its table and column, for its metric, ready.
+fn choose<'a>(
+    query: &KnnQuery,
+    table: Option<RelationId>,
+    view: &'a View,
+) -> Result<&'a Arc<IndexState>, RelayReason> {
+    let on_column: Vec<&Arc<IndexState>> = view
+        .indexes
+        .iter()
+        .filter(|index| {
+            let definition = &index.definition;
+            table.is_none_or(|table| table == definition.relation)
+                && definition.table.name == query.table
+                && query
+                    .schema
+                    .as_ref()
+                    .is_none_or(|schema| *schema == definition.table.schema)
+                && definition.column.name == query.column
+        })
+        .collect();
+    let first = on_column.first().ok_or(RelayReason::NoIndex)?;
+    if on_column
+        .iter()
+        .any(|index| index.definition.relation != first.definition.relation)
+    {
+        return Err(RelayReason::AmbiguousTable);
+    }
+    if let Some(cast) = &query.cast
+        && cast.kind != first.definition.column.kind
+    {
+        return Err(RelayReason::OtherVectorType);
+    }
+    let for_metric: Vec<&Arc<IndexState>> = on_column
+        .into_iter()
+        .filter(|index| index.definition.metric == query.metric)
+        .collect();
+    if let Some(ready) = for_metric.iter().find(|index| is_ready(index)) {
+        return fits(query, &ready.definition).map(|()| *ready);
+    }
+    let waiting = for_metric.first().ok_or(RelayReason::OtherMetric)?;
+    Err(match waiting.phase {
+        Phase::Copying { .. } => RelayReason::Copying,
+        Phase::Building { .. } | Phase::Ready => RelayReason::Building,
+        Phase::Failed { .. } => RelayReason::Failed,
+    })
+}
+
+fn is_ready(index: &IndexState) -> bool {
+    index.phase == Phase::Ready && index.snapshot.is_some()
+}
+
+/// Whether a written dimension, as in `$1::vector(384)`, is the index's.
+fn fits(query: &KnnQuery, index: &IndexDefinition) -> Result<(), RelayReason> {
+    let written = query.cast.and_then(|cast| cast.dimensions);
+    match written {
+        Some(dimensions) if usize::try_from(dimensions) != Ok(index.dim.get()) => {
+            Err(RelayReason::WrongDimension)
+        }
+        Some(_) | None => Ok(()),
+    }
+}
+
+/// The conditions that a nominating statement adds: keys, and the guards.
+///
+/// The guards hold for no row or for all: `'name'::regclass` is resolved when the statement is analysed, as FROM is, and becomes
+/// a constant; the transaction's id is looked at once an execution. Both become one-time filters, and where one is false,
+/// nothing is read.
+fn restriction(query: &KnnQuery, index: &IndexDefinition, first: u16) -> String {
+    let table = query.alias.as_ref().unwrap_or(&query.table);
+    let table = quote::identifier(table);
+    let column = |name: &str| format!("{table}.{}", quote::identifier(name));
+    let parameter = |(number, kind): (u16, KeyType)| format!("${number}::{}", array_type(kind));
+    let parameters: Vec<String> = (first..)
+        .zip(index.key.iter().map(|key| key.kind))
+        .map(parameter)
+        .collect();
+    let columns: Vec<String> = index.key.iter().map(|key| column(&key.name)).collect();
+    let keys = match (columns.as_slice(), parameters.as_slice()) {
+        ([column], [parameter]) => format!("{column} OPERATOR(pg_catalog.=) ANY ({parameter})"),
+        (columns, parameters) => {
+            let sets: Vec<String> = parameters
+                .iter()
+                .map(|parameter| format!("pg_catalog.unnest({parameter})"))
+                .collect();
+            format!(
+                "({}) OPERATOR(pg_catalog.=) ANY (SELECT * FROM ROWS FROM ({}))",
+                columns.join(", "),
+                sets.join(", ")
+            )
+        }
+    };
+    let name = match &query.schema {
+        Some(schema) => format!(
+            "{}.{}",
+            quote::identifier(schema),
+            quote::identifier(&query.table)
+        ),
+        None => quote::identifier(&query.table),
+    };
+    format!(
+        "{keys} AND {}::pg_catalog.regclass OPERATOR(pg_catalog.=) '{}'::pg_catalog.oid \
+         AND pg_catalog.pg_current_xact_id_if_assigned() IS NULL",
+        quote::literal(&name),
+        index.relation.0
+    )
+}
+
+fn array_type(kind: KeyType) -> &'static str {
+    match kind {
+        KeyType::Int2 => "pg_catalog.int2[]",
+        KeyType::Int4 => "pg_catalog.int4[]",
+        KeyType::Int8 => "pg_catalog.int8[]",
+        KeyType::Uuid => "pg_catalog.uuid[]",
+        KeyType::Text => "pg_catalog.text[]",
+        KeyType::Varchar => "pg_catalog.varchar[]",
+    }
+}
+
+/// The statement with `(distance) + 0` as its sort key, and with a further condition if one is given. Pieces are put in
+/// directly before or after tokens of the statement, so none lands in a comment.
+fn rewrite(sql: &str, query: &KnnQuery, restriction: Option<&str>) -> Option<String> {
+    let splices = &query.splices;
+    let mut text = String::with_capacity(splices.statement.len() * 2 + 512);
+    let mut from = splices.statement.start;
+    if let Some(restriction) = restriction {
+        match &splices.condition {
+            Some(condition) => {
+                text.push_str(sql.get(from..condition.start)?);
+                text.push('(');
+                text.push_str(sql.get(condition.clone())?);
+                text.push_str(") AND ");
+                text.push_str(restriction);
+                from = condition.end;
+            }
+            None => {
+                text.push_str(sql.get(from..splices.before_order)?);
+                text.push_str(" WHERE ");
+                text.push_str(restriction);
+                from = splices.before_order;
+            }
+        }
+    }
+    text.push_str(sql.get(from..splices.key.start)?);
+    // Qualified, for a search_path on which `+` is another's; no index is on this expression.
+    text.push('(');
+    text.push_str(sql.get(splices.expression.clone())?);
+    text.push_str(") OPERATOR(pg_catalog.+) 0");
+    text.push_str(sql.get(splices.key.end..splices.statement.end)?);
+    Some(text)
 }
