@@ -1,5 +1,4 @@
 -- k-NN questions on table packages, asked by psql 18.
-\set ECHO queries
 \pset footer off
 
 select embedding as numpy from packages where name = 'numpy' \gset
@@ -19,7 +18,7 @@ select name from packages order by embedding <=> $1 limit 8 \bind :'numpy' \g
 
 -- a new row is found at once
 begin;
-insert into packages values (0, 'my-own-numpy', now(), 15001, :'numpy');
+insert into packages select 0, 'my-own-numpy', now(), 15001, embedding from packages where name = 'numpy';
 commit;
 select name from packages order by embedding <=> $1, id limit 3 \bind :'numpy' \g
 delete from packages where id = 0;
