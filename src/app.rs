@@ -202,6 +202,8 @@ impl App {
             database: server.database,
             view: ingest.view.clone(),
             max_connections: config.max_connections,
+            allow_trust: config.allow_trust,
+            counters: std::sync::Arc::default(),
         };
         let sources = Sources {
             view: ingest.view.clone(),

@@ -103,7 +103,7 @@ pub async fn serve(
     loop {
         tokio::select! {
             biased;
-            _ = shutdown.wait_for(|stop| *stop) => break,
+            () = stopped(&mut shutdown) => break,
             Some(ended) = sessions.join_next() => log_panic(ended),
             accepted = listener.accept() => match accepted {
                 Ok((stream, peer)) => {
@@ -130,6 +130,12 @@ pub async fn serve(
         sessions.shutdown().await;
     }
     Ok(())
+}
+
+/// Resolves once sessions are to end, without holding the channel's lock afterwards.
+async fn stopped(shutdown: &mut watch::Receiver<bool>) {
+    // An error means that nobody is left who could say it: that too is the end.
+    drop(shutdown.wait_for(|stop| *stop).await);
 }
 
 fn log_panic(ended: Result<(), tokio::task::JoinError>) {
@@ -172,7 +178,7 @@ async fn run(
                 Ok(login) => login?,
                 Err(_) => None,
             },
-            _ = shutdown.wait_for(|stop| *stop) => None,
+            () = stopped(&mut shutdown) => None,
         }
     };
     match login {

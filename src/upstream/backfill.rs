@@ -124,7 +124,10 @@ impl BackfillProgress {
         #[allow(clippy::cast_precision_loss)]
         let total_blocks = progress.total_blocks as f64;
         let pages = share(progress.done_blocks.load(Ordering::Relaxed), total_blocks);
-        let rows = share(progress.rows.load(Ordering::Relaxed), progress.estimated_rows);
+        let rows = share(
+            progress.rows.load(Ordering::Relaxed),
+            progress.estimated_rows,
+        );
         (pages.max(rows) * 100.0).min(99.9)
     }
 }
@@ -205,7 +208,8 @@ impl Backfill {
         }
         // Dropping the set, on an error, ends the others. The sessions' locks are held until all have read.
         while let Some(reader) = readers.join_next().await {
-            reader.map_err(|_| UpstreamError::Protocol("a reader of the copy panicked".into()))??;
+            reader
+                .map_err(|_| UpstreamError::Protocol("a reader of the copy panicked".into()))??;
         }
         for session in sessions {
             session.client().batch_execute("commit").await?;
@@ -396,7 +400,12 @@ fn divide(parts: &[Part], sessions: usize) -> Vec<Piece> {
 fn copy_statement(table: &TableCopy, piece: &Piece) -> String {
     let columns: Vec<String> = table.columns.iter().map(|name| quoted(name)).collect();
     let mut conditions: Vec<String> = Vec::new();
-    conditions.extend(table.row_filter.as_ref().map(|filter| format!("({filter})")));
+    conditions.extend(
+        table
+            .row_filter
+            .as_ref()
+            .map(|filter| format!("({filter})")),
+    );
     if let Some((first, end)) = piece.pages {
         conditions.push(format!("ctid >= '({first},0)'::tid"));
         conditions.extend(end.map(|end| format!("ctid < '({end},0)'::tid")));
@@ -458,7 +467,9 @@ async fn read_range(
     decoder.finish().map_err(bad)?;
     ranges.send(range, batch, out).await?;
     if let Some(progress) = ranges.tables.get(range.table) {
-        progress.done_blocks.fetch_add(range.blocks, Ordering::Relaxed);
+        progress
+            .done_blocks
+            .fetch_add(range.blocks, Ordering::Relaxed);
     }
     Ok(())
 }
@@ -471,7 +482,9 @@ impl Ranges {
         out: &mpsc::Sender<RowBatch>,
     ) -> Result<(), UpstreamError> {
         if let Some(progress) = self.tables.get(range.table) {
-            progress.rows.fetch_add(rows.len() as u64, Ordering::Relaxed);
+            progress
+                .rows
+                .fetch_add(rows.len() as u64, Ordering::Relaxed);
         }
         let table = range.table;
         let sent = out.send(RowBatch { table, rows }).await;
@@ -504,7 +517,10 @@ mod tests {
             (vec![5_000, 0, 70], 2),
             (vec![5_000], 1),
         ] {
-            let parts: Vec<Part> = sizes.iter().map(|size| part(&format!("p{size}"), *size)).collect();
+            let parts: Vec<Part> = sizes
+                .iter()
+                .map(|size| part(&format!("p{size}"), *size))
+                .collect();
             let pieces = divide(&parts, sessions);
             for (part, size) in parts.iter().zip(&sizes) {
                 let from = format!("only {}", part.path);
@@ -535,7 +551,10 @@ mod tests {
         leaf.may_select = false;
         let pieces = divide(&[root, leaf], 4);
         assert_eq!(pieces.len(), 1);
-        assert_eq!((pieces[0].from.as_str(), pieces[0].blocks), ("public.t", 9_000));
+        assert_eq!(
+            (pieces[0].from.as_str(), pieces[0].blocks),
+            ("public.t", 9_000)
+        );
     }
 
     #[test]

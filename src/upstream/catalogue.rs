@@ -253,7 +253,9 @@ fn key_columns(row: &Row, problems: &mut Vec<String>) -> Result<Vec<KeyColumn>, 
         let number = ColumnNumber(number);
         match KeyType::from_oid(TypeId(type_id)) {
             Some(kind) => key.push(KeyColumn { name, number, kind }),
-            None => problems.push(format!("key column {name} is not of an integer, uuid or text type")),
+            None => problems.push(format!(
+                "key column {name} is not of an integer, uuid or text type"
+            )),
         }
     }
     Ok(key)
@@ -267,7 +269,10 @@ fn include_columns(
     let numbers: Option<Vec<Option<i16>>> = row.try_get("include_numbers")?;
     let types: Option<Vec<Option<u32>>> = row.try_get("include_types")?;
     let sendable: Option<Vec<bool>> = row.try_get("include_sendable")?;
-    let found = numbers.into_iter().flatten().zip(types.into_iter().flatten());
+    let found = numbers
+        .into_iter()
+        .flatten()
+        .zip(types.into_iter().flatten());
     let found = found.zip(sendable.into_iter().flatten());
     let mut include = Vec::with_capacity(names.len());
     for (name, ((number, type_id), sendable)) in names.into_iter().zip(found) {
@@ -312,11 +317,13 @@ fn unlisted_columns(
 
 /// `WITH (…)` as `rektor.create_index` stored it.
 fn options(text: &str) -> Result<IndexOptions, String> {
-    let object: serde_json::Map<String, serde_json::Value> =
-        serde_json::from_str(text).map_err(|_| "the index's options are no JSON object".to_owned())?;
+    let object: serde_json::Map<String, serde_json::Value> = serde_json::from_str(text)
+        .map_err(|_| "the index's options are no JSON object".to_owned())?;
     let mut options = IndexOptions::default();
     for (name, value) in &object {
-        let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+        let text = value
+            .as_str()
+            .map_or_else(|| value.to_string(), str::to_owned);
         let invalid = || format!("option {name} cannot be {text}");
         match name.as_str() {
             "method" => {
@@ -363,8 +370,13 @@ mod tests {
     #[test]
     fn options_are_understood_or_named() {
         assert_eq!(options("{}"), Ok(IndexOptions::default()));
-        let flat = options(r#"{"method": "flat", "m": 8, "ef_construction": "64", "storage": "f32"}"#).unwrap();
-        assert_eq!((flat.method, flat.m, flat.ef_construction), (Method::Flat, 8, 64));
+        let flat =
+            options(r#"{"method": "flat", "m": 8, "ef_construction": "64", "storage": "f32"}"#)
+                .unwrap();
+        assert_eq!(
+            (flat.method, flat.m, flat.ef_construction),
+            (Method::Flat, 8, 64)
+        );
         for (text, part) in [
             ("[]", "no JSON"),
             (r#"{"method": "ivf"}"#, "method"),

@@ -87,5 +87,10 @@ pub async fn blockers(session: &SqlSession, slot: &str) -> Result<Option<String>
             format!("process {pid} (role {role}, application {application:?}, {state} in a transaction for {seconds} s)")
         });
     }
-    Ok((!waits.is_empty()).then(|| format!("waiting for running transactions to end: {}", waits.join(", "))))
+    Ok((!waits.is_empty()).then(|| {
+        format!(
+            "waiting for running transactions to end: {}",
+            waits.join(", ")
+        )
+    }))
 }

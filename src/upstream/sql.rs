@@ -9,7 +9,6 @@ use crate::upstream::UpstreamError;
 /// What Rektor's connections are called in `pg_stat_activity`, and what `synchronous_standby_names` may name.
 pub const APPLICATION_NAME: &str = "rektor";
 
-
 /// A connection and the task that moves its bytes.
 #[derive(Debug)]
 pub struct SqlSession {
@@ -56,5 +55,4 @@ impl SqlSession {
     pub fn client(&self) -> &Client {
         &self.client
     }
-
 }
