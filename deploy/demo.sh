@@ -9,9 +9,10 @@ cd "$(dirname "$0")/.."
 listen=${REKTOR_LISTEN:-127.0.0.1:6432}
 http=${REKTOR_HTTP:-127.0.0.1:6433}
 if [ "$(id -u)" = 0 ]; then home=/var/lib/rektor; else home=${XDG_STATE_HOME:-$HOME/.local/state}/rektor; fi
-data=${REKTOR_DATA_DIR:-$home/demo}
-pid_file=$data/demo.pid
-log=$data/demo.log
+demo=${REKTOR_DEMO_DIR:-$home/demo}
+data=$demo/data
+pid_file=$demo/pid
+log=$demo/log
 START_LIMIT=60 # seconds for initdb and a first start on a slow disk
 INDEX_LIMIT=300 # seconds for copying and linking 9,000 rows on a busy machine
 
@@ -47,7 +48,7 @@ say "Building (the first time compiles FAISS: about four minutes on two cores)"
 cargo build --release --locked
 
 stop
-mkdir -p "$data"
+mkdir -p "$demo"
 say "Starting: target/release/rektor serve --listen $listen --http $http --data-dir $data --pg-bin $pg_bin"
 setsid target/release/rektor serve --listen "$listen" --http "$http" --data-dir "$data" --pg-bin "$pg_bin" \
     >"$log" 2>&1 </dev/null &
