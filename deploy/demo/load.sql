@@ -1,5 +1,6 @@
 -- packages.tsv (see README.md) → table packages. Run by psql in this directory.
 begin;
+set local client_min_messages = warning; -- nothing to drop is nothing to say
 drop table if exists packages;
 create table packages (
     id integer primary key,
