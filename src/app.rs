@@ -8,6 +8,7 @@ use std::fmt;
 use std::io::{self, IsTerminal};
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use indicatif::{MultiProgress, ProgressDrawTarget};
 use tokio::net::TcpListener;
