@@ -24,10 +24,16 @@
 //! - `session` never sees the writer, `ingest` never sees a client: a `watch` channel of views lies between them.
 //! - What upstream is told is durable is durable: `flush` never runs ahead of the disk.
 //! - The pure modules do no I/O and never panic on what comes from outside. `unsafe` lives in `index/faiss` alone.
+pub mod admin;
+pub mod app;
 pub mod catalog;
+pub mod config;
 pub mod index;
+pub mod ingest;
 pub mod lsn;
 pub mod query;
 pub mod session;
+pub mod telemetry;
+pub mod upstream;
 pub mod vector;
 pub mod wal;

@@ -15,8 +15,16 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("upstream", &["lsn", "vector", "catalog", "wal", "index"]),
     ("store", &["lsn", "vector", "catalog", "wal", "index"]),
     ("session", &["lsn", "vector", "catalog", "index", "query"]),
-    ("telemetry", &["lsn", "vector", "catalog", "index", "query"]),
+    (
+        "telemetry",
+        &["lsn", "vector", "catalog", "index", "query", "session"],
+    ),
+    ("admin", &["lsn", "catalog", "upstream"]),
     ("config", &["lsn", "vector", "catalog", "session"]),
+    (
+        "admin",
+        &["lsn", "vector", "catalog", "wal", "upstream", "config"],
+    ),
     (
         "ingest",
         &[
@@ -36,6 +44,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "store",
             "session",
             "telemetry",
+            "admin",
             "config",
             "ingest",
         ],

@@ -7,5 +7,8 @@
 )]
 
 mod harness;
+mod knn;
 mod layering;
 mod relay;
+mod setup;
+mod tools;

@@ -331,7 +331,7 @@ impl Transactions {
     ) -> Result<Event, TransactionError> {
         let commit_lsn = self.commit_lsn(what)?;
         let relation = self.relation(relation)?;
-        for tuple in [row.old().map(OldTuple::values), row.new()]
+        for tuple in [row.old_tuple().map(OldTuple::values), row.new_tuple()]
             .into_iter()
             .flatten()
         {
@@ -354,7 +354,7 @@ impl Transactions {
 impl RowImage {
     /// What was sent of the row before.
     #[must_use]
-    pub fn old(&self) -> Option<&OldTuple> {
+    pub fn old_tuple(&self) -> Option<&OldTuple> {
         match self {
             Self::Insert { .. } => None,
             Self::Update { old, .. } => old.as_ref(),
@@ -364,7 +364,7 @@ impl RowImage {
 
     /// The row after.
     #[must_use]
-    pub fn new(&self) -> Option<&[Datum]> {
+    pub fn new_tuple(&self) -> Option<&[Datum]> {
         match self {
             Self::Insert { new } | Self::Update { new, .. } => Some(new),
             Self::Delete { .. } => None,
@@ -398,7 +398,7 @@ impl Change {
     /// # Errors
     /// When the change does not carry the key.
     pub fn key(&self, columns: &[usize]) -> Result<KeyChange, KeyError> {
-        let old = self.row.old().map(OldTuple::values);
+        let old = self.row.old_tuple().map(OldTuple::values);
         let old_key = || self.key_of(columns, |column| old?.get(column));
         let new_key = |new: &[Datum]| {
             self.key_of(columns, |column| match new.get(column)? {

@@ -3,11 +3,11 @@
 //! without them Debian's folders and `target/servers` are searched, and a server that is not there fails the test.
 
 mod postgres;
-mod rektor;
+pub mod rektor;
 pub mod wire;
 
 pub use postgres::{Cluster, Database, Server};
-pub use rektor::Rektor;
+pub use rektor::{Rektor, command};
 pub use wire::{Frame, Wire, message};
 
 use std::time::{Duration, Instant};

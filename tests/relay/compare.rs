@@ -2,8 +2,9 @@
 //! Equal but for what cannot be: process ids, and the OIDs of objects that each copy created for itself.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
-use crate::harness::{Database, Frame, Rektor, Server, Wire, message};
+use crate::harness::{Database, Frame, Rektor, Server, Wire, message, wait_for};
 
 /// The tables that the statements work on, in both copies.
 const FIXTURE: &str = include_str!("fixture.sql");
@@ -17,29 +18,36 @@ pub struct Copies {
 }
 
 impl Copies {
+    /// The tables of the relay tests, twice.
     pub fn new(server: Server) -> Self {
+        Self::of(server, |template| {
+            let mut wire = template.connect();
+            wire.run(FIXTURE);
+            if server.has_pgvector() {
+                wire.run(include_str!("fixture_vector.sql"));
+            }
+        })
+    }
+
+    /// What `fill` makes, twice.
+    pub fn of(server: Server, fill: impl FnOnce(&Database<'_>)) -> Self {
         let template = server.shared().database();
         Rektor::setup(&template);
+        fill(&template);
         let mut wire = template.connect();
-        wire.run(FIXTURE);
-        if server.has_pgvector() {
-            wire.run(include_str!("fixture_vector.sql"));
-        }
         wire.run("analyze");
         let newest = "select greatest((select max(oid) from pg_class), (select max(oid) from pg_type))::text";
         let first_own_oid = wire.value(newest).parse::<u32>().unwrap() + 1;
-        let pid = wire.pid();
         drop(wire);
         let mut outside = Wire::login(template.cluster.port, "postgres", "postgres");
-        crate::harness::wait_for(
-            "the fixture's session to end",
-            std::time::Duration::from_secs(10),
-            || {
-                let left = outside.value(&format!(
-                    "select count(*) from pg_stat_activity where pid = {pid}"
-                ));
-                (left == "0").then_some(())
-            },
+        let connected = format!(
+            "select count(*) from pg_stat_activity where datname = '{}'",
+            template.name
+        );
+        wait_for(
+            "the template's sessions to end",
+            Duration::from_secs(20),
+            || (outside.value(&connected) == "0").then_some(()),
         );
         let direct = template.copy();
         let rektor = Rektor::serve(&template.copy());

@@ -306,9 +306,11 @@ fn a_change_keeps_the_table_as_it_was() {
     .unwrap();
     let widths: Vec<_> = events
         .iter()
-        .filter_map(|event| match event {
-            Event::Change(change) => Some(change.relation.columns.len()),
-            _ => None,
+        .filter_map(|event| {
+            let Event::Change(change) = event else {
+                return None;
+            };
+            Some(change.relation.columns.len())
         })
         .collect();
     assert_eq!(widths, [1, 2]);

@@ -1,0 +1,58 @@
+//! An ordinary SQL connection in Rektor's own role: connects, owns the task that drives it, and turns its errors into ours.
+//! Never writes to a table.
+
+use tokio::task::JoinHandle;
+use tokio_postgres::{Client, Config, NoTls};
+
+use crate::upstream::UpstreamError;
+
+/// What Rektor's connections are called in `pg_stat_activity`, and what `synchronous_standby_names` may name.
+pub const APPLICATION_NAME: &str = "rektor";
+
+/// A connection and the task that moves its bytes.
+#[derive(Debug)]
+pub struct SqlSession {
+    client: Client,
+    _driver: Driver,
+}
+
+/// Ends with the session, also when that is dropped half-way.
+#[derive(Debug)]
+struct Driver(JoinHandle<()>);
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+impl SqlSession {
+    /// Connects.
+    ///
+    /// # Errors
+    /// When the server cannot be reached or refuses.
+    pub async fn connect(config: &Config) -> Result<Self, UpstreamError> {
+        let mut config = config.clone();
+        config.application_name(APPLICATION_NAME);
+        let (client, connection) = config.connect(NoTls).await?;
+        let driver = Driver(tokio::spawn(async move {
+            // The client sees the same failure as the result of its next request.
+            if let Err(error) = connection.await {
+                tracing::debug!(%error, "SQL connection ended");
+            }
+        }));
+        client
+            .batch_execute(include_str!("../../sql/ingest_session.sql"))
+            .await?;
+        Ok(Self {
+            client,
+            _driver: driver,
+        })
+    }
+
+    /// The client.
+    #[must_use]
+    pub fn client(&self) -> &Client {
+        &self.client
+    }
+}
