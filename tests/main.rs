@@ -10,4 +10,5 @@ mod harness;
 mod knn;
 mod layering;
 mod relay;
+mod setup;
 mod tools;
