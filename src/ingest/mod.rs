@@ -28,7 +28,8 @@ use crate::ingest::receive::{QUEUE_ITEMS, Queue};
 use crate::lsn::Lsn;
 use crate::upstream::catalogue::check_server;
 use crate::upstream::sql::SqlSession;
-use crate::upstream::{Disposition, UpstreamError};
+use crate::upstream::walsender::ReplicationConnection;
+use crate::upstream::{Disposition, UpstreamError, slot};
 
 /// Messages between the tasks: each waits for the applier after one.
 const CONTROLS: usize = 16;
@@ -92,8 +93,12 @@ pub async fn start(
 }
 
 async fn preflight(settings: &IngestSettings) -> Result<(), UpstreamError> {
+    let mut replication = ReplicationConnection::connect(&settings.upstream).await?;
+    let system = replication.identify_system().await?;
     let session = SqlSession::connect(&settings.upstream).await?;
-    check_server(&session, &settings.slot).await
+    check_server(&session, &settings.slot).await?;
+    slot::find(&session, &settings.slot, &system.database).await?;
+    replication.close().await
 }
 
 /// Owns every task of the write path. The first to end ends all.
@@ -134,8 +139,11 @@ async fn supervise(
         stop: stopping.clone(),
     };
     tasks.spawn(async { Ok(follower.run().await?) });
-    let (config, to_applier, stop_watching) =
-        (settings.upstream.clone(), controls.clone(), stopping.clone());
+    let (config, to_applier, stop_watching) = (
+        settings.upstream.clone(),
+        controls.clone(),
+        stopping.clone(),
+    );
     tasks.spawn(async {
         follow::watch_catalogue(config, to_applier, requests, stop_watching).await;
         Ok(())
