@@ -3,6 +3,7 @@
 
 mod faiss;
 mod keys;
+mod linker;
 mod pages;
 mod record;
 mod snapshot;

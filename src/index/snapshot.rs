@@ -1,10 +1,14 @@
 //! An immutable state of an index at one LSN → nearest neighbours, keys, INCLUDE values.
 
-use super::faiss::RowView;
+use super::faiss::{Ranked, RowView};
 use super::pages::Records;
 use super::{IndexError, IndexSpec, record};
+use crate::catalog::Method;
 use crate::lsn::Lsn;
 use crate::vector::Vector;
+
+/// A candidate of the graph costs about as much as so many rows of a scan, which is in order and exact.
+const SCAN_RATIO: usize = 16;
 
 /// A row's number within its index; a new vector gets a new one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -93,61 +97,60 @@ impl Snapshot {
         Stats {
             live: self.rows.live().len(),
             left_out: self.left_out,
-            unlinked: 0,
-            dead: 0,
-            memory_bytes: self.bytes as u64,
+            unlinked: u64::from(self.rows.unlinked()),
+            dead: u64::from(self.rows.nodes()).saturating_sub(self.rows.live().len()),
+            memory_bytes: (self.bytes + self.rows.graph_bytes()) as u64,
         }
     }
 
-    /// The `k` nearest live rows to `query`, weighing at least `ef` candidates.
-    /// Fewer than `k` come back only when fewer are live. Rows before they are linked are compared exactly.
+    /// The `k` nearest live rows to `query`, weighing at least `ef` candidates (`k`, if that is more).
+    /// Fewer than `k` come back only when fewer are live. Rows before they are linked are compared one by one.
     ///
     /// # Errors
-    /// When the query is not of the index's dimension.
+    /// When the query is not of the index's dimension, or memory runs out.
     pub fn search(&self, query: &Vector, k: usize, ef: usize) -> Result<Found, IndexError> {
-        let _ = ef;
-        self.search_exact(query, k)
+        let live = self.live();
+        let ef = ef.max(k);
+        if self.spec.options.method == Method::Flat || ef.saturating_mul(SCAN_RATIO) >= live {
+            return self.search_exact(query, k);
+        }
+        let found = self.found(self.rows.search(query.as_slice(), k, ef)?);
+        // A graph may have parts that no walk reaches.
+        if found.neighbors.len() < k.min(live) {
+            return self.search_exact(query, k);
+        }
+        Ok(found)
     }
 
     /// The same by an exact scan of every live row.
     ///
     /// # Errors
-    /// When the query is not of the index's dimension.
+    /// As [`search`](Self::search).
     pub fn search_exact(&self, query: &Vector, k: usize) -> Result<Found, IndexError> {
-        if query.dim() != self.spec.dim.get() {
-            return Err(IndexError::Engine(format!(
-                "a query of {} dimensions, not {}",
-                query.dim(),
-                self.spec.dim
-            )));
-        }
-        let mut neighbors: Vec<Neighbor> = self
-            .rows
-            .live()
-            .iter()
-            .filter_map(|row| {
-                let vector = self.rows.vector(row)?;
-                #[allow(clippy::cast_possible_truncation)] // rounding is meant
-                let distance = self.spec.metric.distance(query.as_slice(), vector) as f32;
-                Some(Neighbor {
+        Ok(self.found(self.rows.scan(query.as_slice(), k)?))
+    }
+
+    fn found(&self, (ranked, distances): Ranked) -> Found {
+        Found {
+            exhausted: ranked.len() == self.live(),
+            neighbors: ranked
+                .into_iter()
+                .map(|(row, distance)| Neighbor {
                     row: RowId(row),
                     distance,
                 })
-            })
-            .collect();
-        let live = neighbors.len();
-        let nearer =
-            |a: &Neighbor, b: &Neighbor| a.distance.total_cmp(&b.distance).then(a.row.cmp(&b.row));
-        if (1..live).contains(&k) {
-            neighbors.select_nth_unstable_by(k - 1, nearer);
+                .collect(),
+            distances,
         }
-        neighbors.truncate(k);
-        neighbors.sort_unstable_by(nearer);
-        Ok(Found {
-            exhausted: neighbors.len() == live,
-            neighbors,
-            distances: live as u64,
-        })
+    }
+
+    fn live(&self) -> usize {
+        usize::try_from(self.rows.live().len()).unwrap_or(usize::MAX)
+    }
+
+    /// The rows, for the linker.
+    pub(super) fn view(&self) -> &RowView {
+        &self.rows
     }
 
     /// The encoded key of a live row ([`crate::catalog::RowKey`]'s encoding).

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::faiss::Rows;
 use super::keys::{KeyMap, Place};
+use super::linker::Linker;
 use super::pages::Records;
 use super::{IndexError, IndexSpec, Snapshot, record};
 use crate::catalog::RowKey;
@@ -81,7 +82,11 @@ pub enum Outcome {
     Unknown,
 }
 
-/// The single writer of one index.
+/// Nodes from which an index has a linker; below it there is nothing to link or rebuild.
+const LINKER_FROM: u32 = 2_048;
+
+/// The single writer of one index. It owns the thread that links rows; dropping it stops that thread, and leaves the
+/// snapshots as they are.
 #[derive(Debug)]
 pub struct Writer {
     spec: IndexSpec,
@@ -89,6 +94,7 @@ pub struct Writer {
     records: Records,
     left_out: LeftOutRows,
     keys: KeyMap,
+    linker: Option<Linker>,
 }
 
 /// Rows of the table without an indexable vector: kept for their key and INCLUDE values.
@@ -115,10 +121,11 @@ impl Writer {
     pub fn new(spec: IndexSpec) -> Result<Self, IndexError> {
         Ok(Self {
             spec,
-            rows: Rows::new(spec.dim.get()),
+            rows: Rows::new(spec),
             records: Records::default(),
             left_out: LeftOutRows::default(),
             keys: KeyMap::default(),
+            linker: None,
         })
     }
 
@@ -139,7 +146,11 @@ impl Writer {
                 Ok(Outcome::Removed)
             }
             RowChange::Truncate => {
-                *self = Self::new(self.spec)?;
+                // A new version: snapshots keep the old one.
+                self.rows = Rows::new(self.spec);
+                self.records = Records::default();
+                self.left_out = LeftOutRows::default();
+                self.keys = KeyMap::default();
                 Ok(Outcome::Removed)
             }
         }
@@ -229,7 +240,7 @@ impl Writer {
     fn store(&mut self, new: &NewVector<'_>) -> Result<Place, IndexError> {
         match new {
             NewVector::Kept(place) => Ok(*place),
-            NewVector::Stored(vector) => Ok(Place::Row(self.rows.insert(vector)?.id())),
+            NewVector::Stored(vector) => Ok(Place::Row(self.rows.insert(vector)?)),
             NewVector::LeftOut(reason) => self.left_out.insert(*reason).map(Place::LeftOut),
         }
     }
@@ -250,10 +261,7 @@ impl Writer {
     /// Gives up what a row of the table had.
     fn release(&mut self, place: Place) {
         match place {
-            Place::Row(row) => {
-                self.rows.remove(row);
-                self.rows.retire([row]);
-            }
+            Place::Row(row) => self.rows.remove(row),
             Place::LeftOut(slot) => self.left_out.remove(slot),
         }
     }
@@ -272,14 +280,23 @@ impl Writer {
 
     /// Makes everything applied visible, at once, as the state at `lsn`.
     pub fn publish(&mut self, lsn: Lsn) -> Arc<Snapshot> {
-        Arc::new(Snapshot::new(
+        let rebuilt = self.linker.as_ref().and_then(Linker::rebuilt);
+        let snapshot = Arc::new(Snapshot::new(
             self.spec,
             lsn,
-            self.rows.publish(),
+            self.rows.publish(rebuilt),
             self.records.clone(),
             self.left_out.len(),
             self.bytes(),
-        ))
+        ));
+        if self.linker.is_none() && snapshot.view().nodes() >= LINKER_FROM {
+            // Without a thread to be had, rows are scanned until the next try.
+            self.linker = Linker::start().ok();
+        }
+        if let Some(linker) = &self.linker {
+            linker.see(Arc::clone(&snapshot));
+        }
+        snapshot
     }
 
     fn bytes(&self) -> usize {

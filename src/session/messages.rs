@@ -130,6 +130,11 @@ pub(super) fn command_complete(out: &mut BytesMut, tag: &str) {
     frame(out, b'C', |out| put_string(out, tag.as_bytes()));
 }
 
+/// `PortalSuspended`
+pub(super) fn portal_suspended(out: &mut BytesMut) {
+    frame(out, b's', |_| {});
+}
+
 /// An error that Rektor reports itself.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Report<'a> {

@@ -3,13 +3,23 @@
 
 mod cancel;
 mod counters;
+mod ddl;
+mod dispatch;
+mod exchange;
+mod facts;
 mod frame;
+mod knn;
 mod link;
+mod lookup;
 mod messages;
 mod pending;
 mod prepared;
 mod relay;
+mod request;
+mod rewrite;
+mod simple;
 mod startup;
+mod stat;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -62,6 +72,7 @@ pub enum UpstreamAddress {
 struct Shared {
     context: Context,
     cancels: Cancels,
+    analyses: prepared::Analyses,
 }
 
 /// Why a session ended before its client said goodbye.
@@ -71,8 +82,8 @@ enum SessionError {
     Io(#[from] std::io::Error),
     #[error("protocol: {0}")]
     Frame(#[from] FrameError),
-    #[error("protocol: {0}")]
-    Unexpected(#[from] pending::Unexpected),
+    #[error("upstream closed the connection")]
+    UpstreamClosed,
 }
 
 /// Connections beyond the limit that may still cancel, or are being told so.
@@ -97,6 +108,7 @@ pub async fn serve(
     let shared = Arc::new(Shared {
         context,
         cancels: Cancels::default(),
+        analyses: prepared::Analyses::default(),
     });
     let mut sessions = JoinSet::new();
     let stop = shutdown.clone();

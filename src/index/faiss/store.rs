@@ -23,7 +23,7 @@ pub(super) struct Store<T: Plain> {
     memory: Mutex<Vec<MmapMut>>,
     /// Items of a row.
     width: usize,
-    /// Rows with room, counted from 0 without gaps.
+    /// Rows with room.
     rows: AtomicUsize,
 }
 
@@ -52,32 +52,28 @@ impl<T: Plain> Store<T> {
         }
     }
 
-    /// Makes room for `row` and all before it. Called by one thread at a time.
+    /// Makes room for `row` and all before it.
     pub(super) fn reserve(&self, row: u32) -> Result<(), IndexError> {
-        while self.rows.load(Ordering::Relaxed) <= row as usize {
-            let rows = self.rows.load(Ordering::Relaxed);
-            let slot = self.chunks.get(rows / CHUNK_ROWS);
-            let slot =
-                slot.ok_or_else(|| IndexError::Full(format!("{MAX_ROWS} row ids are used up")))?;
-            let out_of_memory = |error| IndexError::Full(format!("no memory for rows: {error}"));
-            let mut chunk = MmapMut::map_anon(self.chunk_bytes()).map_err(out_of_memory)?;
+        if self.rows.load(Ordering::Acquire) > row as usize {
+            return Ok(());
+        }
+        let mut memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
+        while memory.len() * CHUNK_ROWS <= row as usize {
+            let full = || IndexError::Full(format!("{MAX_ROWS} row ids are used up"));
+            let slot = self.chunks.get(memory.len()).ok_or_else(full)?;
+            let mut chunk = MmapMut::map_anon(CHUNK_ROWS * self.width * size_of::<T>())
+                .map_err(|error| IndexError::Full(format!("no memory for rows: {error}")))?;
             // The first chunk keeps small pages, so that a small index stays small. Advice may be refused: then it is
             // only slower.
-            if rows > 0 {
+            if !memory.is_empty() {
                 let _advice = chunk.advise(Advice::HugePage);
             }
             slot.store(chunk.as_mut_ptr().cast(), Ordering::Release);
-            self.memory
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .push(chunk);
-            self.rows.store(rows + CHUNK_ROWS, Ordering::Release);
+            memory.push(chunk);
+            self.rows
+                .store(memory.len() * CHUNK_ROWS, Ordering::Release);
         }
         Ok(())
-    }
-
-    fn chunk_bytes(&self) -> usize {
-        CHUNK_ROWS * self.width * size_of::<T>()
     }
 
     /// The items of `row`.
@@ -105,6 +101,11 @@ impl<T: Plain> Store<T> {
         assert!(!chunk.is_null(), "row {row} was never written");
         // SAFETY: within the chunk: the remainder is below CHUNK_ROWS.
         unsafe { chunk.add((row as usize & (CHUNK_ROWS - 1)) * self.width) }
+    }
+
+    /// Items of a row.
+    pub(super) fn width(&self) -> usize {
+        self.width
     }
 
     /// The chunk table, for the shim; valid as long as the store.
