@@ -144,7 +144,7 @@ pub enum LogFormat {
 #[derive(Clone, Debug)]
 pub enum Upstream {
     /// A server that is there already.
-    Server(Database),
+    Server(Box<Database>),
     /// A PostgreSQL of our own in the data directory.
     Private {
         /// Where its programs are, if that was said.
@@ -225,9 +225,10 @@ impl Settings {
         let data_dir = said.data_dir.unwrap_or_else(|| "rektor-data".into());
         let data_dir = std::path::absolute(&data_dir).map_err(|e| invalid("data_dir", e))?;
         let upstream = match said.upstream {
-            Some(url) => {
-                Upstream::Server(Database::new(&url, said.upstream_password_file.as_deref())?)
-            }
+            Some(url) => Upstream::Server(Box::new(Database::new(
+                &url,
+                said.upstream_password_file.as_deref(),
+            )?)),
             None => Upstream::Private {
                 pg_bin: said.pg_bin,
             },
@@ -365,11 +366,12 @@ impl Database {
 
 /// The one address that a connection string names.
 fn address(connection: &tokio_postgres::Config) -> Result<UpstreamAddress, ConfigError> {
-    let port = match connection.get_ports() {
-        [] => DEFAULT_PORT,
-        [port] => *port,
-        [_, _, ..] => return Err(invalid("upstream", "more than one port")),
-    };
+    // One port a host, or one for all.
+    let port = connection
+        .get_ports()
+        .first()
+        .copied()
+        .unwrap_or(DEFAULT_PORT);
     match connection.get_hosts() {
         [] => Err(invalid(
             "upstream",
@@ -415,4 +417,155 @@ fn slot_name(said: Option<String>) -> Result<String, ConfigError> {
         return Err(invalid("slot", reason));
     }
     Ok(name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settings(file: &str) -> (tempfile::TempDir, Settings) {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("rektor.toml");
+        fs::write(&path, file).unwrap();
+        let settings = Settings {
+            config: Some(path),
+            ..Settings::default()
+        };
+        (directory, settings)
+    }
+
+    #[test]
+    fn what_is_said_on_the_command_line_wins_over_the_file_and_the_file_over_the_default() {
+        let file = "listen = \"127.0.0.1:1\"\nhttp = \"127.0.0.1:2\"\nlog_format = \"json\"\nmax_connections = 7\n\
+                    allow_trust = true\nupstream = \"postgres://u@h/d\"";
+        let (_directory, mut said) = settings(file);
+        said.listen = Some("127.0.0.1:9".to_owned());
+        said.allow_trust = Some(false);
+        let config = said.resolve().unwrap();
+        assert_eq!(config.listen.port(), 9);
+        assert_eq!(config.http.port(), 2);
+        assert_eq!(config.slot, "rektor");
+        assert_eq!(config.max_connections, 7);
+        assert_eq!(config.log_format, LogFormat::Json);
+        assert!(!config.allow_trust);
+        assert!(matches!(config.upstream, Upstream::Server(database) if database.name == "d"));
+    }
+
+    #[test]
+    fn flags_and_variables_reach_the_settings() {
+        let cli = Cli::try_parse_from([
+            "rektor",
+            "serve",
+            "--allow-trust",
+            "--slot",
+            "s",
+            "--log-format",
+            "json",
+        ])
+        .unwrap();
+        let Command::Serve(settings) = cli.command else {
+            panic!("not serve")
+        };
+        assert_eq!(
+            (settings.allow_trust, settings.slot.as_deref()),
+            (Some(true), Some("s"))
+        );
+        for (arguments, kind) in [
+            (
+                &["rektor", "serve", "--nope"][..],
+                clap::error::ErrorKind::UnknownArgument,
+            ),
+            (
+                &["rektor", "check", "--listen", "x:1"],
+                clap::error::ErrorKind::UnknownArgument,
+            ),
+            (
+                &["rektor"],
+                clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand,
+            ),
+        ] {
+            assert_eq!(
+                Cli::try_parse_from(arguments).unwrap_err().kind(),
+                kind,
+                "{arguments:?}"
+            );
+        }
+        use clap::CommandFactory as _;
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn what_cannot_work_is_one_line_that_names_the_setting() {
+        for (file, error) in [
+            ("liste = 1", "unknown field `liste`"),
+            ("max_connections = \"many\"", "max_connections"),
+            (
+                "max_connections = 0",
+                "max_connections: 0 is not between 1 and 100000",
+            ),
+            ("listen = \"nowhere\"", "listen: \"nowhere\": "),
+            ("slot = \"Rektor-1\"", "slot: \"Rektor-1\" is no slot name"),
+            (
+                "log_level = \"rektor=loud\"",
+                "log_level: \"rektor=loud\": ",
+            ),
+            ("log_format = \"xml\"", "log_format"),
+            ("upstream = \"http://h\"", "upstream: "),
+            ("upstream = \"postgres://h/d\"", "upstream: no user"),
+            ("upstream = \"user=u dbname=d\"", "upstream: no host"),
+            (
+                "upstream = \"postgres://u@a,b/d\"",
+                "upstream: more than one host",
+            ),
+            (
+                "upstream = \"postgres://u@h/d?sslmode=require\"",
+                "upstream: TLS",
+            ),
+            (
+                "upstream = \"postgres://u@h/d\"\nupstream_password_file = \"/no/such\"",
+                "upstream_password_file: /no/such: ",
+            ),
+            ("= broken", "configuration file "),
+        ] {
+            let (_directory, said) = settings(file);
+            let text = said.resolve().expect_err(file).to_string();
+            assert!(text.contains(error), "{file}: {text}");
+            assert_eq!(text.lines().count(), 1, "{text}");
+        }
+        let missing = Settings {
+            config: Some("/no/such/rektor.toml".into()),
+            ..Settings::default()
+        };
+        assert!(
+            missing
+                .resolve()
+                .unwrap_err()
+                .to_string()
+                .starts_with("configuration file /no/such/rektor.toml: ")
+        );
+    }
+
+    #[test]
+    fn a_connection_string_becomes_a_database() {
+        let unix = Database::new("host=/run/pg port=5433 user=u", None).unwrap();
+        assert_eq!(unix.name, "u", "as libpq: the user's name");
+        assert_eq!(
+            unix.address,
+            UpstreamAddress::Unix("/run/pg/.s.PGSQL.5433".into())
+        );
+        let tcp = Database::new("postgres://u@h/d", None).unwrap();
+        let expected = UpstreamAddress::Tcp {
+            host: "h".to_owned(),
+            port: 5432,
+        };
+        assert_eq!(tcp.address, expected);
+
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("password");
+        fs::write(&file, "secret\n").unwrap();
+        let with = Database::new("postgres://u@h/d", Some(&file)).unwrap();
+        assert_eq!(with.connection.get_password(), Some(&b"secret"[..]));
+        let twice = Database::new("postgres://u:other@h/d", Some(&file)).unwrap_err();
+        assert!(!twice.to_string().contains("secret") && !twice.to_string().contains("other"));
+    }
 }
