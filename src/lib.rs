@@ -1,11 +1,40 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, missing_docs))]
-//! Rektor stands beside a PostgreSQL and makes it a fast vector database.
+//! Rektor stands beside a PostgreSQL and makes it a fast vector database: it tails logical replication to keep FAISS
+//! indexes in step with tables that hold vectors, and speaks the Postgres wire protocol, so that an application changes
+//! its connection string and nothing else.
+//!
+//! # The map
+//! Data moves one way; a module knows only the modules above it in this list. `tests/layering.rs` fails on any other edge.
+//!
+//! | module | turns | into |
+//! |---|---|---|
+//! | [`lsn`], [`vector`], [`catalog`] | text and bytes | positions, vectors, keys, index definitions |
+//! | [`wal`] | bytes of the replication stream | row changes, each with its commit's position |
+//! | [`index`] | row changes | rows, codes, one graph → immutable snapshots that can be searched |
+//! | [`query`] | SQL text | a k-NN query → a plan → a rewritten statement |
+//! | [`session`] | a client's frames | upstream's frames, or a k-NN answer |
+//!
+//! A change's way in: WAL bytes → `LogicalMessage` → `Change` → journal → `index::Writer` → `Snapshot` → published `View`.
+//! A query's way: frame → SQL text → `KnnQuery` → `Plan` → `Snapshot::search` → a statement restricted to keys → frames.
+//!
+//! # Invariants
+//! - What Rektor does not recognise goes upstream unchanged, frame by frame. No statement fails because Rektor is in between.
+//! - Rows come from Postgres, in the client's own session: the index only nominates keys. No right is checked here.
+//! - Readers hold one immutable snapshot; there is one writer. Nothing of a transaction is visible before its commit.
+//! - `session` never sees the writer, `ingest` never sees a client: a `watch` channel of views lies between them.
+//! - What upstream is told is durable is durable: `flush` never runs ahead of the disk.
+//! - The pure modules do no I/O and never panic on what comes from outside. `unsafe` lives in `index/faiss` alone.
+pub mod admin;
+pub mod app;
 pub mod catalog;
+pub mod config;
 pub mod index;
+pub mod ingest;
 pub mod lsn;
 pub mod query;
 pub mod session;
 pub mod store;
+pub mod telemetry;
 pub mod upstream;
 pub mod vector;
 pub mod wal;

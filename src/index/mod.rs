@@ -1,15 +1,36 @@
 //! Changes → rows, codes and one graph → immutable snapshots that can be searched.
 //! CPU only: no I/O, no tokio, no clock that decides anything. Unsafe code only in `faiss/`.
 
+mod faiss;
+mod keys;
+mod linker;
+mod pages;
+mod record;
 mod snapshot;
+#[cfg(test)]
+mod tests;
 pub mod view;
 mod writer;
 
 pub use snapshot::{Found, Neighbor, RowId, Snapshot, Stats};
-pub use writer::{ColumnChange, LeftOut, Linker, Outcome, RowChange, VectorChange, Writer};
+pub use writer::{ColumnChange, LeftOut, Outcome, RowChange, VectorChange, Writer};
 
 use crate::catalog::IndexOptions;
 use crate::vector::{Dim, Metric};
+
+/// Candidates that a search weighs when nobody says otherwise.
+pub const DEFAULT_EF: usize = 64;
+
+/// An index serves once at most this many of its rows are still searched one by one: some 0.1 ms a query.
+pub const READY_UNLINKED: u64 = 20_000;
+
+/// Whether this processor can run the code that FAISS and the shim were compiled to. Call it before anything else.
+///
+/// # Errors
+/// When it cannot, in a sentence for an operator.
+pub fn cpu_supported() -> Result<(), String> {
+    Ok(())
+}
 
 /// What an index needs to know of its definition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,7 +1,14 @@
 //! An immutable state of an index at one LSN → nearest neighbours, keys, INCLUDE values.
-use crate::index::{IndexError, IndexSpec};
+
+use super::faiss::{Ranked, RowView};
+use super::pages::Records;
+use super::{IndexError, IndexSpec, record};
+use crate::catalog::Method;
 use crate::lsn::Lsn;
 use crate::vector::Vector;
+
+/// A candidate of the graph costs about as much as so many rows of a scan, which is in order and exact.
+const SCAN_RATIO: usize = 16;
 
 /// A row's number within its index; a new vector gets a new one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -45,50 +52,133 @@ pub struct Stats {
 /// An index at one LSN. Cheap to hold, never changes.
 #[derive(Debug)]
 pub struct Snapshot {
-    _todo: (),
+    spec: IndexSpec,
+    lsn: Lsn,
+    rows: RowView,
+    records: Records,
+    left_out: u64,
+    bytes: usize,
 }
 
 impl Snapshot {
+    pub(super) fn new(
+        spec: IndexSpec,
+        lsn: Lsn,
+        rows: RowView,
+        records: Records,
+        left_out: u64,
+        bytes: usize,
+    ) -> Self {
+        Self {
+            spec,
+            lsn,
+            rows,
+            records,
+            left_out,
+            bytes,
+        }
+    }
+
     /// What the index is.
+    #[must_use]
     pub fn spec(&self) -> &IndexSpec {
-        todo!()
+        &self.spec
     }
+
     /// Every commit before this position is in the snapshot.
+    #[must_use]
     pub fn lsn(&self) -> Lsn {
-        todo!()
+        self.lsn
     }
-    /// Sizes.
+
+    /// Sizes, as of now: the linker works on while a snapshot is held.
+    #[must_use]
     pub fn stats(&self) -> Stats {
-        todo!()
+        Stats {
+            live: self.rows.live().len(),
+            left_out: self.left_out,
+            unlinked: u64::from(self.rows.unlinked()),
+            dead: u64::from(self.rows.nodes()).saturating_sub(self.rows.live().len()),
+            memory_bytes: (self.bytes + self.rows.graph_bytes()) as u64,
+        }
     }
-    /// The `k` nearest live rows to `query` (of the index's dimension), weighing at least `ef` candidates.
-    /// Fewer than `k` come back only when fewer are live. Rows before they are linked are compared exactly.
+
+    /// The `k` nearest live rows to `query`, weighing at least `ef` candidates (`k`, if that is more).
+    /// Fewer than `k` come back only when fewer are live. Rows before they are linked are compared one by one.
+    ///
+    /// # Errors
+    /// When the query is not of the index's dimension, or memory runs out.
     pub fn search(&self, query: &Vector, k: usize, ef: usize) -> Result<Found, IndexError> {
-        let _ = (query, k, ef);
-        todo!()
+        let live = self.live();
+        let ef = ef.max(k);
+        if self.spec.options.method == Method::Flat || ef.saturating_mul(SCAN_RATIO) >= live {
+            return self.search_exact(query, k);
+        }
+        let found = self.found(self.rows.search(query.as_slice(), k, ef)?);
+        // A graph may have parts that no walk reaches.
+        if found.neighbors.len() < k.min(live) {
+            return self.search_exact(query, k);
+        }
+        Ok(found)
     }
+
     /// The same by an exact scan of every live row.
+    ///
+    /// # Errors
+    /// As [`search`](Self::search).
     pub fn search_exact(&self, query: &Vector, k: usize) -> Result<Found, IndexError> {
-        let _ = (query, k);
-        todo!()
+        Ok(self.found(self.rows.scan(query.as_slice(), k)?))
     }
-    /// The encoded key of a row that this snapshot returned ([`crate::catalog::RowKey`]'s encoding).
+
+    fn found(&self, (ranked, distances): Ranked) -> Found {
+        Found {
+            exhausted: ranked.len() == self.live(),
+            neighbors: ranked
+                .into_iter()
+                .map(|(row, distance)| Neighbor {
+                    row: RowId(row),
+                    distance,
+                })
+                .collect(),
+            distances,
+        }
+    }
+
+    fn live(&self) -> usize {
+        usize::try_from(self.rows.live().len()).unwrap_or(usize::MAX)
+    }
+
+    /// The rows, for the linker.
+    pub(super) fn view(&self) -> &RowView {
+        &self.rows
+    }
+
+    /// The encoded key of a live row ([`crate::catalog::RowKey`]'s encoding).
+    #[must_use]
     pub fn key(&self, row: RowId) -> Option<&[u8]> {
-        let _ = row;
-        todo!()
+        self.record(row).map(record::key)
     }
-    /// The stored vector of a row.
+
+    /// The stored vector of a live row.
+    #[must_use]
     pub fn vector(&self, row: RowId) -> Option<&[f32]> {
-        let _ = row;
-        todo!()
+        self.rows.vector(row.0)
     }
-    /// INCLUDE column `column` of a row, in the form it arrived in (binary); `None` is NULL.
+
+    /// INCLUDE column `column` of a live row, in the form it arrived in (binary); `None` is NULL.
+    #[must_use]
     pub fn include(&self, row: RowId, column: usize) -> Option<&[u8]> {
-        let _ = (row, column);
-        todo!()
+        self.record(row)
+            .and_then(|record| record::include(record, column))
     }
+
     /// Every live row.
     pub fn rows(&self) -> impl Iterator<Item = RowId> + '_ {
-        std::iter::empty()
+        self.rows.live().iter().map(RowId)
+    }
+
+    fn record(&self, row: RowId) -> Option<&[u8]> {
+        let live = self.rows.live().contains(row.0);
+        live.then(|| self.records.get(row.0))
     }
 }

@@ -1,9 +1,15 @@
 //! Row changes in commit order → the next snapshot. The only code that changes an index.
-use crate::catalog::RowKey;
-use crate::index::{IndexError, IndexSpec, Snapshot};
-use crate::lsn::Lsn;
-use crate::vector::Vector;
+
 use std::sync::Arc;
+
+use super::faiss::Rows;
+use super::keys::{KeyMap, Place};
+use super::linker::Linker;
+use super::pages::Records;
+use super::{IndexError, IndexSpec, Snapshot, record};
+use crate::catalog::RowKey;
+use crate::lsn::Lsn;
+use crate::vector::{Metric, Vector};
 
 /// What a change says of the vector column.
 #[derive(Clone, Debug)]
@@ -43,15 +49,22 @@ pub enum ColumnChange {
 /// One row's change. Applying it twice is the same as once.
 #[derive(Clone, Debug)]
 pub enum RowChange {
-    /// INSERT or UPDATE: the row of `key` is now this. `old_key` when the key changed.
+    /// INSERT or UPDATE: the row of `key` is now this.
     Upsert {
+        /// The key before, when it changed.
         old_key: Option<RowKey>,
+        /// The key now.
         key: RowKey,
+        /// The vector column.
         vector: VectorChange,
+        /// The INCLUDE columns, all of them.
         include: Vec<ColumnChange>,
     },
     /// DELETE.
-    Delete { key: RowKey },
+    Delete {
+        /// The row's key.
+        key: RowKey,
+    },
     /// TRUNCATE.
     Truncate,
 }
@@ -69,43 +82,263 @@ pub enum Outcome {
     Unknown,
 }
 
-/// The single writer of one index.
+/// Nodes from which an index has a linker; below it there is nothing to link or rebuild.
+const LINKER_FROM: u32 = 2_048;
+
+/// The single writer of one index. It owns the thread that links rows; dropping it stops that thread, and leaves the
+/// snapshots as they are.
 #[derive(Debug)]
 pub struct Writer {
-    _todo: (),
+    spec: IndexSpec,
+    rows: Rows,
+    records: Records,
+    left_out: LeftOutRows,
+    keys: KeyMap,
+    linker: Option<Linker>,
+}
+
+/// Rows of the table without an indexable vector: kept for their key and INCLUDE values.
+#[derive(Debug, Default)]
+struct LeftOutRows {
+    records: Records,
+    reasons: Vec<LeftOut>,
+    free: Vec<u32>,
+}
+
+/// What a row's vector is after a change.
+enum NewVector<'a> {
+    /// The row keeps the one it has.
+    Kept(Place),
+    Stored(&'a [f32]),
+    LeftOut(LeftOut),
 }
 
 impl Writer {
     /// An empty index.
+    ///
+    /// # Errors
+    /// When the memory for it is not there.
     pub fn new(spec: IndexSpec) -> Result<Self, IndexError> {
-        let _ = spec;
-        todo!()
+        Ok(Self {
+            spec,
+            rows: Rows::new(spec),
+            records: Records::default(),
+            left_out: LeftOutRows::default(),
+            keys: KeyMap::default(),
+            linker: None,
+        })
     }
+
     /// Applies a change; invisible until [`publish`](Self::publish).
+    ///
+    /// # Errors
+    /// When the index is full, or the change does not fit its definition; it is then as it was.
     pub fn apply(&mut self, change: RowChange) -> Result<Outcome, IndexError> {
-        let _ = change;
-        todo!()
+        match change {
+            RowChange::Upsert {
+                old_key,
+                key,
+                vector,
+                include,
+            } => self.upsert(old_key.as_ref(), &key, &vector, &include),
+            RowChange::Delete { key } => {
+                self.delete(key.as_bytes());
+                Ok(Outcome::Removed)
+            }
+            RowChange::Truncate => {
+                // A new version: snapshots keep the old one.
+                self.rows = Rows::new(self.spec);
+                self.records = Records::default();
+                self.left_out = LeftOutRows::default();
+                self.keys = KeyMap::default();
+                Ok(Outcome::Removed)
+            }
+        }
     }
+
+    fn upsert(
+        &mut self,
+        old_key: Option<&RowKey>,
+        key: &RowKey,
+        vector: &VectorChange,
+        include: &[ColumnChange],
+    ) -> Result<Outcome, IndexError> {
+        if include.len() != self.spec.include {
+            return Err(IndexError::Engine(format!(
+                "a change brings {} INCLUDE columns of {}",
+                include.len(),
+                self.spec.include
+            )));
+        }
+        let old_key = old_key.filter(|old| *old != key);
+        let at_key = self.place(key.as_bytes());
+        let at_old = old_key.and_then(|old| self.place(old.as_bytes()));
+        // Both are known only when changes are replayed onto a later state: then the row under the new key is that
+        // later state, and the changes that led to it are still to come again.
+        let source = at_key.or(at_old);
+        let Some(record) = record::encode(
+            source.map(|place| self.record(place)),
+            key.as_bytes(),
+            include,
+        )?
+        else {
+            return Ok(Outcome::Unknown);
+        };
+        let new = match (vector, source) {
+            (VectorChange::Unchanged, None) => return Ok(Outcome::Unknown),
+            (VectorChange::Unchanged, Some(place)) => NewVector::Kept(place),
+            (VectorChange::LeftOut(reason), _) => NewVector::LeftOut(*reason),
+            (VectorChange::Set(vector), source) => self.check(vector, source),
+        };
+        let place = self.store(&new)?;
+        // From here on nothing fails. Keys are taken out while their records are still there to compare with.
+        for key in old_key
+            .map(RowKey::as_bytes)
+            .into_iter()
+            .chain([key.as_bytes()])
+        {
+            if let Some(old) = self.take(key)
+                && old != place
+            {
+                self.release(old);
+            }
+        }
+        match place {
+            Place::Row(row) => self.records.set(row, &record),
+            Place::LeftOut(slot) => self.left_out.records.set(slot, &record),
+        }
+        let (records, left_out) = (&self.records, &self.left_out.records);
+        self.keys.insert(key.as_bytes(), place, |place| {
+            key_of(records, left_out, place)
+        });
+        Ok(match place {
+            Place::Row(_) => Outcome::Indexed,
+            Place::LeftOut(slot) => Outcome::LeftOut(self.left_out.reasons[slot as usize]),
+        })
+    }
+
+    /// What storing `vector` means for the row now at `source`.
+    fn check<'a>(&self, vector: &'a Vector, source: Option<Place>) -> NewVector<'a> {
+        if vector.dim() != self.spec.dim.get() {
+            return NewVector::LeftOut(LeftOut::WrongDimension);
+        }
+        if self.spec.metric == Metric::Cosine && vector.is_zero() {
+            return NewVector::LeftOut(LeftOut::Zero);
+        }
+        if let Some(Place::Row(row)) = source
+            && self
+                .rows
+                .vector(row)
+                .is_some_and(|old| same_bits(old, vector.as_slice()))
+        {
+            return NewVector::Kept(Place::Row(row));
+        }
+        NewVector::Stored(vector.as_slice())
+    }
+
+    /// Where the row will be.
+    fn store(&mut self, new: &NewVector<'_>) -> Result<Place, IndexError> {
+        match new {
+            NewVector::Kept(place) => Ok(*place),
+            NewVector::Stored(vector) => Ok(Place::Row(self.rows.insert(vector)?)),
+            NewVector::LeftOut(reason) => self.left_out.insert(*reason).map(Place::LeftOut),
+        }
+    }
+
+    fn delete(&mut self, key: &[u8]) {
+        if let Some(place) = self.take(key) {
+            self.release(place);
+        }
+    }
+
+    /// Takes a key out of the map.
+    fn take(&mut self, key: &[u8]) -> Option<Place> {
+        let (records, left_out) = (&self.records, &self.left_out.records);
+        self.keys
+            .remove(key, |place| key_of(records, left_out, place))
+    }
+
+    /// Gives up what a row of the table had.
+    fn release(&mut self, place: Place) {
+        match place {
+            Place::Row(row) => self.rows.remove(row),
+            Place::LeftOut(slot) => self.left_out.remove(slot),
+        }
+    }
+
+    fn place(&self, key: &[u8]) -> Option<Place> {
+        let (records, left_out) = (&self.records, &self.left_out.records);
+        self.keys.get(key, |place| key_of(records, left_out, place))
+    }
+
+    fn record(&self, place: Place) -> &[u8] {
+        match place {
+            Place::Row(row) => self.records.get(row),
+            Place::LeftOut(slot) => self.left_out.records.get(slot),
+        }
+    }
+
     /// Makes everything applied visible, at once, as the state at `lsn`.
     pub fn publish(&mut self, lsn: Lsn) -> Arc<Snapshot> {
-        let _ = lsn;
-        todo!()
+        let rebuilt = self.linker.as_ref().and_then(Linker::rebuilt);
+        let snapshot = Arc::new(Snapshot::new(
+            self.spec,
+            lsn,
+            self.rows.publish(rebuilt),
+            self.records.clone(),
+            self.left_out.len(),
+            self.bytes(),
+        ));
+        if self.linker.is_none() && snapshot.view().nodes() >= LINKER_FROM {
+            // Without a thread to be had, rows are scanned until the next try.
+            self.linker = Linker::start().ok();
+        }
+        if let Some(linker) = &self.linker {
+            linker.see(Arc::clone(&snapshot));
+        }
+        snapshot
     }
-    /// The worker that links rows into the graph, for one thread of its own; it ends when the writer is dropped.
-    pub fn linker(&self) -> Linker {
-        todo!()
+
+    fn bytes(&self) -> usize {
+        self.rows.bytes() + self.records.bytes() + self.keys.bytes() + self.left_out.records.bytes()
     }
 }
 
-/// Links published rows into the graph while it is searched.
-#[derive(Debug)]
-pub struct Linker {
-    _todo: (),
+impl LeftOutRows {
+    fn insert(&mut self, reason: LeftOut) -> Result<u32, IndexError> {
+        if let Some(slot) = self.free.pop() {
+            self.reasons[slot as usize] = reason;
+            return Ok(slot);
+        }
+        let slot = u32::try_from(self.reasons.len())
+            .ok()
+            .filter(|slot| *slot < 1 << 31);
+        let slot = slot.ok_or_else(|| IndexError::Full("2^31 rows without a vector".into()))?;
+        self.reasons.push(reason);
+        Ok(slot)
+    }
+
+    fn remove(&mut self, slot: u32) {
+        self.records.set(slot, &[]);
+        self.free.push(slot);
+    }
+
+    fn len(&self) -> u64 {
+        (self.reasons.len() - self.free.len()) as u64
+    }
 }
 
-impl Linker {
-    /// Works until the writer is dropped; sleeps while there is nothing to link.
-    pub fn run(self) {
-        todo!()
-    }
+/// The key of a place.
+fn key_of<'a>(records: &'a Records, left_out: &'a Records, place: Place) -> &'a [u8] {
+    record::key(match place {
+        Place::Row(row) => records.get(row),
+        Place::LeftOut(slot) => left_out.get(slot),
+    })
+}
+
+/// Equal in every bit: 0 and -0 are different values of the column.
+fn same_bits(a: &[f32], b: &[f32]) -> bool {
+    a.iter()
+        .map(|x| x.to_bits())
+        .eq(b.iter().map(|x| x.to_bits()))
 }

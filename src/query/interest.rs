@@ -1,21 +1,495 @@
-//! Raw statement bytes → whether parsing them could matter at all. A prefilter: false positives cost a parse, false negatives are defects.
+//! Raw statement bytes → whether parsing them could matter at all, and whether they may write. A prefilter that runs on every
+//! statement: false positives cost a parse, false negatives are defects. Never looks at quoting; comments only where a
+//! statement begins.
 
-/// What a statement's bytes mention. All false: it is relayed unparsed.
+use super::names::{self, Nature};
+
+/// What a statement's bytes mention. The first four false: it is relayed unparsed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Interest {
     /// A distance operator or function: it may be a k-NN query.
     pub distance: bool,
-    /// `faiss`, `rektor`, or INDEX after CREATE, DROP, ALTER, REINDEX: it may be ours to carry out.
+    /// `faiss`, `rektor`, or INDEX together with DROP, ALTER or REINDEX: it may be ours to carry out.
     pub ddl: bool,
     /// A name of schema `rektor`'s stat views: their settings must be fresh before it runs.
     pub stat: bool,
-    /// SET, RESET, DISCARD, ROLLBACK, `set_config`, …: settings, role or search_path may differ afterwards.
+    /// `set_config`, an isolation level, or a statement that begins with SET, RESET, DISCARD, COMMIT, ROLLBACK, PREPARE,
+    /// EXECUTE, DEALLOCATE, CALL, DO, …: its [`Effect`](super::Effect) may be more than writing.
     pub settings: bool,
+    /// It may write. Says the same as [`Effect::writes`](super::Effect::writes) without a parse, and errs on the same side.
+    pub writes: bool,
 }
 
-/// Scans a statement once, ASCII case-insensitively; quoting and comments are not considered.
+impl Interest {
+    /// Whether the statement has to be parsed.
+    #[must_use]
+    pub const fn parse(self) -> bool {
+        self.distance || self.ddl || self.stat || self.settings
+    }
+
+    const ALL: Self = Self {
+        distance: true,
+        ddl: true,
+        stat: true,
+        settings: true,
+        writes: true,
+    };
+}
+
+/// Scans a statement once, ASCII case-insensitively.
 #[must_use]
 pub fn interest(sql: &[u8]) -> Interest {
-    let _ = sql;
-    todo!()
+    let mut scan = Scan::new(sql);
+    while let Some(&byte) = sql.get(scan.at) {
+        match class(byte) {
+            Class::Nothing => scan.at += 1,
+            Class::Word => scan.word(),
+            Class::Less => scan.less(),
+            Class::Semicolon => {
+                scan.place = Place::Start;
+                scan.at += 1;
+            }
+            Class::Paren => scan.paren(),
+            Class::Comment => scan.comment_sign(byte),
+            Class::Newline => {
+                if scan.place == Place::LineComment {
+                    scan.place = Place::Start;
+                }
+                scan.at += 1;
+            }
+        }
+    }
+    scan.found.ddl |= scan.index && scan.alters;
+    scan.found
+}
+
+/// What a byte means to the scan.
+#[derive(Clone, Copy)]
+enum Class {
+    Nothing,
+    Word,
+    Less,
+    Semicolon,
+    Paren,
+    Comment,
+    Newline,
+}
+
+const fn class(byte: u8) -> Class {
+    CLASSES[byte as usize]
+}
+
+static CLASSES: [Class; 256] = {
+    let mut classes = [Class::Nothing; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        // As the scanner has it: letters, digits, `_`, `$`, and every byte of a character beyond ASCII.
+        #[expect(clippy::cast_possible_truncation, reason = "below 256")]
+        let at = byte as u8;
+        if at.is_ascii_alphanumeric() || at == b'_' || at == b'$' || at >= 0x80 {
+            classes[byte] = Class::Word;
+        }
+        byte += 1;
+    }
+    classes[b'<' as usize] = Class::Less;
+    classes[b';' as usize] = Class::Semicolon;
+    classes[b'(' as usize] = Class::Paren;
+    classes[b'-' as usize] = Class::Comment;
+    classes[b'/' as usize] = Class::Comment;
+    classes[b'*' as usize] = Class::Comment;
+    classes[b'\n' as usize] = Class::Newline;
+    classes[b'\r' as usize] = Class::Newline;
+    classes
+};
+
+/// Whether the next word is the first of a statement. A semicolon within a string leads astray only until the next one.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Place {
+    /// It is.
+    Start,
+    /// A `--` comment before the first word.
+    LineComment,
+    /// A `/*` comment before it, this deep.
+    BlockComment(u32),
+    /// It is not.
+    Within,
+}
+
+struct Scan<'a> {
+    sql: &'a [u8],
+    at: usize,
+    place: Place,
+    found: Interest,
+    /// INDEX was seen, and one of DROP, ALTER, REINDEX.
+    index: bool,
+    alters: bool,
+    /// `--` was seen: what precedes a bracket on another line may be a comment.
+    line_comment: bool,
+    /// The last word.
+    last: (usize, usize),
+}
+
+impl<'a> Scan<'a> {
+    fn new(sql: &'a [u8]) -> Self {
+        Self {
+            sql,
+            at: 0,
+            place: Place::Start,
+            found: Interest::default(),
+            index: false,
+            alters: false,
+            line_comment: false,
+            last: (0, 0),
+        }
+    }
+
+    fn byte(&self, ahead: usize) -> Option<u8> {
+        self.sql.get(self.at + ahead).copied()
+    }
+
+    fn word(&mut self) {
+        let rest = self.sql.get(self.at..).unwrap_or_default();
+        let length = rest
+            .iter()
+            .position(|byte| !matches!(class(*byte), Class::Word))
+            .unwrap_or(rest.len());
+        self.last = (self.at, self.at + length);
+        self.at += length;
+        if rest.first().is_some_and(u8::is_ascii_digit) {
+            return;
+        }
+        let mut buffer = [0; LONGEST_WORD];
+        let Some(word) = lower(rest.get(..length).unwrap_or_default(), &mut buffer) else {
+            self.first_word(b"");
+            return;
+        };
+        if self.place == Place::Start {
+            self.first_word(word);
+        }
+        match word {
+            b"l2_distance" | b"cosine_distance" | b"inner_product" | b"l1_distance" => {
+                self.found.distance = true;
+            }
+            b"faiss" | b"rektor" => self.found.ddl = true,
+            b"index" => self.index = true,
+            b"drop" | b"alter" | b"reindex" => self.alters = true,
+            b"stat_indexes" | b"stat_progress" | b"stat_replication" | b"stat_queries" => {
+                self.found.stat = true;
+            }
+            b"set_config" | b"isolation" | b"snapshot" => self.found.settings = true,
+            b"insert" | b"update" | b"delete" | b"merge" | b"into" | b"prepared"
+            | b"constraints" => self.found.writes = true,
+            // U&"\0066aiss" may spell anything.
+            b"u" if self.byte(0) == Some(b'&') && matches!(self.byte(1), Some(b'"' | b'\'')) => {
+                self.found = Interest::ALL;
+            }
+            _ => {}
+        }
+    }
+
+    /// The first word of a statement, in lower case.
+    fn first_word(&mut self, word: &[u8]) {
+        if self.place != Place::Start {
+            return;
+        }
+        self.place = Place::Within;
+        match word {
+            b"select" | b"with" | b"values" | b"table" | b"show" | b"savepoint" | b"release"
+            | b"fetch" | b"move" | b"close" | b"declare" | b"explain" | b"listen" | b"unlisten"
+            | b"notify" | b"lock" | b"checkpoint" | b"begin" | b"start" => {}
+            b"set" | b"reset" | b"discard" | b"rollback" | b"abort" | b"commit" | b"end"
+            | b"prepare" | b"deallocate" | b"load" => self.found.settings = true,
+            b"execute" | b"call" | b"do" => {
+                self.found.settings = true;
+                self.found.writes = true;
+            }
+            _ => self.found.writes = true,
+        }
+    }
+
+    /// `<->`, `<#>`, `<=>`, `<+>`, `<~>`, `<%>`, within a longer operator as well.
+    fn less(&mut self) {
+        if matches!(self.byte(1), Some(b'-' | b'#' | b'=' | b'+' | b'~' | b'%'))
+            && self.byte(2) == Some(b'>')
+        {
+            self.found.distance = true;
+        }
+        self.at += 1;
+    }
+
+    /// A bracket: the word before it may be a function's name.
+    fn paren(&mut self) {
+        let (start, end) = self.last;
+        let at = self.at;
+        self.at += 1;
+        let gap = self.sql.get(end..at).unwrap_or_default();
+        let called = match gap.iter().rfind(|byte| !byte.is_ascii_whitespace()) {
+            None => true,
+            Some(b'"' | b'/') => return self.found.writes = true, // "Name"(…), name /* … */ (…)
+            Some(_) => false,
+        };
+        if self.line_comment && gap.iter().any(|byte| matches!(byte, b'\n' | b'\r')) {
+            self.found.writes = true; // name -- …
+        }
+        if !called || start == end {
+            return;
+        }
+        let mut buffer = [0; LONGEST_WORD];
+        let word = lower(self.sql.get(start..end).unwrap_or_default(), &mut buffer);
+        let harmless = word
+            .and_then(|word| std::str::from_utf8(word).ok())
+            .is_some_and(harmless_before_paren);
+        self.found.writes |= !harmless;
+    }
+
+    fn comment_sign(&mut self, byte: u8) {
+        let next = self.byte(1);
+        let length = match (byte, next, self.place) {
+            (b'-', Some(b'-'), Place::Start) => {
+                self.place = Place::LineComment;
+                2
+            }
+            (b'/', Some(b'*'), Place::Start) => {
+                self.place = Place::BlockComment(1);
+                2
+            }
+            (b'/', Some(b'*'), Place::BlockComment(depth)) => {
+                self.place = Place::BlockComment(depth.saturating_add(1));
+                2
+            }
+            (b'*', Some(b'/'), Place::BlockComment(depth)) => {
+                self.place = match depth {
+                    0 | 1 => Place::Start,
+                    _ => Place::BlockComment(depth - 1),
+                };
+                2
+            }
+            _ => 1,
+        };
+        self.line_comment |= byte == b'-' && next == Some(b'-');
+        self.at += length;
+    }
+}
+
+/// Longer words than PostgreSQL's identifiers are no name of ours.
+const LONGEST_WORD: usize = 63;
+
+/// The word in lower case; `None` when it is longer than any.
+fn lower<'b>(word: &[u8], buffer: &'b mut [u8; LONGEST_WORD]) -> Option<&'b [u8]> {
+    let target = buffer.get_mut(..word.len())?;
+    target.copy_from_slice(word);
+    target.make_ascii_lowercase();
+    Some(target)
+}
+
+/// Whether a word before a bracket is neither a function that writes nor one that is not known.
+fn harmless_before_paren(word: &str) -> bool {
+    let keyword = matches!(
+        word,
+        "all"
+            | "and"
+            | "any"
+            | "array"
+            | "as"
+            | "between"
+            | "by"
+            | "case"
+            | "cast"
+            | "check"
+            | "coalesce"
+            | "cube"
+            | "decimal"
+            | "distinct"
+            | "else"
+            | "except"
+            | "exists"
+            | "explain"
+            | "fetch"
+            | "filter"
+            | "first"
+            | "from"
+            | "full"
+            | "greatest"
+            | "group"
+            | "grouping"
+            | "having"
+            | "ilike"
+            | "in"
+            | "inner"
+            | "intersect"
+            | "is"
+            | "isnull"
+            | "join"
+            | "lateral"
+            | "least"
+            | "like"
+            | "limit"
+            | "materialized"
+            | "next"
+            | "not"
+            | "notnull"
+            | "nullif"
+            | "offset"
+            | "on"
+            | "operator"
+            | "or"
+            | "order"
+            | "over"
+            | "overlaps"
+            | "partition"
+            | "rollup"
+            | "row"
+            | "select"
+            | "sets"
+            | "similar"
+            | "some"
+            | "symmetric"
+            | "then"
+            | "trim"
+            | "union"
+            | "using"
+            | "values"
+            | "when"
+            | "where"
+            | "with"
+            | "within"
+            | "varying"
+            | "character"
+            | "dec"
+            | "integer"
+            | "int"
+            | "precision"
+    );
+    if keyword || names::type_is_known(word) {
+        return true;
+    }
+    match names::function(word) {
+        Some(
+            Nature::Stable
+            | Nature::Volatile
+            | Nature::Settings
+            | Nature::SetReturning
+            | Nature::Aggregate
+            | Nature::Window,
+        ) => true,
+        Some(Nature::Writes) | None => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn flags(sql: &str) -> String {
+        let found = interest(sql.as_bytes());
+        [
+            (found.distance, 'd'),
+            (found.ddl, 'i'),
+            (found.stat, 's'),
+            (found.settings, 'g'),
+            (found.writes, 'w'),
+        ]
+        .into_iter()
+        .filter_map(|(on, letter)| on.then_some(letter))
+        .collect()
+    }
+
+    #[test]
+    fn what_matters_is_seen() {
+        let table = [
+            ("", ""),
+            ("  ;; ; ", ""),
+            ("SELECT 1", ""),
+            ("select abalance from pgbench_accounts where aid = $1", ""),
+            (
+                "SELECT count(*), lower (x), CAST(a AS varchar(10)) FROM t WHERE a IN (1) AND b = ANY($1)",
+                "",
+            ),
+            ("SELECT * FROM (VALUES (1)) v WHERE EXISTS (SELECT 1)", ""),
+            ("SHOW server_version", ""),
+            ("BEGIN", ""),
+            ("begin transaction isolation level serializable", "g"),
+            ("start transaction read only", ""),
+            ("FETCH 10 FROM c", ""),
+            // distances
+            ("SELECT a<->b", "d"),
+            ("SELECT a OPERATOR(public.<#>) b", "d"),
+            ("SELECT a OPERATOR ( \"public\" . <=> ) b", "d"),
+            ("SELECT a <+> b", "d"),
+            ("SELECT a<->-1", "d"),
+            ("SELECT a << -> b, a < -b, a <= b, a <> b", ""),
+            ("SELECT L2_Distance(a, b)", "d"),
+            ("SELECT cosine_distance (a, b), inner_product(a, b)", "d"),
+            ("SELECT 'x; -- ' <-> c", "d"),
+            ("SELECT '/* ' <-> c", "d"),
+            // DDL
+            ("CREATE INDEX ON t USING FAISS (e)", "iw"),
+            ("create index on t using\"faiss\"(e)", "iw"),
+            ("CREATE INDEX ON t (e)", "w"),
+            ("DROP INDEX a", "iw"),
+            ("drop/**/index a", "iw"),
+            ("DROP INDEX CONCURRENTLY IF EXISTS a", "iw"),
+            ("ALTER INDEX a RENAME TO b", "iw"),
+            ("REINDEX INDEX a", "iw"),
+            ("REINDEX (VERBOSE) INDEX a", "iw"),
+            ("DROP TABLE t", "w"),
+            ("SELECT rektor.create_index('a')", "iw"),
+            ("CREATE INDEX ON t USING U&\"f\\0061iss\" (e)", "disgw"),
+            // stat views
+            ("SELECT * FROM rektor.stat_indexes", "is"),
+            ("TABLE \"stat_replication\"", "s"),
+            ("SELECT * FROM pg_stat_activity", ""),
+            // settings
+            ("SET rektor.recall_target = 0.9", "ig"),
+            ("  \n\tset hnsw.ef_search=10", "g"),
+            ("/* a /* b */ c */ -- d\n SET x = 1", "g"),
+            ("-- c\r\nRESET ALL", "g"),
+            ("SELECT 1; SET x = 1", "g"),
+            ("SELECT 1;SET x = 1", "g"),
+            ("SELECT 'a;' ; /* ; */ DISCARD ALL", "g"),
+            ("SELECT set_config('x', 'y', false)", "g"),
+            ("SELECT pg_catalog . SET_CONFIG ('x', 'y', false)", "g"),
+            ("UPDATE t SET x = 1", "w"),
+            ("ROLLBACK", "g"),
+            ("ABORT", "g"),
+            ("COMMIT AND CHAIN", "g"),
+            ("end", "g"),
+            ("SELECT CASE WHEN a THEN 1 END", ""),
+            ("PREPARE p AS SELECT 1", "g"),
+            ("DEALLOCATE ALL", "g"),
+            ("EXECUTE p(1)", "gw"),
+            ("CALL p()", "gw"),
+            ("DO $$ begin perform 1; end $$", "gw"),
+            ("SET TRANSACTION SNAPSHOT 'x'", "g"),
+            // writes
+            ("INSERT INTO t VALUES (1)", "w"),
+            ("WITH x AS (DELETE FROM t RETURNING *) SELECT * FROM x", "w"),
+            ("SELECT * INTO u FROM t", "w"),
+            ("SELECT * FROM t FOR UPDATE", "w"),
+            ("SELECT my_function(1)", "w"),
+            ("SELECT \"lower\"(1)", "w"),
+            ("SELECT my_function /* lower */ (1)", "w"),
+            ("SELECT my_function -- lower\n (1)", "w"),
+            ("SELECT nextval('s')", "w"),
+            ("COPY t FROM STDIN", "w"),
+            ("COMMIT PREPARED 'x'", "gw"),
+            ("SET CONSTRAINTS ALL IMMEDIATE", "gw"),
+            ("VACUUM", "w"),
+            ("EXPLAIN ANALYZE INSERT INTO t VALUES (1)", "w"),
+        ];
+        for (sql, expected) in table {
+            assert_eq!(flags(sql), expected, "{sql}");
+        }
+    }
+
+    #[test]
+    fn any_bytes_will_do() {
+        for byte in 0..=u8::MAX {
+            for length in 0..5 {
+                interest(&vec![byte; length]);
+            }
+        }
+        assert!(!interest(&[0x83, b'S', b'E', b'T', 0x80]).settings);
+        assert!(interest(&[b"x".repeat(5_000).as_slice(), b" <-> "].concat()).distance);
+    }
 }

@@ -1,54 +1,529 @@
-//! A parse tree → a k-NN query, or the reason why it is not claimed.
-use crate::vector::Metric;
+//! A SELECT's parse tree → a k-NN query, or the reason why it is not claimed.
 
-/// Why a statement goes upstream as it is. Its Display is what EXPLAIN prints.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum RelayReason {
-    /// More than one table in FROM, or something that is not a table.
-    #[error("more than one table")]
-    NotOneTable,
-    // … one variant a cause: window, aggregate, DISTINCT, locking clause, WITH TIES, set operation, volatile, no index on column,
-    // index not ready, index lags behind, serializable, transaction has written, no SELECT on key, client_encoding, …
-}
+use std::ops::Range;
 
-/// Where a number or a vector of the statement comes from.
-#[derive(Clone, Debug, PartialEq)]
+use pg_query::protobuf::a_const::Val;
+use pg_query::protobuf::node::Node as Tree;
+use pg_query::protobuf::{
+    AConst, AExprKind, Alias, LimitOption, Node, RangeVar, ResTarget, SelectStmt, SetOperation,
+    SortByDir, SortByNulls, TypeCast, TypeName,
+};
+
+use super::RelayReason;
+use super::parse::{self, Token};
+use super::splice::{SortKey, Splices};
+use super::survey::Survey;
+use crate::vector::{Metric, VectorType};
+
+/// Most rows, LIMIT and OFFSET together, that an index is asked for by constants: above it a scan is the better search, and
+/// Postgres has a better one.
+pub(super) const MAX_ROWS: i64 = 1_000_000;
+
+/// Where a number of the statement comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Bound {
-    /// Absent: no LIMIT, or OFFSET 0.
+    /// Absent: no OFFSET.
     Absent,
-    /// A constant in the text.
+    /// A constant in the text, checked to be in range.
     Constant(i64),
-    /// `$n`, from 1.
+    /// `$n`, from 1: the caller checks range and NULL.
     Parameter(u16),
 }
 
 /// Where the query vector comes from.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum QueryVector {
-    /// A literal's text, `[…]` or `{…}`.
+    /// A literal's text, `[…]` or `{…}`; not yet looked at.
     Literal(String),
     /// `$n`, from 1.
     Parameter(u16),
 }
 
+/// A cast that the query vector is written with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct QueryCast {
+    /// The type.
+    pub kind: VectorType,
+    /// Its modifier, as in `vector(384)`.
+    pub dimensions: Option<i64>,
+}
+
 /// A statement in the shape `SELECT … FROM table [WHERE …] ORDER BY column <op> query [ASC] LIMIT k [OFFSET n]`.
 #[derive(Clone, Debug)]
 pub struct KnnQuery {
-    /// The table as written: schema, if written, and name.
+    /// The table's schema, if written.
     pub schema: Option<String>,
-    /// Its name.
+    /// The table's name.
     pub table: String,
+    /// The table's alias, if it has one.
+    pub alias: Option<String>,
     /// The ordered-by column.
     pub column: String,
     /// The operator's metric.
     pub metric: Metric,
     /// The query.
     pub query: QueryVector,
+    /// The type that the query is cast to, if it is.
+    pub cast: Option<QueryCast>,
     /// LIMIT.
     pub limit: Bound,
     /// OFFSET.
     pub offset: Bound,
-    /// Functions and casts called anywhere in the statement that are not known to be non-volatile: the caller asks upstream.
+    /// Functions called anywhere in the statement that are not well known, as `name` or `schema.name`, lower case as the
+    /// catalogue has them. The claim holds only if upstream says that every one of that name is an ordinary function
+    /// (`prokind = 'f'`), not volatile, and returns no set.
     pub unknown_functions: Vec<String>,
-    // private: what the rewriter needs (token positions)
+    /// Types cast to that are not well known, likewise: enums, domains, other extensions' types. The claim holds only if
+    /// their input and cast functions are not volatile (an enum's never are).
+    pub unknown_types: Vec<String>,
+    /// The greatest parameter number used.
+    pub(super) parameters: u16,
+    /// Where the rewriter cuts.
+    pub(super) splices: Splices,
+}
+
+/// Recognises a k-NN query in a SELECT whose bytes are `range` and whose tokens are `tokens`.
+pub(super) fn recognise(
+    select: &SelectStmt,
+    survey: Survey,
+    sql: &str,
+    range: Range<usize>,
+    tokens: &[Token],
+) -> Result<KnnQuery, RelayReason> {
+    let table = only_table(select)?;
+    plain(select)?;
+    let (distance, sort_key) = sort_key(select)?;
+    let distance = Distance::of(distance)?;
+    let column = distance.column_of(table)?;
+    let (query, cast) = query_vector(distance.query)?;
+    let limit = limit(select)?;
+    let offset = offset(select)?;
+    if let Some(obstacle) = survey.obstacle {
+        return Err(obstacle);
+    }
+    if let (Bound::Constant(limit), Bound::Constant(offset)) = (&limit, &offset)
+        && limit + offset > MAX_ROWS
+    {
+        return Err(RelayReason::LimitTooLarge);
+    }
+    let targets = select.target_list.len();
+    let splices = Splices::find(
+        sql,
+        range,
+        tokens,
+        &sort_key,
+        targets,
+        select.where_clause.is_some(),
+    )?;
+    Ok(KnnQuery {
+        schema: (!table.schemaname.is_empty()).then(|| table.schemaname.clone()),
+        table: table.relname.clone(),
+        alias: alias(table).map(|alias| alias.aliasname.clone()),
+        column: column.to_owned(),
+        metric: distance.metric,
+        query,
+        cast,
+        limit,
+        offset,
+        unknown_functions: survey.unknown_functions.into_iter().collect(),
+        unknown_types: survey.unknown_types.into_iter().collect(),
+        parameters: greatest_parameter(sql, tokens)?,
+        splices,
+    })
+}
+
+fn alias(table: &RangeVar) -> Option<&Alias> {
+    table.alias.as_ref()
+}
+
+/// The one table of FROM.
+fn only_table(select: &SelectStmt) -> Result<&RangeVar, RelayReason> {
+    if SetOperation::try_from(select.op) != Ok(SetOperation::SetopNone) {
+        return Err(RelayReason::SetOperation);
+    }
+    if select.with_clause.is_some() {
+        return Err(RelayReason::With);
+    }
+    let [item] = select.from_clause.as_slice() else {
+        return Err(RelayReason::NotOneTable);
+    };
+    let table = match &item.node {
+        Some(Tree::RangeVar(table)) => table,
+        Some(Tree::RangeTableSample(_)) => return Err(RelayReason::TableSample),
+        Some(_) | None => return Err(RelayReason::NotOneTable),
+    };
+    if !table.inh {
+        return Err(RelayReason::Only);
+    }
+    if !table.catalogname.is_empty() {
+        return Err(RelayReason::DatabaseQualified);
+    }
+    if alias(table).is_some_and(|alias| !alias.colnames.is_empty()) {
+        return Err(RelayReason::ColumnAliases);
+    }
+    Ok(table)
+}
+
+/// Refuses every clause that makes rows of the table something else than rows of the answer.
+fn plain(select: &SelectStmt) -> Result<(), RelayReason> {
+    let refused = [
+        (!select.distinct_clause.is_empty(), RelayReason::Distinct),
+        (
+            !select.group_clause.is_empty() || select.having_clause.is_some(),
+            RelayReason::Grouped,
+        ),
+        (!select.window_clause.is_empty(), RelayReason::Window),
+        (!select.locking_clause.is_empty(), RelayReason::Locking),
+        (select.into_clause.is_some(), RelayReason::Into),
+        (
+            !select.values_lists.is_empty(),
+            RelayReason::NotAPlainSelect,
+        ),
+        (
+            LimitOption::try_from(select.limit_option) == Ok(LimitOption::WithTies),
+            RelayReason::WithTies,
+        ),
+    ];
+    match refused.into_iter().find(|(present, _)| *present) {
+        Some((_, reason)) => Err(reason),
+        None => Ok(()),
+    }
+}
+
+/// The expression that the statement is ordered by, and how it is written: itself, or as a reference to the select list.
+fn sort_key(select: &SelectStmt) -> Result<(&Node, SortKey), RelayReason> {
+    let sort = match select.sort_clause.as_slice() {
+        [] => return Err(RelayReason::NotOrdered),
+        [
+            Node {
+                node: Some(Tree::SortBy(sort)),
+            },
+        ] => sort,
+        [_] => return Err(RelayReason::NotADistance),
+        [_, ..] => return Err(RelayReason::SeveralSortKeys),
+    };
+    let ascending = matches!(
+        SortByDir::try_from(sort.sortby_dir),
+        Ok(SortByDir::SortbyDefault | SortByDir::SortbyAsc)
+    );
+    let nulls_last = matches!(
+        SortByNulls::try_from(sort.sortby_nulls),
+        Ok(SortByNulls::SortbyNullsDefault | SortByNulls::SortbyNullsLast)
+    );
+    if !ascending || !nulls_last {
+        return Err(RelayReason::NotAscending);
+    }
+    let key = sort.node.as_deref().ok_or(RelayReason::NotADistance)?;
+    let index = match &key.node {
+        Some(Tree::ColumnRef(reference)) => {
+            match parse::names(&reference.fields).as_deref() {
+                Some([name]) => target_named(&select.target_list, name)?,
+                Some(_) | None => return Err(RelayReason::NotADistance), // a qualified name is always a column
+            }
+        }
+        Some(Tree::AConst(constant)) => target_numbered(&select.target_list, constant)?,
+        Some(_) | None => return Ok((key, SortKey::Expression)),
+    };
+    let target = select.target_list.get(index).and_then(res_target);
+    let expression = target.and_then(|target| target.val.as_deref());
+    expression
+        .map(|expression| {
+            let alias = target.is_some_and(|target| !target.name.is_empty());
+            (expression, SortKey::Target { index, alias })
+        })
+        .ok_or(RelayReason::NotADistance)
+}
+
+fn res_target(node: &Node) -> Option<&ResTarget> {
+    match &node.node {
+        Some(Tree::ResTarget(target)) => Some(target),
+        Some(_) | None => None,
+    }
+}
+
+/// The select-list item that a bare name in ORDER BY means: PostgreSQL looks at output names before columns.
+/// (What `*` expands to is not known here; a column of that name beside the alias would be refused by PostgreSQL.)
+fn target_named(targets: &[Node], name: &str) -> Result<usize, RelayReason> {
+    let mut found = Err(RelayReason::NotADistance);
+    for (index, node) in targets.iter().enumerate() {
+        let target = res_target(node).ok_or(RelayReason::AmbiguousSortKey)?;
+        if target.name.is_empty() {
+            // Its output name is PostgreSQL's choice: only a column's, and an operator's `?column?`, are plain to see.
+            match target.val.as_ref().and_then(|value| value.node.as_ref()) {
+                Some(Tree::ColumnRef(column)) => {
+                    if column.fields.last().and_then(parse::string) == Some(name) {
+                        return Err(RelayReason::AmbiguousSortKey);
+                    }
+                }
+                Some(Tree::AExpr(_)) => {}
+                Some(Tree::FuncCall(call)) => {
+                    if call.funcname.last().and_then(parse::string) == Some(name) {
+                        return Err(RelayReason::AmbiguousSortKey);
+                    }
+                }
+                Some(_) | None => return Err(RelayReason::AmbiguousSortKey),
+            }
+        } else if target.name == name {
+            if found.is_ok() {
+                return Err(RelayReason::AmbiguousSortKey);
+            }
+            found = Ok(index);
+        }
+    }
+    found
+}
+
+/// The select-list item that a number in ORDER BY means; no `*` may stand before it.
+fn target_numbered(targets: &[Node], constant: &AConst) -> Result<usize, RelayReason> {
+    let Some(Val::Ival(number)) = &constant.val else {
+        return Err(RelayReason::NotADistance);
+    };
+    let index = usize::try_from(number.ival)
+        .ok()
+        .and_then(|number| number.checked_sub(1))
+        .filter(|index| *index < targets.len())
+        .ok_or(RelayReason::NotADistance)?;
+    let starred = targets.iter().take(index).any(|node| {
+        res_target(node)
+            .and_then(|target| target.val.as_deref())
+            .is_none_or(|value| match &value.node {
+                Some(Tree::ColumnRef(column)) => column
+                    .fields
+                    .iter()
+                    .any(|field| matches!(field.node, Some(Tree::AStar(_)))),
+                Some(Tree::AIndirection(_)) | None => true, // `(row).*`
+                Some(_) => false,
+            })
+    });
+    if starred {
+        return Err(RelayReason::AmbiguousSortKey);
+    }
+    Ok(index)
+}
+
+/// `column <operator> query`, either way round.
+struct Distance<'a> {
+    column: Vec<&'a str>,
+    metric: Metric,
+    query: &'a Node,
+}
+
+impl<'a> Distance<'a> {
+    fn of(node: &'a Node) -> Result<Self, RelayReason> {
+        let Some(Tree::AExpr(operation)) = &node.node else {
+            return Err(RelayReason::NotADistance);
+        };
+        if AExprKind::try_from(operation.kind) != Ok(AExprKind::AexprOp) {
+            return Err(RelayReason::NotADistance);
+        }
+        let metric = match operation.name.last().and_then(parse::string) {
+            Some("<->") => Metric::L2,
+            Some("<#>") => Metric::InnerProduct,
+            Some("<=>") => Metric::Cosine,
+            Some("<+>" | "<~>" | "<%>") => return Err(RelayReason::UnsupportedOperator),
+            Some(_) | None => return Err(RelayReason::NotADistance),
+        };
+        let (Some(left), Some(right)) = (operation.lexpr.as_deref(), operation.rexpr.as_deref())
+        else {
+            return Err(RelayReason::NotADistance);
+        };
+        let (column, query) = match (column_ref(left), column_ref(right)) {
+            (Some(column), None) => (column, right),
+            (None, Some(column)) => (column, left),
+            (Some(_), Some(_)) | (None, None) => return Err(RelayReason::NotADistance),
+        };
+        Ok(Self {
+            column,
+            metric,
+            query,
+        })
+    }
+
+    /// The column's name, if it is that table's.
+    fn column_of(&self, table: &RangeVar) -> Result<&'a str, RelayReason> {
+        let visible = alias(table).map_or(&table.relname, |alias| &alias.aliasname);
+        match self.column.as_slice() {
+            [column] => Ok(column),
+            [qualifier, column] if qualifier == visible => Ok(column),
+            [schema, qualifier, column]
+                if alias(table).is_none()
+                    && *schema == table.schemaname
+                    && *qualifier == table.relname =>
+            {
+                Ok(column)
+            }
+            _ => Err(RelayReason::NotADistance),
+        }
+    }
+}
+
+fn column_ref(node: &Node) -> Option<Vec<&str>> {
+    match &node.node {
+        Some(Tree::ColumnRef(column)) => parse::names(&column.fields),
+        Some(_) | None => None,
+    }
+}
+
+/// The query vector: `$n`, a string, or a cast of one of them or of an array of numbers to a vector type.
+fn query_vector(node: &Node) -> Result<(QueryVector, Option<QueryCast>), RelayReason> {
+    if let Some(vector) = uncast_vector(node)? {
+        return Ok((vector, None));
+    }
+    let Some(Tree::TypeCast(cast)) = &node.node else {
+        return Err(RelayReason::QueryNotConstant);
+    };
+    let (Some(kind), Some(argument)) = (
+        cast.type_name.as_ref().and_then(vector_type),
+        cast.arg.as_deref(),
+    ) else {
+        return Err(RelayReason::QueryNotConstant);
+    };
+    if let Some(vector) = uncast_vector(argument)? {
+        return Ok((vector, Some(kind)));
+    }
+    let text = array_text(argument, kind.kind).ok_or(RelayReason::QueryNotConstant)?;
+    Ok((QueryVector::Literal(text), Some(kind)))
+}
+
+fn uncast_vector(node: &Node) -> Result<Option<QueryVector>, RelayReason> {
+    match &node.node {
+        Some(Tree::ParamRef(parameter)) => Ok(Some(QueryVector::Parameter(
+            parameter_number(parameter.number).ok_or(RelayReason::QueryNotConstant)?,
+        ))),
+        Some(Tree::AConst(constant)) if constant.isnull => Err(RelayReason::NullQuery),
+        Some(Tree::AConst(AConst {
+            val: Some(Val::Sval(text)),
+            ..
+        })) => Ok(Some(QueryVector::Literal(text.sval.clone()))),
+        Some(_) | None => Ok(None),
+    }
+}
+
+fn parameter_number(number: i32) -> Option<u16> {
+    u16::try_from(number).ok().filter(|number| *number > 0)
+}
+
+/// `vector`, `halfvec`, `real[]`, `float4[]`, with or without schema and modifier.
+fn vector_type(name: &TypeName) -> Option<QueryCast> {
+    let names = parse::names(&name.names)?;
+    if name.setof || name.pct_type {
+        return None;
+    }
+    let array = !name.array_bounds.is_empty();
+    let kind = match (*names.last()?, array) {
+        ("vector", false) => VectorType::Vector,
+        ("halfvec", false) => VectorType::Halfvec,
+        ("float4", true) | ("_float4", false) => VectorType::RealArray,
+        _ => return None,
+    };
+    let dimensions = match name.typmods.as_slice() {
+        [] => None,
+        [modifier] => match &modifier.node {
+            Some(Tree::AConst(constant)) => Some(integer(constant)?),
+            Some(_) | None => return None,
+        },
+        [_, _, ..] => return None,
+    };
+    Some(QueryCast { kind, dimensions })
+}
+
+/// The text form of `ARRAY[1, 2.5, -3e2]`.
+fn array_text(node: &Node, kind: VectorType) -> Option<String> {
+    let Some(Tree::AArrayExpr(array)) = &node.node else {
+        return None;
+    };
+    let mut text = String::new();
+    for element in &array.elements {
+        let Some(Tree::AConst(constant)) = &element.node else {
+            return None;
+        };
+        if !text.is_empty() {
+            text.push(',');
+        }
+        match constant.val.as_ref()? {
+            Val::Ival(number) => text.push_str(&number.ival.to_string()),
+            Val::Fval(number) => text.push_str(&number.fval),
+            Val::Boolval(_) | Val::Sval(_) | Val::Bsval(_) => return None,
+        }
+    }
+    Some(match kind {
+        VectorType::Vector | VectorType::Halfvec => format!("[{text}]"),
+        VectorType::RealArray => format!("{{{text}}}"),
+    })
+}
+
+fn limit(select: &SelectStmt) -> Result<Bound, RelayReason> {
+    let node = select.limit_count.as_deref().ok_or(RelayReason::NoLimit)?;
+    match bound(node)? {
+        Some(Bound::Constant(limit)) if limit < 1 => Err(RelayReason::LimitNotPositive),
+        Some(Bound::Constant(limit)) if limit > MAX_ROWS => Err(RelayReason::LimitTooLarge),
+        Some(bound) => Ok(bound),
+        None => Err(RelayReason::NoLimit),
+    }
+}
+
+fn offset(select: &SelectStmt) -> Result<Bound, RelayReason> {
+    let Some(node) = select.limit_offset.as_deref() else {
+        return Ok(Bound::Absent);
+    };
+    match bound(node)? {
+        Some(Bound::Constant(offset)) if offset < 0 => Err(RelayReason::LimitNotPositive),
+        Some(Bound::Constant(offset)) if offset > MAX_ROWS => Err(RelayReason::LimitTooLarge),
+        Some(bound) => Ok(bound),
+        None => Ok(Bound::Absent), // OFFSET NULL
+    }
+}
+
+/// A number of LIMIT or OFFSET; `None` is NULL.
+fn bound(node: &Node) -> Result<Option<Bound>, RelayReason> {
+    let inner = match &node.node {
+        Some(Tree::TypeCast(cast)) if casts_to_integer(cast) => {
+            cast.arg.as_deref().ok_or(RelayReason::LimitNotConstant)?
+        }
+        Some(_) | None => node,
+    };
+    match &inner.node {
+        Some(Tree::ParamRef(parameter)) => parameter_number(parameter.number)
+            .map(|number| Some(Bound::Parameter(number)))
+            .ok_or(RelayReason::LimitNotConstant),
+        Some(Tree::AConst(constant)) if constant.isnull => Ok(None),
+        Some(Tree::AConst(constant)) => integer(constant)
+            .map(|number| Some(Bound::Constant(number)))
+            .ok_or(RelayReason::LimitNotConstant),
+        Some(_) | None => Err(RelayReason::LimitNotConstant),
+    }
+}
+
+fn casts_to_integer(cast: &TypeCast) -> bool {
+    cast.type_name.as_ref().is_some_and(|name| {
+        name.array_bounds.is_empty()
+            && !name.setof
+            && matches!(
+                parse::names(&name.names).as_deref(),
+                Some(["int2" | "int4" | "int8"] | ["pg_catalog", "int2" | "int4" | "int8"])
+            )
+    })
+}
+
+/// An integer constant: `5`, `'5'`, or one beyond 32 bits, which the grammar keeps as text.
+fn integer(constant: &AConst) -> Option<i64> {
+    match constant.val.as_ref()? {
+        Val::Ival(number) => Some(i64::from(number.ival)),
+        Val::Fval(number) => number.fval.parse().ok(),
+        Val::Sval(text) => text.sval.trim_matches(' ').parse().ok(),
+        Val::Boolval(_) | Val::Bsval(_) => None,
+    }
+}
+
+/// The greatest `$n` of the statement, 0 without any.
+fn greatest_parameter(sql: &str, tokens: &[Token]) -> Result<u16, RelayReason> {
+    tokens
+        .iter()
+        .filter_map(|token| token.parameter(sql))
+        .map(|digits| {
+            digits
+                .parse::<u16>()
+                .map_err(|_| RelayReason::TooManyParameters)
+        })
+        .try_fold(0, |greatest, number| Ok(greatest.max(number?)))
 }

@@ -1,14 +1,27 @@
 //! SQL text → recognised k-NN query → plan → rewritten SQL; and Rektor's own DDL → the call that carries it out upstream.
 //! Pure: no I/O; what it does not know it does not claim.
 
-pub use ddl::Ddl;
+pub use ddl::{AlterIndex, CreateIndex, Ddl, DdlError, ObjectName};
+pub use effect::{Effect, Isolation, TransactionEffect};
 pub use interest::{Interest, interest};
-pub use knn::{Bound, KnnQuery, QueryVector, RelayReason};
+pub use knn::{Bound, KnnQuery, QueryCast, QueryVector};
+pub use parse::ParseError;
 pub use plan::{Plan, plan};
-pub use statement::{Effect, ParseError, Statement, StatementKind, analyze};
+pub use reason::RelayReason;
+pub use statement::{Statement, StatementKind, analyze};
 
 mod ddl;
+mod effect;
 mod interest;
 mod knn;
+mod names;
+mod parse;
 mod plan;
+mod quote;
+mod reason;
+mod splice;
 mod statement;
+mod survey;
+
+#[cfg(test)]
+mod corpus;

@@ -1,8 +1,12 @@
 //! The upstream server: replication connection, slot, copies and catalogue reads → typed values and [`UpstreamError`].
 //! Never interprets a row's values, and never knows of an index or a client.
 
+pub mod backfill;
+pub mod catalogue;
 mod frames;
 mod login;
+pub mod slot;
+pub mod sql;
 pub mod walsender;
 
 use std::io;
@@ -79,6 +83,15 @@ pub enum UpstreamError {
     /// A message of the stream cannot be decoded.
     #[error(transparent)]
     Decode(#[from] DecodeError),
+    /// The server, the database or the slot is not as it must be, and what would mend it.
+    #[error("{0}")]
+    Unsuitable(String),
+    /// Someone else uses what is needed.
+    #[error("{0}")]
+    Busy(String),
+    /// The catalogue changed between two looks at it.
+    #[error("{0}")]
+    Changed(String),
 }
 
 /// What to do about an error.
@@ -95,7 +108,7 @@ impl UpstreamError {
     #[must_use]
     pub fn disposition(&self) -> Disposition {
         match self {
-            Self::Config(_) | Self::Authentication(_) => Disposition::Fatal,
+            Self::Config(_) | Self::Authentication(_) | Self::Unsuitable(_) => Disposition::Fatal,
             Self::Server(error) => of_sqlstate(&error.sqlstate),
             // A message that cannot be decoded comes again; but a retry loses nothing and a mended server heals it.
             Self::Connect { .. }
@@ -104,7 +117,9 @@ impl UpstreamError {
             | Self::Timeout { .. }
             | Self::Statement(_)
             | Self::Protocol(_)
-            | Self::Decode(_) => Disposition::Retry,
+            | Self::Decode(_)
+            | Self::Busy(_)
+            | Self::Changed(_) => Disposition::Retry,
         }
     }
 
@@ -121,7 +136,10 @@ impl UpstreamError {
             | Self::Timeout { .. }
             | Self::Statement(_)
             | Self::Protocol(_)
-            | Self::Decode(_) => None,
+            | Self::Decode(_)
+            | Self::Unsuitable(_)
+            | Self::Busy(_)
+            | Self::Changed(_) => None,
         }
     }
 }

@@ -1,0 +1,110 @@
+-- The publication that carries rektor.index and every indexed table, kept in step with the rows of rektor.index by
+-- triggers in the same transaction.
+
+do $$
+begin
+    if not exists (select from pg_catalog.pg_publication where pubname = 'rektor') then
+        create publication rektor for table only rektor.index
+            with (publish = 'insert, update, delete, truncate', publish_via_partition_root = true);
+    else
+        alter publication rektor
+            set (publish = 'insert, update, delete, truncate', publish_via_partition_root = true);
+        if not exists (
+            select from pg_catalog.pg_publication_tables
+            where pubname = 'rektor' and schemaname = 'rektor' and tablename = 'index'
+        ) then
+            alter publication rektor add table only rektor.index;
+        end if;
+    end if;
+end
+$$;
+
+-- Before a row of rektor.index is written, by whichever way: it is valid, and its name is free. Runs as the owner of
+-- schema rektor, since the invoker may not see everything; ownership of the table is the row security policies' part.
+create or replace function rektor.check_index() returns trigger
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    included name;
+    rel_schema oid;
+begin
+    if tg_op = 'UPDATE' then
+        if (new.id, new.relation, new.metric, new.dimensions) is distinct from (old.id, old.relation, old.metric, old.dimensions) then
+            raise exception 'table, metric and dimensions of an index cannot be changed'
+                using errcode = '0A000', hint = 'Drop the index and create another one.';
+        end if;
+    end if;
+    perform rektor.check_table(new.relation);
+    if rektor.vector_type((rektor.check_column(new.relation, new.column_name)).atttypid) is null then
+        raise exception 'column "%" cannot be indexed', new.column_name
+            using errcode = '42804', hint = 'Vectors are of type vector, halfvec or real[].';
+    end if;
+    foreach included in array new.include loop
+        perform rektor.check_column(new.relation, included);
+    end loop;
+    new.options := rektor.check_options(new.options);
+
+    -- Names of relations and of our indexes share one space a schema. Whoever writes a name waits for whoever does too.
+    perform pg_advisory_xact_lock(hashtextextended('rektor.index', 0));
+    select c.relnamespace into rel_schema from pg_class c where c.oid = new.relation;
+    if exists (select from pg_class c where c.relnamespace = rel_schema and c.relname = new.name)
+        or exists (
+            select from rektor.index i join pg_class c on c.oid = i.relation
+            where c.relnamespace = rel_schema and i.name = new.name and i.id is distinct from new.id
+        ) then
+        raise exception 'relation "%" already exists', new.name using errcode = '42P07';
+    end if;
+    return new;
+end
+$$;
+
+-- After a row of rektor.index was written: the table is in the publication exactly as long as it has an index. Altering
+-- the publication takes a role that owns both it and the table: a superuser, or one that was granted the owner's role.
+create or replace function rektor.publish() returns trigger
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    rel oid := case when tg_op = 'DELETE' then old.relation else new.relation end;
+    rel_path text;
+    rel_owner name;
+    published boolean;
+    indexed boolean;
+begin
+    -- Rows whose table was dropped went out of the publication with it.
+    delete from rektor.index i where not exists (select from pg_class c where c.oid = i.relation);
+
+    select format('%s.%I', c.relnamespace::regnamespace, c.relname), pg_get_userbyid(c.relowner)
+    into rel_path, rel_owner
+    from pg_class c where c.oid = rel;
+    if not found then
+        return null;
+    end if;
+    if not exists (select from pg_publication where pubname = 'rektor') then
+        raise exception 'publication "rektor" does not exist' using errcode = '55000', hint = 'Run rektor setup.';
+    end if;
+    published := exists (
+        select from pg_publication_rel r join pg_publication p on p.oid = r.prpubid
+        where p.pubname = 'rektor' and r.prrelid = rel);
+    indexed := exists (select from rektor.index i where i.relation = rel);
+    if indexed and not published then
+        execute format('alter publication rektor add table only %s', rel_path);
+    elsif published and not indexed then
+        execute format('alter publication rektor drop table only %s', rel_path);
+    end if;
+    return null;
+exception when insufficient_privilege then
+    raise exception 'role "%" may not publish table %', current_user, rel_path
+        using errcode = '42501', detail = sqlerrm,
+        hint = format('Let a superuser run: GRANT %I TO %I;', rel_owner, current_user);
+end
+$$;
+
+revoke execute on function rektor.check_index() from public;
+revoke execute on function rektor.publish() from public;
+
+create or replace trigger check_index before insert or update on rektor.index
+    for each row execute function rektor.check_index();
+create or replace trigger publish after insert or delete on rektor.index
+    for each row execute function rektor.publish();

@@ -1,0 +1,43 @@
+-- Schema rektor: what an index is. Its rows are written by the functions of create_index.sql in the client's own
+-- session; every Rektor learns of them from the replication stream. Run as one transaction, again and again if need be.
+
+create schema if not exists rektor;
+grant usage on schema rektor to public;
+comment on schema rektor is 'Rektor: FAISS indexes kept beside this database';
+
+create table if not exists rektor.index (
+    id bigint generated always as identity primary key,
+    name name not null check (name <> ''),
+    relation regclass not null,
+    column_name name not null,
+    metric text not null check (metric in ('l2', 'ip', 'cosine')),
+    dimensions int not null check (dimensions between 1 and 16000),
+    include name[] not null default '{}',
+    options jsonb not null default '{}' check (jsonb_typeof(options) = 'object'),
+    reindexed bigint not null default 0,
+    created_at timestamptz not null default now(),
+    unique (relation, name)
+);
+comment on table rektor.index is 'One row an index; written by rektor.create_index, drop_index, alter_index, rename_index and reindex';
+
+-- Definitions are as public as pg_indexes; only a table's owner may write them.
+alter table rektor.index enable row level security;
+grant select, insert, update, delete on rektor.index to public;
+
+create or replace function rektor.owns(relation oid) returns boolean
+language sql stable
+set search_path = pg_catalog, pg_temp
+begin atomic
+    select coalesce(
+        (select pg_has_role(current_user, c.relowner, 'USAGE') from pg_class c where c.oid = owns.relation), false);
+end;
+comment on function rektor.owns is 'Whether the current role owns the table, as Postgres asks before CREATE INDEX';
+
+drop policy if exists read on rektor.index;
+drop policy if exists insert_own on rektor.index;
+drop policy if exists update_own on rektor.index;
+drop policy if exists delete_own on rektor.index;
+create policy read on rektor.index for select using (true);
+create policy insert_own on rektor.index for insert with check (rektor.owns(relation));
+create policy update_own on rektor.index for update using (rektor.owns(relation)) with check (rektor.owns(relation));
+create policy delete_own on rektor.index for delete using (rektor.owns(relation));

@@ -1,0 +1,104 @@
+// Vectors → 8-bit codes with a scale and a norm per row, and queries → signed bytes.
+#include "codes.h"
+
+#include <algorithm>
+
+namespace rektor {
+namespace {
+
+// Sum of squares in double: components up to 1e38 must not overflow.
+double squared_norm(const float* x, size_t dim) {
+    double sum = 0;
+    for (size_t j = 0; j < dim; j++) {
+        sum += static_cast<double>(x[j]) * x[j];
+    }
+    return sum;
+}
+
+// What a vector is multiplied with before it is centred.
+float unit(const RektorCodes& codes, const float* x) {
+    if (codes.metric != kCosine) {
+        return 1;
+    }
+    const double norm = std::sqrt(squared_norm(x, codes.dim));
+    return norm > 0 ? static_cast<float>(1 / norm) : 0;
+}
+
+float largest(const float* x, size_t dim) {
+    float most = 0;
+    for (size_t j = 0; j < dim; j++) {
+        const float size = std::fabs(x[j]);
+        most = size > most ? size : most;
+    }
+    return most;
+}
+
+// Nearest whole number in −127 … 127, plus 128; also for what overflowed.
+inline int round_code(float value) {
+    value = value > -127.0f ? value : -127.0f;
+    value = value < 127.0f ? value : 127.0f;
+    return static_cast<int>(value + 128.5f);
+}
+
+}  // namespace
+
+Query code_query(const RektorCodes& codes, const float* query, int8_t* bytes, std::vector<float>& centred) {
+    centred.resize(codes.dim);
+    // q·x = q·mean + q·(x − mean): for inner product the query stays where it is.
+    const bool inner = codes.metric == kInnerProduct;
+    const float factor = unit(codes, query);
+    for (size_t j = 0; j < codes.dim; j++) {
+        centred[j] = query[j] * factor - (inner ? 0.0f : codes.mean[j]);
+    }
+    const float most = largest(centred.data(), codes.dim);
+    const float inverse = most > 0 ? 127 / most : 0;
+    int32_t sum = 0;
+    for (size_t j = 0; j < codes.dim; j++) {
+        const int code = round_code(centred[j] * inverse) - 128;
+        bytes[j] = static_cast<int8_t>(code);
+        sum += code;
+    }
+    std::fill(bytes + codes.dim, bytes + codes.stride, int8_t{0});
+    const float scale = most / 127;
+    return {bytes, 128 * sum, inner ? scale : 2 * scale, 0, !inner, false, 0};
+}
+
+Query row_query(const RektorCodes& codes, uint32_t row, int8_t* bytes) {
+    const int32_t sum = kernels(best_kernel()).to_signed(code_of(codes, row), bytes, codes.stride);
+    const float* scale = at(codes.scales, row, 2);
+    const bool inner = codes.metric == kInnerProduct;
+    return {bytes, 128 * sum, 2 * scale[0], scale[1], true, inner, inner ? height_of(codes, row) : 0};
+}
+
+}  // namespace rektor
+
+using namespace rektor;
+
+extern "C" void rektor_encode(const RektorCodes* codes, const float* x, uint8_t* code, float* scale, float* norm) {
+    const float factor = unit(*codes, x);
+    const size_t dim = codes->dim;
+    float most = 0;
+    double centred_norm = 0;
+    for (size_t j = 0; j < dim; j++) {
+        const float value = x[j] * factor - codes->mean[j];
+        const float size = std::fabs(value);
+        most = size > most ? size : most;
+        centred_norm += static_cast<double>(value) * value;
+    }
+    const float inverse = most > 0 ? 127 / most : 0;
+    for (size_t j = 0; j < dim; j++) {
+        code[j] = static_cast<uint8_t>(round_code((x[j] * factor - codes->mean[j]) * inverse));
+    }
+    std::fill(code + dim, code + codes->stride, uint8_t{128});
+    scale[0] = most / 127;
+    scale[1] = static_cast<float>(centred_norm);
+    *norm = static_cast<float>(squared_norm(x, dim));
+}
+
+extern "C" uint32_t rektor_best_kernel() {
+    return best_kernel();
+}
+
+extern "C" int32_t rektor_dot(uint32_t kernel, const uint8_t* code, const int8_t* query, size_t stride) {
+    return kernels(kernel).dot(query, code, stride);
+}

@@ -1,0 +1,87 @@
+// Rows as codes: addresses, the query in its coded form, and distances between them.
+#pragma once
+
+#include "kernels.h"
+#include "shim.h"
+
+#include <cmath>
+#include <limits>
+#include <vector>
+
+namespace rektor {
+
+constexpr uint32_t kChunkMask = (1u << kChunkShift) - 1;
+// Most distances computed in one call: a list of links has at most 2 × 100.
+constexpr size_t kBatch = 256;
+
+template <class T>
+inline const T* at(const T* const* chunks, uint32_t row, size_t width) {
+    return chunks[row >> kChunkShift] + (row & kChunkMask) * width;
+}
+
+inline const uint8_t* code_of(const RektorCodes& codes, uint32_t row) {
+    return at(codes.codes, row, codes.stride);
+}
+
+inline bool is_live(const RektorView& view, uint32_t row) {
+    const size_t page = row >> kPageShift;
+    return page < view.live_pages && (view.live[page][(row >> 6) & 511] >> (row & 63) & 1);
+}
+
+// What codes are compared with: a query, or a row during linking.
+//   distance(x) = [norm(x)] − weight × scale(x) × (dot(x) − correction) + bias [+ (height(x) − height)²]
+// For queries it leaves out what is the same for every row, so it may be negative; it orders rows as the metric does.
+struct Query {
+    const int8_t* bytes;
+    int32_t correction;
+    float weight;
+    float bias;
+    bool norms;
+    bool heights;
+    float height;
+};
+
+// Coded form of a client's query; `bytes` has codes.stride bytes.
+Query code_query(const RektorCodes& codes, const float* query, int8_t* bytes, std::vector<float>& centred);
+// A row as a query: distances are squared L2, of the augmented vectors for inner product.
+Query row_query(const RektorCodes& codes, uint32_t row, int8_t* bytes);
+
+// (sqrt(ceiling − |x|²)): the extra dimension that turns inner product into L2.
+inline float height_of(const RektorCodes& codes, uint32_t row) {
+    return std::sqrt(std::max(codes.ceiling - *at(codes.norms, row, 1), 0.0f));
+}
+
+inline float from_dot(const RektorCodes& codes, const Query& q, uint32_t row, int32_t dot) {
+    const float* scale = at(codes.scales, row, 2);
+    float d = q.bias - q.weight * scale[0] * static_cast<float>(dot - q.correction);
+    if (q.norms) {
+        d += scale[1];
+    }
+    if (q.heights) {
+        const float h = height_of(codes, row) - q.height;
+        d += h * h;
+    }
+    // Never NaN: heaps and sorts rely on an order.
+    return d < std::numeric_limits<float>::infinity() ? d : std::numeric_limits<float>::infinity();
+}
+
+inline float distance(const Kernels& kernels, const RektorCodes& codes, const Query& q, uint32_t row) {
+    return from_dot(codes, q, row, kernels.dot(q.bytes, code_of(codes, row), codes.stride));
+}
+
+// count ≤ kBatch.
+inline void distances(const Kernels& kernels, const RektorCodes& codes, const Query& q, const uint32_t* rows,
+                      size_t count, float* out) {
+    const uint8_t* addresses[kBatch];
+    int32_t dots[kBatch];
+    for (size_t i = 0; i < count; i++) {
+        addresses[i] = code_of(codes, rows[i]);
+        __builtin_prefetch(at(codes.scales, rows[i], 2));
+    }
+    kernels.dots(q.bytes, addresses, count, codes.stride, dots);
+    for (size_t i = 0; i < count; i++) {
+        out[i] = from_dot(codes, q, rows[i], dots[i]);
+    }
+}
+
+}  // namespace rektor

@@ -1,0 +1,79 @@
+//! The C++ shim's functions and structs, as `shim.h` has them.
+
+/// `RektorCodes`.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(super) struct RawCodes {
+    pub(super) codes: *const *const u8,
+    pub(super) scales: *const *const f32,
+    pub(super) norms: *const *const f32,
+    pub(super) mean: *const f32,
+    pub(super) dim: usize,
+    pub(super) stride: usize,
+    pub(super) ceiling: f32,
+    pub(super) metric: u32,
+}
+
+/// `RektorView`.
+#[repr(C)]
+pub(super) struct RawView {
+    pub(super) codes: RawCodes,
+    pub(super) vectors: *const *const f32,
+    pub(super) live: *const *const u64,
+    pub(super) live_pages: usize,
+    pub(super) nodes: *const *const u32,
+    pub(super) linked: u32,
+    pub(super) extent: u32,
+}
+
+/// `RektorGraph`.
+#[repr(C)]
+pub(super) struct RawGraph {
+    _opaque: [u8; 0],
+}
+
+unsafe extern "C" {
+    #[cfg(test)]
+    pub(super) fn rektor_best_kernel() -> u32;
+    #[cfg(test)]
+    pub(super) fn rektor_dot(kernel: u32, code: *const u8, query: *const i8, stride: usize) -> i32;
+    pub(super) fn rektor_encode(
+        codes: *const RawCodes,
+        x: *const f32,
+        code: *mut u8,
+        scale: *mut f32,
+        norm: *mut f32,
+    );
+    pub(super) fn rektor_graph_new(
+        m: u32,
+        capacity: u32,
+        like: *const RawGraph,
+        linked: u32,
+    ) -> *mut RawGraph;
+    pub(super) fn rektor_graph_free(graph: *mut RawGraph);
+    pub(super) fn rektor_graph_bytes(graph: *const RawGraph) -> usize;
+    pub(super) fn rektor_graph_link(
+        graph: *mut RawGraph,
+        view: *const RawView,
+        node: u32,
+        ef_construction: u32,
+    ) -> i32;
+    pub(super) fn rektor_search(
+        graph: *const RawGraph,
+        view: *const RawView,
+        query: *const f32,
+        k: usize,
+        ef: usize,
+        rows: *mut u32,
+        distances: *mut f32,
+        computed: *mut u64,
+    ) -> i64;
+    pub(super) fn rektor_scan(
+        view: *const RawView,
+        query: *const f32,
+        k: usize,
+        rows: *mut u32,
+        distances: *mut f32,
+        computed: *mut u64,
+    ) -> i64;
+}

@@ -1,0 +1,259 @@
+// A node → its place in the graph; see graph.h for the order in which it becomes visible.
+#include "graph.h"
+
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <cstring>
+#include <new>
+
+using namespace rektor;
+
+namespace rektor {
+namespace {
+
+template <class T>
+T* map_zeroed(size_t count) {
+    // At least one page: an empty mapping is an error.
+    void* memory = mmap(nullptr, std::max<size_t>(count * sizeof(T), 1), PROT_READ | PROT_WRITE,
+                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (memory == MAP_FAILED) {
+        throw std::bad_alloc();
+    }
+    madvise(memory, count * sizeof(T), MADV_HUGEPAGE);  // may be refused: then it is only slower
+    return static_cast<T*>(memory);
+}
+
+template <class T>
+void unmap(T* memory, size_t count) {
+    if (memory != nullptr) {
+        munmap(memory, std::max<size_t>(count * sizeof(T), 1));
+    }
+}
+
+// FAISS's (and HNSW's) choice: from near to far, each that is nearer to the new node than to any chosen before.
+// Equals are refused, or copies of one row would use up every list.
+void choose(const RektorView& view, const std::vector<Candidate>& candidates, size_t most, Scratch& s,
+            std::vector<uint32_t>& chosen) {
+    const Kernels& kernels = rektor::kernels(best_kernel());
+    chosen.clear();
+    uint32_t chosen_rows[kBatch];
+    for (const Candidate& candidate : candidates) {
+        const uint32_t row = *at(view.nodes, candidate.id, 1);
+        const Query query = row_query(view.codes, row, s.other.data());
+        bool good = true;
+        for (size_t i = 0; good && i < chosen.size(); i++) {
+            good = distance(kernels, view.codes, query, chosen_rows[i]) > candidate.distance;
+        }
+        if (good) {
+            chosen_rows[chosen.size()] = row;
+            chosen.push_back(candidate.id);
+            if (chosen.size() == most) {
+                return;
+            }
+        }
+    }
+}
+
+// Adds `to` to the list of `from`, which may drop others for it, or it for others.
+void add_link(RektorGraph& graph, const RektorView& view, uint32_t from, uint32_t to, int level, Scratch& s) {
+    const Kernels& kernels = rektor::kernels(best_kernel());
+    const std::lock_guard<std::mutex> lock(graph.locks[from % kLocks]);
+    const Links links = links_of(graph, from, level);
+    if (links.slots[links.count - 1] < 0) {
+        size_t free = 0;
+        while (links.slots[free] >= 0) {
+            free++;
+        }
+        store(links.slots + free, static_cast<int32_t>(to));
+        return;
+    }
+    uint32_t nodes[kBatch];
+    uint32_t rows[kBatch];
+    float found[kBatch];
+    for (size_t i = 0; i < links.count; i++) {
+        nodes[i] = static_cast<uint32_t>(links.slots[i]);
+        rows[i] = *at(view.nodes, nodes[i], 1);
+    }
+    nodes[links.count] = to;
+    rows[links.count] = *at(view.nodes, to, 1);
+    const Query query = row_query(view.codes, *at(view.nodes, from, 1), s.other.data());
+    distances(kernels, view.codes, query, rows, links.count + 1, found);
+    s.list.clear();
+    for (size_t i = 0; i <= links.count; i++) {
+        s.list.push_back({found[i], nodes[i]});
+    }
+    std::sort(s.list.begin(), s.list.end(), nearer);
+    static thread_local std::vector<uint32_t> chosen;
+    choose(view, s.list, links.count, s, chosen);
+    for (size_t i = 0; i < links.count; i++) {
+        store(links.slots + i, i < chosen.size() ? static_cast<int32_t>(chosen[i]) : -1);
+    }
+}
+
+bool same_code(const RektorCodes& codes, uint32_t a, uint32_t b) {
+    const float* x = at(codes.scales, a, 2);
+    const float* y = at(codes.scales, b, 2);
+    return x[0] == y[0] && x[1] == y[1] && std::memcmp(code_of(codes, a), code_of(codes, b), codes.stride) == 0;
+}
+
+// Writes the lists of a node that nobody can reach yet.
+void write_lists(RektorGraph& graph, uint32_t node, int level, const std::vector<std::vector<uint32_t>>& chosen) {
+    for (int l = 0; l <= level; l++) {
+        const Links links = links_of(graph, node, l);
+        const bool known = static_cast<size_t>(l) < chosen.size();
+        for (size_t i = 0; i < links.count; i++) {
+            store(links.slots + i, known && i < chosen[l].size() ? static_cast<int32_t>(chosen[l][i]) : -1);
+        }
+    }
+}
+
+// True if the node is now the first of an empty graph.
+bool link_first(RektorGraph& graph, uint32_t node, int level) {
+    const std::lock_guard<std::mutex> lock(graph.first);
+    if (graph.entry.load(std::memory_order_acquire) != kNoEntry) {
+        return false;
+    }
+    write_lists(graph, node, level, {});
+    graph.entry.store(static_cast<uint64_t>(level) << 32 | node, std::memory_order_release);
+    return true;
+}
+
+void link(RektorGraph& graph, const RektorView& view, uint32_t node, size_t ef, Scratch& s) {
+    const Kernels& kernels = rektor::kernels(best_kernel());
+    const int level = graph.hnsw.levels[node] - 1;
+    if (graph.entry.load(std::memory_order_acquire) == kNoEntry && link_first(graph, node, level)) {
+        return;
+    }
+    s.query.resize(view.codes.stride);
+    s.other.resize(view.codes.stride);
+    const uint32_t row = *at(view.nodes, node, 1);
+    const Query query = row_query(view.codes, row, s.query.data());
+    const uint64_t entry = graph.entry.load(std::memory_order_acquire);
+    const int top = static_cast<int>(entry >> 32);
+    const uint32_t first = static_cast<uint32_t>(entry);
+    Candidate start{distance(kernels, view.codes, query, *at(view.nodes, first, 1)), first};
+    for (int l = top; l > level; l--) {
+        start = descend(graph, view, query, l, start, s);
+    }
+    s.chosen.resize(std::min(level, top) + 1);
+    for (int l = std::min(level, top); l >= 0; l--) {
+        explore(graph, view, query, l, ef, start, s, [&](Candidate c) { keep(s.best, ef, c); });
+        std::sort_heap(s.best.begin(), s.best.end(), nearer);
+        start = s.best.front();
+        // Copies of a row hang on the first of them: linked, they would form a region with no way out.
+        if (l == 0 && same_code(view.codes, row, *at(view.nodes, start.id, 1))) {
+            const std::lock_guard<std::mutex> lock(graph.locks[start.id % kLocks]);
+            store(graph.twins + node, load(graph.twins + start.id));
+            store(graph.twins + start.id, static_cast<int32_t>(node + 1));
+            return;
+        }
+        choose(view, s.best, links_of(graph, node, l).count, s, s.chosen[l]);
+    }
+    write_lists(graph, node, level, s.chosen);
+    for (size_t l = 0; l < s.chosen.size(); l++) {
+        for (const uint32_t other : s.chosen[l]) {
+            add_link(graph, view, other, node, static_cast<int>(l), s);
+        }
+    }
+    uint64_t now = entry;
+    while (static_cast<int>(now >> 32) < level &&
+           !graph.entry.compare_exchange_weak(now, static_cast<uint64_t>(level) << 32 | node)) {
+    }
+}
+
+}  // namespace
+
+Scratch& scratch() {
+    static thread_local Scratch s;
+    return s;
+}
+
+Candidate descend(const RektorGraph& graph, const RektorView& view, const Query& query, int level, Candidate start,
+                  Scratch& s) {
+    const Kernels& kernels = rektor::kernels(best_kernel());
+    uint32_t nodes[kBatch];
+    uint32_t rows[kBatch];
+    float found[kBatch];
+    for (Candidate best = start;; start = best) {
+        const Links links = links_of(graph, start.id, level);
+        size_t count = 0;
+        for (; count < links.count; count++) {
+            const int32_t node = load(links.slots + count);
+            if (node < 0) {
+                break;
+            }
+            nodes[count] = static_cast<uint32_t>(node);
+            rows[count] = *at(view.nodes, nodes[count], 1);
+        }
+        distances(kernels, view.codes, query, rows, count, found);
+        s.computed += count;
+        for (size_t i = 0; i < count; i++) {
+            if (found[i] < best.distance) {
+                best = {found[i], nodes[i]};
+            }
+        }
+        if (best.id == start.id) {
+            return best;
+        }
+    }
+}
+
+}  // namespace rektor
+
+RektorGraph::~RektorGraph() {
+    unmap(hnsw.neighbors.view_data, hnsw.neighbors.view_size);
+    unmap(twins, capacity);
+}
+
+extern "C" RektorGraph* rektor_graph_new(uint32_t m, uint32_t capacity, const RektorGraph* like, uint32_t linked) {
+    try {
+        auto graph = std::make_unique<RektorGraph>(m);
+        faiss::HNSW& hnsw = graph->hnsw;
+        hnsw.levels.reserve(capacity);
+        hnsw.offsets.reserve(capacity + 1);
+        if (like != nullptr) {
+            hnsw.levels = like->hnsw.levels;
+            hnsw.offsets = like->hnsw.offsets;
+            hnsw.rng = like->hnsw.rng;
+        }
+        // Levels do not depend on the rows, so every node to come has its level and its place now.
+        while (hnsw.levels.size() < capacity) {
+            const int level = hnsw.random_level();
+            hnsw.levels.push_back(level + 1);
+            hnsw.offsets.push_back(hnsw.offsets.back() + hnsw.cum_nb_neighbors(level + 1));
+        }
+        const size_t slots = hnsw.offsets.back();
+        hnsw.neighbors = faiss::MaybeOwnedVector<int32_t>::create_view(map_zeroed<int32_t>(slots), slots, nullptr);
+        graph->twins = map_zeroed<int32_t>(capacity);
+        graph->capacity = capacity;
+        graph->locks = std::make_unique<std::mutex[]>(kLocks);
+        if (like != nullptr) {
+            const size_t used = like->hnsw.offsets[linked];
+            std::memcpy(hnsw.neighbors.view_data, like->hnsw.neighbors.view_data, used * sizeof(int32_t));
+            std::memcpy(graph->twins, like->twins, linked * sizeof(int32_t));
+            graph->entry.store(like->entry.load());
+        }
+        return graph.release();
+    } catch (const std::exception&) {
+        return nullptr;
+    }
+}
+
+extern "C" void rektor_graph_free(RektorGraph* graph) {
+    delete graph;
+}
+
+extern "C" size_t rektor_graph_bytes(const RektorGraph* graph) {
+    const faiss::HNSW& hnsw = graph->hnsw;
+    return hnsw.neighbors.view_size * sizeof(int32_t) + graph->capacity * (2 * sizeof(int32_t) + sizeof(size_t));
+}
+
+extern "C" int32_t rektor_graph_link(RektorGraph* graph, const RektorView* view, uint32_t node, uint32_t ef) {
+    try {
+        link(*graph, *view, node, ef, scratch());
+        return 0;
+    } catch (const std::exception&) {
+        return -1;
+    }
+}

@@ -1,0 +1,173 @@
+// FAISS's HNSW structure, grown while it is searched.
+//
+// The arrays are FAISS's (`levels`, `offsets`, `neighbors`, sizes per level, level distribution), with room for
+// `capacity` nodes from the start, so that nothing ever moves. Linking and walking are our own, because
+// `HNSW::add_with_locks` makes a node reachable on an upper level before it has links below, and reads and writes
+// without order; see `link` for the order that makes concurrent searches see only whole nodes:
+//   1. A node's own lists, on all its levels, are written before any other list names it.
+//   2. Lists name it from level 0 upwards, so whoever meets it on a level can go down from there.
+//   3. Every slot of a list is read with acquire and written with release: whoever reads a node's number sees 1.
+//   4. The entry point and its level are one word, set last.
+//   5. A list is changed under its node's lock, by linkers only; readers may meet a mixture of the list before and
+//      after, each slot of which is a node of that level.
+#pragma once
+
+#include "codes.h"
+
+#include <faiss/impl/HNSW.h>
+
+#include <atomic>
+#include <memory>
+#include <mutex>
+
+constexpr uint64_t kNoEntry = UINT64_MAX;
+
+struct RektorGraph {
+    faiss::HNSW hnsw;
+    uint32_t capacity = 0;
+    // Level in the high half, node in the low half.
+    std::atomic<uint64_t> entry{kNoEntry};
+    // For each node of the graph: 1 + the next node whose row has the same code, or 0. Such nodes have no links.
+    int32_t* twins = nullptr;
+    // By node number modulo their count.
+    std::unique_ptr<std::mutex[]> locks;
+    // Taken to link the first node.
+    std::mutex first;
+
+    explicit RektorGraph(uint32_t m) : hnsw(static_cast<int>(m)) {}
+    RektorGraph(const RektorGraph&) = delete;
+    ~RektorGraph();
+};
+
+namespace rektor {
+
+constexpr size_t kLocks = 4096;
+
+struct Candidate {
+    float distance;
+    // A node, or a row among results.
+    uint32_t id;
+};
+inline bool nearer(const Candidate& a, const Candidate& b) {
+    return a.distance < b.distance;
+}
+inline bool farther(const Candidate& a, const Candidate& b) {
+    return a.distance > b.distance;
+}
+
+struct Links {
+    int32_t* slots;
+    size_t count;
+};
+// The list of a node on a level.
+inline Links links_of(const RektorGraph& graph, uint32_t node, int level) {
+    const auto& cumulated = graph.hnsw.cum_nneighbor_per_level;
+    int32_t* all = graph.hnsw.neighbors.view_data + graph.hnsw.offsets[node];
+    return {all + cumulated[level], static_cast<size_t>(cumulated[level + 1] - cumulated[level])};
+}
+inline int32_t load(const int32_t* slot) {
+    return __atomic_load_n(slot, __ATOMIC_ACQUIRE);
+}
+inline void store(int32_t* slot, int32_t node) {
+    __atomic_store_n(slot, node, __ATOMIC_RELEASE);
+}
+
+// What a walk needs; one a thread, kept from walk to walk.
+struct Scratch {
+    std::vector<uint16_t> visited;
+    uint16_t mark = 0;
+    std::vector<Candidate> frontier;  // nearest on top
+    std::vector<Candidate> best;      // farthest on top
+    std::vector<int8_t> query;
+    std::vector<int8_t> other;
+    std::vector<float> centred;
+    std::vector<std::vector<uint32_t>> chosen;  // by level, while linking
+    std::vector<Candidate> list;
+    std::vector<uint64_t> exact;
+    uint64_t computed = 0;
+
+    // Nothing visited, of `nodes` nodes.
+    void begin(size_t nodes) {
+        if (visited.size() < nodes) {
+            visited.resize(nodes, 0);
+        }
+        if (++mark == 0) {
+            std::fill(visited.begin(), visited.end(), uint16_t{0});
+            mark = 1;
+        }
+    }
+    bool visit(uint32_t node) {
+        const bool first = visited[node] != mark;
+        visited[node] = mark;
+        return first;
+    }
+};
+Scratch& scratch();
+
+// Keeps the `most` nearest in a heap with the farthest on top.
+inline void keep(std::vector<Candidate>& best, size_t most, Candidate candidate) {
+    if (best.size() < most) {
+        best.push_back(candidate);
+        std::push_heap(best.begin(), best.end(), nearer);
+    } else if (candidate.distance < best.front().distance) {
+        std::pop_heap(best.begin(), best.end(), nearer);
+        best.back() = candidate;
+        std::push_heap(best.begin(), best.end(), nearer);
+    }
+}
+
+// Goes from `start` to ever nearer nodes on a level, until none is.
+Candidate descend(const RektorGraph& graph, const RektorView& view, const Query& query, int level, Candidate start,
+                  Scratch& s);
+
+// Walks a level from `start`, nearest first, calling admit(candidate) for each node near enough; it stops when `best`
+// holds `ef` and all of them are nearer than what is left.
+template <class Admit>
+void explore(const RektorGraph& graph, const RektorView& view, const Query& query, int level, size_t ef,
+             Candidate start, Scratch& s, Admit admit) {
+    const Kernels& kernels = rektor::kernels(best_kernel());
+    s.begin(graph.capacity);
+    s.frontier.clear();
+    s.best.clear();
+    s.visit(start.id);
+    s.frontier.push_back(start);
+    admit(start);
+    uint32_t nodes[kBatch];
+    uint32_t rows[kBatch];
+    float found[kBatch];
+    while (!s.frontier.empty()) {
+        std::pop_heap(s.frontier.begin(), s.frontier.end(), farther);
+        const Candidate from = s.frontier.back();
+        s.frontier.pop_back();
+        if (s.best.size() >= ef && from.distance > s.best.front().distance) {
+            break;
+        }
+        const Links links = links_of(graph, from.id, level);
+        size_t count = 0;
+        for (size_t i = 0; i < links.count; i++) {
+            const int32_t node = load(links.slots + i);
+            if (node < 0) {
+                break;
+            }
+            if (s.visit(static_cast<uint32_t>(node))) {
+                nodes[count] = static_cast<uint32_t>(node);
+                rows[count++] = *at(view.nodes, static_cast<uint32_t>(node), 1);
+            }
+        }
+        if (!s.frontier.empty()) {
+            __builtin_prefetch(links_of(graph, s.frontier.front().id, level).slots);
+        }
+        distances(kernels, view.codes, query, rows, count, found);
+        s.computed += count;
+        for (size_t i = 0; i < count; i++) {
+            if (s.best.size() < ef || found[i] < s.best.front().distance) {
+                const Candidate candidate{found[i], nodes[i]};
+                s.frontier.push_back(candidate);
+                std::push_heap(s.frontier.begin(), s.frontier.end(), farther);
+                admit(candidate);
+            }
+        }
+    }
+}
+
+}  // namespace rektor

@@ -1,0 +1,23 @@
+// Dot products of byte codes, chosen once for the processor. No FAISS header here: kernels.cpp has functions compiled
+// for newer processors, into which nothing shared with the rest of the program may be inlined.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace rektor {
+
+struct Kernels {
+    // out[i] = Σ codes[i][j] × query[j] over stride bytes; prefetches the codes ahead.
+    void (*dots)(const int8_t* query, const uint8_t* const* codes, size_t count, size_t stride, int32_t* out);
+    // One of them.
+    int32_t (*dot)(const int8_t* query, const uint8_t* code, size_t stride);
+    // signed_code[j] = code[j] − 128; returns their sum.
+    int32_t (*to_signed)(const uint8_t* code, int8_t* signed_code, size_t stride);
+};
+
+// 2 AVX-512 VNNI, 1 AVX-VNNI, 0 AVX2.
+const Kernels& kernels(uint32_t kind);
+uint32_t best_kernel();
+
+}  // namespace rektor

@@ -1,0 +1,149 @@
+//! One numbering of nodes: the rows in the order in which they enter a graph, their codes, and the graph itself.
+//! The graph may be enlarged without renumbering, so every view of a lineage uses its newest graph. A rebuild or a new
+//! mean is a new lineage.
+//!
+//! Invariant: a row that a node names keeps its codes until the lineage is replaced and every view of it is dropped
+//! (`rows`, invariant 3). So codes of nodes may be read by whoever holds a view of the lineage.
+
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use arc_swap::ArcSwapOption;
+
+use super::codes::Codes;
+use super::ffi::RawView;
+use super::graph::Graph;
+use super::store::Store;
+use crate::catalog::IndexOptions;
+use crate::index::IndexError;
+use crate::index::pages::Bitmap;
+
+/// Least room of a graph: cheaper than enlarging it often.
+const LEAST_CAPACITY: u32 = 8 << 10;
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Lineage {
+    pub(super) codes: Arc<Codes>,
+    nodes: Store<u32>,
+    extent: AtomicU32,
+    graph: ArcSwapOption<Graph>,
+    /// Held while nodes are appended, and while the graph is linked into or replaced.
+    append: Mutex<()>,
+    link: Mutex<()>,
+}
+
+impl Lineage {
+    /// No nodes.
+    pub(super) fn new(codes: Arc<Codes>) -> Self {
+        Self {
+            codes,
+            nodes: Store::new(1),
+            extent: AtomicU32::new(0),
+            graph: ArcSwapOption::empty(),
+            append: Mutex::new(()),
+            link: Mutex::new(()),
+        }
+    }
+
+    /// Makes room for `more` nodes beyond the extent.
+    pub(super) fn reserve(&self, more: usize) -> Result<(), IndexError> {
+        let last = (self.extent() as usize).saturating_add(more);
+        self.nodes.reserve(u32::try_from(last).unwrap_or(u32::MAX))
+    }
+
+    /// Appends a node for `row`, whose code was written.
+    pub(super) fn push(&self, row: u32) -> Result<(), IndexError> {
+        self.reserve(1)?;
+        self.push_reserved(row);
+        Ok(())
+    }
+
+    /// The same, when there is room: panics if not.
+    pub(super) fn push_reserved(&self, row: u32) {
+        let _lock = self.append.lock().unwrap_or_else(PoisonError::into_inner);
+        let node = self.extent.load(Ordering::Relaxed);
+        // SAFETY: reserved; readers stay below `extent`, and the lock keeps other writers out.
+        unsafe { self.nodes.set(node, &[row]) };
+        self.extent.store(node + 1, Ordering::Release);
+    }
+
+    /// Nodes.
+    pub(super) fn extent(&self) -> u32 {
+        self.extent.load(Ordering::Acquire)
+    }
+
+    /// The row of a node below the extent.
+    pub(super) fn row(&self, node: u32) -> u32 {
+        assert!(node < self.extent());
+        // SAFETY: written once, before the extent said so.
+        unsafe { self.nodes.get(node)[0] }
+    }
+
+    /// The newest graph.
+    pub(super) fn graph(&self) -> Option<Arc<Graph>> {
+        self.graph.load_full()
+    }
+
+    /// Nodes that are linked.
+    pub(super) fn linked(&self) -> u32 {
+        self.graph.load().as_ref().map_or(0, |graph| graph.linked())
+    }
+
+    /// Node numbers, for the shim; valid as long as the lineage.
+    pub(super) fn table(&self) -> *const *const u32 {
+        self.nodes.table()
+    }
+
+    /// Links the nodes up to `end`, of them only those whose rows are in `live`, if given; see [`Graph::link`] for
+    /// `stop`.
+    ///
+    /// # Safety
+    /// The pin of a view of this lineage, or one that keeps its rows as well, is held through the call.
+    pub(super) unsafe fn link(
+        &self,
+        live: Option<&Bitmap>,
+        end: u32,
+        options: &IndexOptions,
+        threads: usize,
+        stop: &AtomicBool,
+    ) -> Result<(), IndexError> {
+        let _lock = self.link.lock().unwrap_or_else(PoisonError::into_inner);
+        let end = end.min(self.extent());
+        let graph = match self.graph() {
+            Some(graph) if graph.capacity() >= end => graph,
+            graph => self.grow(graph.as_deref(), options.m)?,
+        };
+        let wanted = |node: u32| live.is_none_or(|live| live.contains(self.row(node)));
+        let view = RawView {
+            codes: self.codes.raw(),
+            vectors: std::ptr::null(),
+            live: std::ptr::null(),
+            live_pages: 0,
+            nodes: self.table(),
+            linked: 0,
+            extent: 0,
+        };
+        // SAFETY: the lock keeps other linkers out; linking reads neither vectors nor `live`; nodes below the extent have rows, and those have codes.
+        unsafe { graph.link(&view, end, options.ef_construction, threads, &wanted, stop) }
+    }
+
+    /// A graph with room for all nodes there are and half as many again.
+    fn grow(&self, graph: Option<&Graph>, m: u16) -> Result<Arc<Graph>, IndexError> {
+        let extent = self.extent();
+        let capacity = extent
+            .saturating_add(extent / 2)
+            .clamp(LEAST_CAPACITY, i32::MAX.unsigned_abs());
+        let grown = Arc::new(match graph {
+            Some(graph) => graph.enlarged(m, capacity)?,
+            None => Graph::new(m, capacity)?,
+        });
+        self.graph.store(Some(Arc::clone(&grown)));
+        Ok(grown)
+    }
+
+    /// Bytes of graph and node numbers.
+    pub(super) fn bytes(&self) -> usize {
+        self.nodes.bytes(self.extent()) + self.graph().map_or(0, |graph| graph.bytes())
+    }
+}

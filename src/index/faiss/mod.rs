@@ -1,0 +1,18 @@
+//! The edge to unsafe code: memory that searches share with the writer, and the C++ shim over FAISS.
+//! What is given out is safe to use: [`Rows`] for the writer, [`RowView`] for everyone else. Lengths are checked before
+//! a pointer crosses; what may be read when is written down in `rows`, `lineage` and `graph.h`.
+#![allow(unsafe_code)]
+
+mod codes;
+mod ffi;
+mod graph;
+mod lineage;
+mod rows;
+mod store;
+mod view;
+
+pub(super) use rows::Rows;
+pub(super) use view::{Ranked, Rebuild, RowView};
+
+/// Links the FAISS that faiss-sys compiled; the shim calls it.
+use faiss_sys as _;

@@ -1,0 +1,233 @@
+//! The writer's side of the engine: stored vectors by row id, which rows are live, and when an id may be used again.
+//!
+//! Invariants that make the shared memory sound:
+//! 1. A row's vector and codes are written once, by [`Rows::insert`] (codes again only into a lineage that nobody has
+//!    seen yet), while nobody else can name the row.
+//! 2. A view gives out only rows that are live in it, and holds its pin as long as anyone reads through it.
+//! 3. A row's id comes back from [`Rows::insert`] only when no lineage of a later view names it, and every view
+//!    published before that was so is dropped.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{Ordering, fence};
+use std::sync::{Arc, Weak};
+
+use super::codes::Codes;
+use super::lineage::Lineage;
+use super::store::Store;
+use super::view::{Rebuild, RowView};
+use crate::catalog::Method;
+use crate::index::pages::Bitmap;
+use crate::index::{IndexError, IndexSpec};
+use crate::vector::Metric;
+
+/// Rows that the mean is taken of, and from which on rows are linked: fewer are scanned in some 20 µs.
+const MEAN_ROWS: u64 = 2_048;
+
+/// The writer's side.
+#[derive(Debug)]
+pub(in crate::index) struct Rows {
+    spec: IndexSpec,
+    vectors: Arc<Store<f32>>,
+    live: Bitmap,
+    /// None for an index that is only scanned.
+    lineage: Option<Arc<Lineage>>,
+    /// Inserted since the last view: no nodes yet.
+    pending: Vec<u32>,
+    /// Ids below were given out at least once.
+    next: u32,
+    /// Ids to give out again.
+    free: Vec<u32>,
+    /// Dead rows that the next view's lineage does not name.
+    retiring: Vec<u32>,
+    /// Rows to free once the view of that number and all before it are dropped; in order.
+    retired: VecDeque<(u64, Vec<u32>)>,
+    /// Views that may still be read, in order.
+    views: VecDeque<(u64, Weak<()>)>,
+    published: u64,
+}
+
+impl Rows {
+    /// No rows.
+    pub(in crate::index) fn new(spec: IndexSpec) -> Self {
+        let dim = spec.dim.get();
+        let codes = || Arc::new(Codes::new(dim, spec.metric, None));
+        Self {
+            spec,
+            vectors: Arc::new(Store::new(dim)),
+            live: Bitmap::default(),
+            lineage: match spec.options.method {
+                Method::Hnsw => Some(Arc::new(Lineage::new(codes()))),
+                Method::Flat => None,
+            },
+            pending: Vec::new(),
+            next: 0,
+            free: Vec::new(),
+            retiring: Vec::new(),
+            retired: VecDeque::new(),
+            views: VecDeque::new(),
+            published: 0,
+        }
+    }
+
+    /// Stores a vector as a new live row.
+    pub(in crate::index) fn insert(&mut self, vector: &[f32]) -> Result<u32, IndexError> {
+        if self.live.len() >= MEAN_ROWS && self.lineage.as_ref().is_some_and(|l| !l.codes.centred())
+        {
+            self.centre()?;
+        }
+        let row = self.free.last().copied().unwrap_or(self.next);
+        self.vectors.reserve(row)?;
+        if let Some(lineage) = &self.lineage {
+            lineage.reserve(self.pending.len() + 1)?; // so that publishing cannot fail
+            // SAFETY: no view or lineage names a row that is new or free (invariant 3).
+            unsafe { lineage.codes.encode(row, vector)? };
+        }
+        // SAFETY: reserved; as above.
+        unsafe { self.vectors.set(row, vector) };
+        if self.free.pop().is_none() {
+            self.next += 1;
+        }
+        self.live.insert(row);
+        if self.lineage.is_some() {
+            self.pending.push(row);
+        }
+        Ok(row)
+    }
+
+    /// The row, a live one, is not live in the next view.
+    pub(in crate::index) fn remove(&mut self, row: u32) {
+        self.live.remove(row);
+        if self.lineage.is_none() {
+            self.retiring.push(row);
+        }
+    }
+
+    /// The rows as they are now. A rebuild that is ready and fits is taken over.
+    pub(in crate::index) fn publish(&mut self, rebuild: Option<Rebuild>) -> RowView {
+        if let Some(lineage) = &self.lineage {
+            for row in std::mem::take(&mut self.pending) {
+                if self.live.contains(row) {
+                    lineage.push_reserved(row);
+                } else {
+                    self.retiring.push(row);
+                }
+            }
+        }
+        if let (Some(rebuild), Some(lineage)) = (rebuild, &self.lineage)
+            && rebuild.replaces(lineage)
+        {
+            // For want of memory the old one stays, and the linker tries again.
+            if let Ok((rebuilt, dropped)) = rebuild.finish() {
+                self.lineage = Some(rebuilt);
+                self.retiring.extend(dropped);
+            }
+        }
+        if !self.retiring.is_empty() {
+            let rows = std::mem::take(&mut self.retiring);
+            self.retired.push_back((self.published, rows));
+        }
+        self.published += 1;
+        let pin = Arc::new(());
+        self.views.push_back((self.published, Arc::downgrade(&pin)));
+        self.reclaim();
+        RowView::new(
+            self.spec,
+            Arc::clone(&self.vectors),
+            self.live.clone(),
+            self.lineage.clone(),
+            pin,
+        )
+    }
+
+    /// Frees the ids that no view can name any more.
+    fn reclaim(&mut self) {
+        while self
+            .views
+            .front()
+            .is_some_and(|(_, pin)| pin.strong_count() == 0)
+        {
+            self.views.pop_front();
+        }
+        // What the dropped views' readers read happened before: their drop released the count just seen as 0.
+        fence(Ordering::Acquire);
+        let oldest = self.views.front().map_or(u64::MAX, |(number, _)| *number);
+        while self.retired.front().is_some_and(|(last, _)| *last < oldest) {
+            let rows = self.retired.pop_front();
+            self.free
+                .extend(rows.into_iter().flat_map(|(_, rows)| rows));
+        }
+    }
+
+    /// Chooses the mean of the live rows and starts a lineage with codes around it.
+    fn centre(&mut self) -> Result<(), IndexError> {
+        let Some(old) = &self.lineage else {
+            return Ok(());
+        };
+        let mean = self.mean();
+        let codes = Codes::new(self.spec.dim.get(), self.spec.metric, Some(mean));
+        for row in self.live.iter() {
+            // SAFETY: live rows were written; nobody else has seen these codes.
+            unsafe { codes.encode(row, self.vectors.get(row))? };
+        }
+        let lineage = Lineage::new(Arc::new(codes));
+        let mut dropped = Vec::new();
+        for node in 0..old.extent() {
+            let row = old.row(node);
+            if self.live.contains(row) {
+                lineage.push(row)?;
+            } else {
+                dropped.push(row);
+            }
+        }
+        // Nothing fails from here on.
+        self.retiring.append(&mut dropped);
+        self.lineage = Some(Arc::new(lineage));
+        Ok(())
+    }
+
+    /// The mean of the live vectors, of the unit vectors under cosine.
+    fn mean(&self) -> Box<[f32]> {
+        let mut sums = vec![0.0_f64; self.spec.dim.get()];
+        let mut count = 0.0;
+        for row in self.live.iter() {
+            // SAFETY: live rows were written.
+            let vector = unsafe { self.vectors.get(row) };
+            let norm = vector
+                .iter()
+                .map(|x| f64::from(*x) * f64::from(*x))
+                .sum::<f64>()
+                .sqrt();
+            let factor = if self.spec.metric == Metric::Cosine {
+                1.0 / norm
+            } else {
+                1.0
+            };
+            count += 1.0;
+            for (sum, x) in sums.iter_mut().zip(vector) {
+                *sum += f64::from(*x) * factor;
+            }
+        }
+        #[allow(clippy::cast_possible_truncation)] // rounding is meant
+        let mean = |sum: f64| (sum / count) as f32;
+        sums.into_iter().map(mean).collect()
+    }
+
+    /// The vector of a live row.
+    pub(in crate::index) fn vector(&self, row: u32) -> Option<&[f32]> {
+        let live = self.live.contains(row);
+        // SAFETY: live, so written; a write needs `&mut self`.
+        live.then(|| unsafe { self.vectors.get(row) })
+    }
+
+    /// Bytes of vectors, codes, bitmap and lists of ids.
+    pub(in crate::index) fn bytes(&self) -> usize {
+        let codes = self
+            .lineage
+            .as_ref()
+            .map_or(0, |lineage| lineage.codes.bytes(self.next));
+        self.vectors.bytes(self.next)
+            + codes
+            + self.live.bytes()
+            + self.free.capacity() * size_of::<u32>()
+    }
+}

@@ -1,0 +1,206 @@
+// A query → the nearest live rows: through the graph and the rows not linked yet by codes, then by stored vectors.
+#include "graph.h"
+
+#include <faiss/utils/distances.h>
+
+#include <algorithm>
+#include <cstring>
+
+using namespace rektor;
+
+namespace rektor {
+namespace {
+
+// Of the candidates weighed by their codes, so many are compared exactly: k, doubled, and a few for small k.
+size_t compared_exactly(size_t k) {
+    return 2 * k + 4;
+}
+// Vectors fetched ahead of the one being compared.
+constexpr size_t kVectorsAhead = 3;
+
+// The distance as pgvector's operator computes it.
+struct Exact {
+    const float* query;
+    size_t dim;
+    uint32_t metric;
+    float query_norm;
+
+    Exact(const RektorView& view, const float* query)
+            : query(query),
+              dim(view.codes.dim),
+              metric(view.codes.metric),
+              query_norm(metric == kCosine ? faiss::fvec_norm_L2sqr(query, view.codes.dim) : 0) {}
+
+    float distance(const float* x) const {
+        if (metric == kL2) {
+            return std::sqrt(faiss::fvec_L2sqr(query, x, dim));
+        }
+        const float dot = faiss::fvec_inner_product(query, x, dim);
+        if (metric == kInnerProduct) {
+            return -dot;
+        }
+        const double norms = static_cast<double>(query_norm) * faiss::fvec_norm_L2sqr(x, dim);
+        const double similarity = static_cast<double>(dot) / std::sqrt(norms);
+        return static_cast<float>(1 - (similarity > 1 ? 1 : similarity < -1 ? -1 : similarity));
+    }
+};
+
+// Distance and row as one number that sorts as they do: NaN last, and equal distances by row.
+uint64_t sort_key(float distance, uint32_t row) {
+    if (distance != distance) {
+        distance = std::numeric_limits<float>::quiet_NaN();
+    }
+    uint32_t bits;
+    std::memcpy(&bits, &distance, sizeof bits);
+    bits ^= (bits >> 31) != 0 ? UINT32_MAX : 1u << 31;
+    return static_cast<uint64_t>(bits) << 32 | row;
+}
+
+int64_t give(std::vector<uint64_t>& keys, size_t k, uint32_t* rows, float* distances) {
+    const size_t count = std::min(k, keys.size());
+    std::partial_sort(keys.begin(), keys.begin() + static_cast<ptrdiff_t>(count), keys.end());
+    for (size_t i = 0; i < count; i++) {
+        uint32_t bits = static_cast<uint32_t>(keys[i] >> 32);
+        bits ^= (bits >> 31) != 0 ? 1u << 31 : UINT32_MAX;
+        std::memcpy(distances + i, &bits, sizeof bits);
+        rows[i] = static_cast<uint32_t>(keys[i]);
+    }
+    return static_cast<int64_t>(count);
+}
+
+void prefetch_vector(const RektorView& view, uint32_t row) {
+    const float* x = at(view.vectors, row, view.codes.dim);
+    for (size_t j = 0; j < view.codes.dim; j += 16) {
+        __builtin_prefetch(x + j);
+    }
+}
+
+// Leaves the ef nearest live linked rows in s.best.
+void walk(const RektorGraph& graph, const RektorView& view, const Query& query, size_t ef, Scratch& s) {
+    const Kernels& kernels = rektor::kernels(best_kernel());
+    const uint64_t entry = graph.entry.load(std::memory_order_acquire);
+    if (entry == kNoEntry) {
+        return;
+    }
+    const uint32_t first = static_cast<uint32_t>(entry);
+    Candidate start{distance(kernels, view.codes, query, *at(view.nodes, first, 1)), first};
+    s.computed++;
+    for (int level = static_cast<int>(entry >> 32); level > 0; level--) {
+        start = descend(graph, view, query, level, start, s);
+    }
+    explore(graph, view, query, 0, ef, start, s, [&](Candidate c) {
+        // The node, and those of the same code, which hang on it. Nodes from `linked` on are scanned instead.
+        for (uint32_t node = c.id;;) {
+            const uint32_t row = *at(view.nodes, node, 1);
+            if (node < view.linked && is_live(view, row)) {
+                if (s.best.size() >= ef && c.distance >= s.best.front().distance) {
+                    return;
+                }
+                keep(s.best, ef, {c.distance, row});
+            }
+            const int32_t twin = load(graph.twins + node);
+            if (twin == 0) {
+                return;
+            }
+            node = static_cast<uint32_t>(twin - 1);
+        }
+    });
+}
+
+// Adds the nearest of the rows that are not linked to s.best.
+void scan_head(const RektorView& view, const Query& query, size_t ef, Scratch& s) {
+    const Kernels& kernels = rektor::kernels(best_kernel());
+    uint32_t rows[kBatch];
+    float found[kBatch];
+    for (uint32_t node = view.linked; node < view.extent;) {
+        size_t count = 0;
+        for (; node < view.extent && count < kBatch; node++) {
+            const uint32_t row = *at(view.nodes, node, 1);
+            if (is_live(view, row)) {
+                rows[count++] = row;
+            }
+        }
+        distances(kernels, view.codes, query, rows, count, found);
+        s.computed += count;
+        for (size_t i = 0; i < count; i++) {
+            keep(s.best, ef, {found[i], rows[i]});
+        }
+    }
+}
+
+int64_t search(const RektorGraph* graph, const RektorView& view, const float* x, size_t k, size_t ef, uint32_t* rows,
+               float* distances, uint64_t* computed) {
+    Scratch& s = scratch();
+    s.computed = 0;
+    s.best.clear();
+    s.query.resize(view.codes.stride);
+    const Query query = code_query(view.codes, x, s.query.data(), s.centred);
+    if (graph != nullptr) {
+        walk(*graph, view, query, ef, s);
+    }
+    scan_head(view, query, ef, s);
+
+    const size_t count = std::min(s.best.size(), compared_exactly(k));
+    std::partial_sort(s.best.begin(), s.best.begin() + static_cast<ptrdiff_t>(count), s.best.end(), nearer);
+    const Exact exact(view, x);
+    s.exact.clear();
+    for (size_t i = 0; i < std::min(count, kVectorsAhead); i++) {
+        prefetch_vector(view, s.best[i].id);
+    }
+    for (size_t i = 0; i < count; i++) {
+        if (i + kVectorsAhead < count) {
+            prefetch_vector(view, s.best[i + kVectorsAhead].id);
+        }
+        const uint32_t row = s.best[i].id;
+        s.exact.push_back(sort_key(exact.distance(at(view.vectors, row, view.codes.dim)), row));
+    }
+    *computed = s.computed + count;
+    return give(s.exact, k, rows, distances);
+}
+
+int64_t scan(const RektorView& view, const float* x, size_t k, uint32_t* rows, float* distances, uint64_t* computed) {
+    std::vector<uint64_t>& keys = scratch().exact;  // the k smallest, largest on top
+    keys.clear();
+    *computed = 0;
+    const Exact exact(view, x);
+    for (size_t page = 0; k > 0 && page < view.live_pages; page++) {
+        for (uint32_t word = 0; word < 512; word++) {
+            for (uint64_t bits = view.live[page][word]; bits != 0; bits &= bits - 1) {
+                const uint32_t row = static_cast<uint32_t>(page << kPageShift) + word * 64 +
+                                     static_cast<uint32_t>(__builtin_ctzll(bits));
+                const uint64_t key = sort_key(exact.distance(at(view.vectors, row, view.codes.dim)), row);
+                ++*computed;
+                if (keys.size() < k) {
+                    keys.push_back(key);
+                    std::push_heap(keys.begin(), keys.end());
+                } else if (key < keys.front()) {
+                    std::pop_heap(keys.begin(), keys.end());
+                    keys.back() = key;
+                    std::push_heap(keys.begin(), keys.end());
+                }
+            }
+        }
+    }
+    return give(keys, k, rows, distances);
+}
+
+}  // namespace
+}  // namespace rektor
+
+extern "C" int64_t rektor_search(const RektorGraph* graph, const RektorView* view, const float* query, size_t k,
+                                 size_t ef, uint32_t* rows, float* distances, uint64_t* computed) {
+    try {
+        return search(graph, *view, query, k, ef, rows, distances, computed);
+    } catch (const std::exception&) {
+        return -1;
+    }
+}
+
+extern "C" int64_t rektor_scan(const RektorView* view, const float* query, size_t k, uint32_t* rows,
+                               float* distances, uint64_t* computed) {
+    try {
+        return scan(*view, query, k, rows, distances, computed);
+    } catch (const std::exception&) {
+        return -1;
+    }
+}

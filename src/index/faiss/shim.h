@@ -1,0 +1,66 @@
+// What the engine asks of C++: code kernels, the graph, searches. C types only, no exceptions across this line.
+// Memory is the Rust side's, in chunks that never move; what may be read when is written down in mod.rs.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+extern "C" {
+
+// Rows of a chunk of codes, metadata, vectors or nodes: 1 << kChunkShift, as in store.rs (a test compares them).
+constexpr uint32_t kChunkShift = 14;
+// Rows of a page of the live bitmap: 1 << kPageShift, as in pages.rs.
+constexpr uint32_t kPageShift = 15;
+
+enum RektorMetric : uint32_t { kL2 = 0, kInnerProduct = 1, kCosine = 2 };
+
+// The 8-bit codes of rows: x ≈ mean + scale × (code − 128).
+struct RektorCodes {
+    const uint8_t* const* codes;  // stride bytes a row; the bytes beyond dim are 128
+    const float* const* scales;   // two floats a row: scale, squared norm of x − mean
+    const float* const* norms;    // one float a row: squared norm of x; null but for inner product
+    const float* mean;            // dim floats
+    size_t dim;
+    size_t stride;  // dim rounded up to a multiple of 64
+    float ceiling;  // largest squared norm of a row so far, for inner product
+    uint32_t metric;
+};
+
+// What a search may read.
+struct RektorView {
+    RektorCodes codes;
+    const float* const* vectors;   // dim floats a row
+    const uint64_t* const* live;   // pages of the bitmap of live rows
+    size_t live_pages;
+    const uint32_t* const* nodes;  // the row of each node
+    uint32_t linked;               // nodes below are in the graph
+    uint32_t extent;               // nodes from linked to here are compared one by one
+};
+
+struct RektorGraph;
+
+// The kernels that this processor gets: 2 AVX-512 VNNI, 1 AVX-VNNI, 0 AVX2.
+uint32_t rektor_best_kernel();
+// Dot product of stride code bytes (unsigned) and query bytes (signed), by kernel 0, 1 or 2. For tests.
+int32_t rektor_dot(uint32_t kernel, const uint8_t* code, const int8_t* query, size_t stride);
+
+// Writes the code of x: stride bytes, two floats, and the squared norm of x.
+void rektor_encode(const RektorCodes* codes, const float* x, uint8_t* code, float* scale, float* norm);
+
+// A graph with room for `capacity` nodes; null when there is no memory. `like`, when not null, is copied up to
+// `linked` nodes; nobody links into it meanwhile.
+RektorGraph* rektor_graph_new(uint32_t m, uint32_t capacity, const RektorGraph* like, uint32_t linked);
+void rektor_graph_free(RektorGraph* graph);
+size_t rektor_graph_bytes(const RektorGraph* graph);
+// Links a node. Several threads may link different nodes, and any number search, at the same time.
+// 0 when done, -1 when there is no memory.
+int32_t rektor_graph_link(RektorGraph* graph, const RektorView* view, uint32_t node, uint32_t ef_construction);
+
+// Finds k of the nearest live rows, nearest first, weighing ef candidates; `graph` may be null when nothing is linked.
+// Returns how many, or -1 when there is no memory.
+int64_t rektor_search(const RektorGraph* graph, const RektorView* view, const float* query, size_t k, size_t ef,
+                      uint32_t* rows, float* distances, uint64_t* computed);
+// The same over every live row, by its stored vector.
+int64_t rektor_scan(const RektorView* view, const float* query, size_t k, uint32_t* rows, float* distances,
+                    uint64_t* computed);
+}

@@ -1,0 +1,267 @@
+//! The rows at one moment: read, searched, linked and rebuilt by any number of threads.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use super::codes;
+use super::ffi::{self, RawView};
+use super::lineage::Lineage;
+use super::store::Store;
+use crate::catalog::IndexOptions;
+use crate::index::pages::Bitmap;
+use crate::index::{IndexError, IndexSpec};
+
+/// The rows at one moment.
+#[derive(Debug)]
+pub(in crate::index) struct RowView {
+    spec: IndexSpec,
+    vectors: Arc<Store<f32>>,
+    live: Bitmap,
+    lineage: Option<Arc<Lineage>>,
+    /// Nodes of the lineage that are in this view.
+    extent: u32,
+    /// Keeps the rows' ids from being used again.
+    pin: Arc<()>,
+}
+
+/// Rows and distances, nearest first, and how many distances that took.
+pub(in crate::index) type Ranked = (Vec<(u32, f32)>, u64);
+
+impl RowView {
+    pub(super) fn new(
+        spec: IndexSpec,
+        vectors: Arc<Store<f32>>,
+        live: Bitmap,
+        lineage: Option<Arc<Lineage>>,
+        pin: Arc<()>,
+    ) -> Self {
+        let extent = lineage.as_ref().map_or(0, |lineage| lineage.extent());
+        Self {
+            spec,
+            vectors,
+            live,
+            lineage,
+            extent,
+            pin,
+        }
+    }
+
+    /// The vector of a live row.
+    pub(in crate::index) fn vector(&self, row: u32) -> Option<&[f32]> {
+        let live = self.live.contains(row);
+        // SAFETY: live in this view, so written before it, and not again while its pin is held.
+        live.then(|| unsafe { self.vectors.get(row) })
+    }
+
+    /// The live rows.
+    pub(in crate::index) fn live(&self) -> &Bitmap {
+        &self.live
+    }
+
+    /// Nodes, dead or alive.
+    pub(in crate::index) fn nodes(&self) -> u32 {
+        self.extent
+    }
+
+    /// Nodes of this view that are not linked as of now.
+    pub(in crate::index) fn unlinked(&self) -> u32 {
+        let linked = self.lineage.as_ref().map_or(0, |lineage| lineage.linked());
+        self.extent.saturating_sub(linked)
+    }
+
+    /// Whether rows of this view can be linked: there is a graph to come, and the mean is known.
+    pub(in crate::index) fn can_link(&self) -> bool {
+        self.lineage
+            .as_ref()
+            .is_some_and(|lineage| lineage.codes.centred())
+    }
+
+    /// The `k` nearest live rows, weighing `ef` candidates of the graph; may be fewer than there are.
+    pub(in crate::index) fn search(
+        &self,
+        query: &[f32],
+        k: usize,
+        ef: usize,
+    ) -> Result<Ranked, IndexError> {
+        let Some(lineage) = &self.lineage else {
+            return self.scan(query, k);
+        };
+        let graph = lineage.graph();
+        // Read before the graph is walked: what is linked after this is scanned.
+        let linked = graph.as_ref().map_or(0, |graph| graph.linked());
+        let raw = graph.as_ref().map_or(std::ptr::null(), |graph| graph.raw());
+        self.ranked(query, k, linked, |view, k, rows, distances, computed| {
+            // SAFETY: see `ranked`; `graph` holds what `raw` points to.
+            unsafe {
+                ffi::rektor_search(raw, view, query.as_ptr(), k, ef, rows, distances, computed)
+            }
+        })
+    }
+
+    /// The `k` nearest live rows, by comparing each.
+    pub(in crate::index) fn scan(&self, query: &[f32], k: usize) -> Result<Ranked, IndexError> {
+        self.ranked(query, k, 0, |view, k, rows, distances, computed| {
+            // SAFETY: see `ranked`.
+            unsafe { ffi::rektor_scan(view, query.as_ptr(), k, rows, distances, computed) }
+        })
+    }
+
+    /// Calls the shim with a view of what may be read (all of it held by `self` and unchanging, see `rows`), room for
+    /// `k` rows and distances, and a query whose length was checked.
+    fn ranked(
+        &self,
+        query: &[f32],
+        k: usize,
+        linked: u32,
+        search: impl FnOnce(&RawView, usize, *mut u32, *mut f32, *mut u64) -> i64,
+    ) -> Result<Ranked, IndexError> {
+        if query.len() != self.spec.dim.get() {
+            return Err(IndexError::Engine(format!(
+                "a query of {} dimensions, not {}",
+                query.len(),
+                self.spec.dim
+            )));
+        }
+        let k = k.min(usize::try_from(self.live.len()).unwrap_or(usize::MAX));
+        let pages: Vec<*const u64> = self.live.pages().iter().map(|page| page.as_ptr()).collect();
+        let view = RawView {
+            codes: self.lineage.as_ref().map_or_else(
+                || codes::raw_without(&self.spec),
+                |lineage| lineage.codes.raw(),
+            ),
+            vectors: self.vectors.table(),
+            live: pages.as_ptr(),
+            live_pages: pages.len(),
+            nodes: self
+                .lineage
+                .as_ref()
+                .map_or(std::ptr::null(), |lineage| lineage.table()),
+            linked,
+            extent: self.extent,
+        };
+        let (mut rows, mut distances, mut computed) = (vec![0; k], vec![0.0; k], 0);
+        let found = search(
+            &view,
+            k,
+            rows.as_mut_ptr(),
+            distances.as_mut_ptr(),
+            &raw mut computed,
+        );
+        let found = usize::try_from(found);
+        let found = found.map_err(|_| IndexError::Full("no memory to search".into()))?;
+        Ok((
+            rows.into_iter().zip(distances).take(found).collect(),
+            computed,
+        ))
+    }
+
+    /// Links the next `most` rows; see [`Graph::link`](super::graph::Graph::link) for `stop`.
+    pub(in crate::index) fn link(
+        &self,
+        most: u32,
+        threads: usize,
+        stop: &AtomicBool,
+    ) -> Result<(), IndexError> {
+        let Some(lineage) = &self.lineage else {
+            return Ok(());
+        };
+        let end = lineage.linked().saturating_add(most).min(self.extent);
+        // Dead rows as well: they are alive in views that may still be held, and those trust `linked` too.
+        // SAFETY: `self` is a view of the lineage.
+        unsafe { lineage.link(None, end, &self.spec.options, threads, stop) }
+    }
+
+    /// Bytes of the graph.
+    pub(in crate::index) fn graph_bytes(&self) -> usize {
+        self.lineage.as_ref().map_or(0, |lineage| lineage.bytes())
+    }
+
+    /// Begins a lineage of the rows that are live now.
+    pub(in crate::index) fn rebuild(&self) -> Result<Option<Rebuild>, IndexError> {
+        let Some(old) = &self.lineage else {
+            return Ok(None);
+        };
+        let new = Lineage::new(Arc::clone(&old.codes));
+        let mut dropped = Vec::new();
+        for node in 0..self.extent {
+            let row = old.row(node);
+            if self.live.contains(row) {
+                new.push(row)?;
+            } else {
+                dropped.push(row);
+            }
+        }
+        Ok(Some(Rebuild {
+            old: Arc::clone(old),
+            new: Arc::new(new),
+            taken: self.extent,
+            dropped,
+            options: self.spec.options,
+            _pin: Arc::clone(&self.pin),
+        }))
+    }
+}
+
+/// A lineage made beside the one in use, of the rows that were live when it began and all that came after.
+#[derive(Debug)]
+pub(in crate::index) struct Rebuild {
+    old: Arc<Lineage>,
+    new: Arc<Lineage>,
+    /// Nodes of the old lineage that the new one has, or has dropped.
+    taken: u32,
+    /// Rows of the old lineage that the new one does not name.
+    dropped: Vec<u32>,
+    options: IndexOptions,
+    /// Of the view that it began with: keeps every row that either lineage names from being used again.
+    _pin: Arc<()>,
+}
+
+impl Rebuild {
+    /// Whether it is of the lineage of `view`; if not it is of no use.
+    pub(in crate::index) fn fits(&self, view: &RowView) -> bool {
+        view.lineage
+            .as_ref()
+            .is_some_and(|lineage| self.replaces(lineage))
+    }
+
+    pub(super) fn replaces(&self, lineage: &Arc<Lineage>) -> bool {
+        Arc::ptr_eq(&self.old, lineage)
+    }
+
+    /// Takes the nodes that came with `view` and links the next `most`; true when none are left.
+    pub(in crate::index) fn link(
+        &mut self,
+        view: &RowView,
+        most: u32,
+        threads: usize,
+        stop: &AtomicBool,
+    ) -> Result<bool, IndexError> {
+        self.take(view.extent)?;
+        let end = self
+            .new
+            .linked()
+            .saturating_add(most)
+            .min(self.new.extent());
+        // Rows that died since it began are dead in every view that will see the new lineage.
+        // SAFETY: the pin holds the rows of both lineages.
+        unsafe {
+            self.new
+                .link(Some(&view.live), end, &self.options, threads, stop)?
+        };
+        Ok(end == self.new.extent())
+    }
+
+    /// The new lineage, with every node of the old one, and the rows that it does not name.
+    pub(super) fn finish(mut self) -> Result<(Arc<Lineage>, Vec<u32>), IndexError> {
+        self.take(self.old.extent())?;
+        Ok((self.new, self.dropped))
+    }
+
+    fn take(&mut self, extent: u32) -> Result<(), IndexError> {
+        while self.taken < extent {
+            self.new.push(self.old.row(self.taken))?;
+            self.taken += 1;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,423 @@
+//! `rektor.index` and PostgreSQL's catalogue, read at one moment → index definitions, each usable or with the reason why not.
+//! Only reads; an index that cannot be followed is a description for the operator, never an error of the whole.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tokio_postgres::Row;
+
+use crate::catalog::{
+    ColumnNumber, IncludeColumn, IndexDefinition, IndexId, IndexOptions, KeyColumn, KeyType,
+    Method, QualifiedName, RelationId, TypeId, VectorColumn,
+};
+use crate::upstream::UpstreamError;
+use crate::upstream::sql::SqlSession;
+use crate::vector::{Dim, FLOAT4_ARRAY_OID, Metric, VectorType};
+
+/// The publication that carries `rektor.index` and every indexed table.
+pub const PUBLICATION: &str = "rektor";
+/// The oldest server with row filters, column lists and TID range scans.
+const OLDEST_SERVER: i32 = 150_000;
+/// A commit is in the WAL a moment before it is visible; with synchronous replication the moment can be long.
+const VISIBLE_WITHIN: Duration = Duration::from_secs(10);
+/// Between two looks for it.
+const VISIBLE_RETRY: Duration = Duration::from_millis(3);
+
+/// An index as the catalogue has it now.
+#[derive(Clone, Debug, PartialEq)]
+pub struct IndexEntry {
+    /// What it is. Only partly true when it is not usable.
+    pub definition: Arc<IndexDefinition>,
+    /// Why it cannot be copied or followed.
+    pub unusable: Option<String>,
+    /// Counts REINDEX.
+    pub reindexed: i64,
+    /// Changes when a column of the index is altered.
+    pub stamp: String,
+    /// The publication's row filter, as SQL.
+    pub row_filter: Option<String>,
+    /// All partitions below a partitioned table.
+    pub partitions: Vec<Partition>,
+}
+
+/// A partition, of any level.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Partition {
+    /// Which.
+    pub relation: RelationId,
+    /// The file that holds its rows: another one after TRUNCATE or a rewrite.
+    pub file: u32,
+    /// It was attached after its creation, and may have brought rows.
+    pub attached: bool,
+}
+
+/// Whether the server can be tailed at all.
+///
+/// # Errors
+/// When it cannot, with what to do about it.
+pub async fn check_server(session: &SqlSession, slot: &str) -> Result<(), UpstreamError> {
+    let sql = include_str!("../../sql/ingest_server.sql");
+    let row = session.client().query_one(sql, &[]).await?;
+    let role: String = row.try_get("role")?;
+    let refuse = |text: String| Err(UpstreamError::Unsuitable(text));
+    let version: i32 = row.try_get("version")?;
+    if version < OLDEST_SERVER {
+        return refuse(format!(
+            "PostgreSQL {} is too old: 15 or newer is needed",
+            version / 10_000
+        ));
+    }
+    // Since 19 `replica` suffices while a logical slot exists; creating the slot is the test there.
+    if version < 190_000 && row.try_get::<_, String>("wal_level")? != "logical" {
+        return refuse(
+            "wal_level is not logical: run ALTER SYSTEM SET wal_level = logical, then restart PostgreSQL".into(),
+        );
+    }
+    if !row.try_get::<_, bool>("may_replicate")? {
+        return refuse(format!(
+            "role {role} may not use replication slots, slot {slot} is needed: run ALTER ROLE {role} REPLICATION"
+        ));
+    }
+    if !row.try_get::<_, bool>("installed")? || !row.try_get::<_, bool>("published")? {
+        return refuse(
+            "schema rektor or publication rektor is missing in the database: run rektor setup"
+                .into(),
+        );
+    }
+    Ok(())
+}
+
+/// Reads every index once the transactions of these numbers are visible.
+///
+/// # Errors
+/// When the connection fails or reading is not permitted.
+pub async fn read_indexes(
+    session: &SqlSession,
+    after: &[u32],
+) -> Result<Vec<IndexEntry>, UpstreamError> {
+    let sql = include_str!("../../sql/ingest_indexes.sql");
+    let client = session.client();
+    let deadline = Instant::now() + VISIBLE_WITHIN;
+    loop {
+        client
+            .batch_execute("begin isolation level repeatable read read only")
+            .await?;
+        let row = client
+            .query_one("select pg_current_snapshot()::text", &[])
+            .await?;
+        let snapshot: String = row.try_get(0)?;
+        if after.iter().all(|xid| is_visible(&snapshot, *xid)) || Instant::now() > deadline {
+            let rows = client.query(sql, &[]).await?;
+            client.batch_execute("commit").await?;
+            return rows.iter().map(entry).collect();
+        }
+        client.batch_execute("rollback").await?;
+        tokio::time::sleep(VISIBLE_RETRY).await;
+    }
+}
+
+/// Whether a transaction that is known to have committed is so in a `pg_snapshot`, `xmin:xmax:running,…` of 64-bit numbers.
+fn is_visible(snapshot: &str, xid: u32) -> bool {
+    let mut parts = snapshot.splitn(3, ':');
+    let (Some(_xmin), Some(xmax), Some(running)) = (parts.next(), parts.next(), parts.next())
+    else {
+        return false;
+    };
+    let Some(xmax) = low_half(xmax) else {
+        return false;
+    };
+    // Numbers wrap around; at most half of them are in use.
+    let begun_before_xmax = xmax.wrapping_sub(xid).wrapping_sub(1) < u32::MAX / 2;
+    begun_before_xmax && !running.split(',').any(|other| low_half(other) == Some(xid))
+}
+
+/// The 32 bits of a transaction number that the WAL carries.
+fn low_half(number: &str) -> Option<u32> {
+    let number: u64 = number.parse().ok()?;
+    u32::try_from(number & u64::from(u32::MAX)).ok()
+}
+
+/// One row of `ingest_indexes.sql`.
+fn entry(row: &Row) -> Result<IndexEntry, UpstreamError> {
+    let table = QualifiedName {
+        schema: row.try_get("table_schema")?,
+        name: row.try_get("table_name")?,
+    };
+    let mut problems = Vec::new();
+    table_problems(row, &table, &mut problems)?;
+    let column = vector_column(row, &mut problems)?;
+    let key = key_columns(row, &mut problems)?;
+    let include = include_columns(row, &mut problems)?;
+    let metric: String = row.try_get("metric")?;
+    let metric = Metric::from_name(&metric).unwrap_or_else(|| {
+        problems.push(format!("metric {metric} is not known"));
+        Metric::L2
+    });
+    let dimensions: i32 = row.try_get("dimensions")?;
+    let dim = usize::try_from(dimensions).ok().and_then(Dim::new);
+    let Some(dim) = dim.or_else(|| {
+        problems.push(format!("{dimensions} is no number of dimensions"));
+        Dim::new(1)
+    }) else {
+        return Err(UpstreamError::Protocol("no dimension".into()));
+    };
+    let options = options(row.try_get("options")?).unwrap_or_else(|problem| {
+        problems.push(problem);
+        IndexOptions::default()
+    });
+    unlisted_columns(row, &column, &key, &include, &mut problems)?;
+    Ok(IndexEntry {
+        definition: Arc::new(IndexDefinition {
+            id: IndexId(row.try_get("id")?),
+            name: QualifiedName {
+                schema: table.schema.clone(),
+                name: row.try_get("index_name")?,
+            },
+            relation: RelationId(row.try_get("relation")?),
+            table,
+            column,
+            dim,
+            metric,
+            key,
+            include,
+            options,
+        }),
+        unusable: problems.into_iter().next(),
+        reindexed: row.try_get("reindexed")?,
+        stamp: row.try_get("stamp")?,
+        row_filter: row.try_get("row_filter")?,
+        partitions: partitions(row)?,
+    })
+}
+
+fn partitions(row: &Row) -> Result<Vec<Partition>, UpstreamError> {
+    let oids: Option<Vec<u32>> = row.try_get("part_oids")?;
+    let files: Option<Vec<u32>> = row.try_get("part_files")?;
+    let attached: Option<Vec<bool>> = row.try_get("part_attached")?;
+    let files = files.into_iter().flatten();
+    let rest = files.zip(attached.into_iter().flatten());
+    let partitions = oids.into_iter().flatten().zip(rest);
+    Ok(partitions
+        .map(|(oid, (file, attached))| Partition {
+            relation: RelationId(oid),
+            file,
+            attached,
+        })
+        .collect())
+}
+
+/// What makes the table itself impossible to copy or follow.
+fn table_problems(
+    row: &Row,
+    table: &QualifiedName,
+    problems: &mut Vec<String>,
+) -> Result<(), UpstreamError> {
+    let kind: String = row.try_get("relation_kind")?;
+    if kind != "r" && kind != "p" {
+        problems.push(format!("{table} is not a table"));
+    }
+    if row.try_get::<_, String>("persistence")? != "p" {
+        problems.push(format!(
+            "table {table} is unlogged or temporary: its changes are not replicated"
+        ));
+    }
+    if !row.try_get::<_, bool>("may_select")? {
+        problems.push(format!(
+            "permission denied for table {table}: grant SELECT on it to Rektor's role"
+        ));
+    }
+    if !row.try_get::<_, bool>("published")? {
+        problems.push(format!(
+            "table {table} is not in publication {PUBLICATION}: run ALTER PUBLICATION {PUBLICATION} ADD TABLE {table}"
+        ));
+    } else if !row.try_get::<_, bool>("publishes_all")? {
+        problems.push(format!(
+            "publication {PUBLICATION} leaves out some kinds of changes: run rektor setup"
+        ));
+    }
+    Ok(())
+}
+
+fn vector_column(row: &Row, problems: &mut Vec<String>) -> Result<VectorColumn, UpstreamError> {
+    let name: String = row.try_get("column_name")?;
+    let number: Option<i16> = row.try_get("column_number")?;
+    let type_id: Option<u32> = row.try_get("column_type")?;
+    let type_name: Option<String> = row.try_get("column_type_name")?;
+    let kind = match (type_id, type_name.as_deref()) {
+        (Some(FLOAT4_ARRAY_OID), _) => Some(VectorType::RealArray),
+        (_, Some("vector")) => Some(VectorType::Vector),
+        (_, Some("halfvec")) => Some(VectorType::Halfvec),
+        (Some(_) | None, Some(_) | None) => None,
+    };
+    if number.is_none() {
+        problems.push(format!("column {name} does not exist"));
+    } else if kind.is_none() {
+        problems.push(format!(
+            "column {name} is of type {}, not vector, halfvec or real[]",
+            type_name.unwrap_or_default()
+        ));
+    }
+    Ok(VectorColumn {
+        name,
+        number: ColumnNumber(number.unwrap_or(0)),
+        kind: kind.unwrap_or(VectorType::Vector),
+        type_id: TypeId(type_id.unwrap_or(0)),
+    })
+}
+
+/// The columns that identify a row in the stream.
+fn key_columns(row: &Row, problems: &mut Vec<String>) -> Result<Vec<KeyColumn>, UpstreamError> {
+    let Some(names) = row.try_get::<_, Option<Vec<String>>>("key_names")? else {
+        let identity: String = row.try_get("replica_identity")?;
+        problems.push(match identity.as_str() {
+            "n" => "the table's replica identity is NOTHING: its updates and deletes are not replicated".into(),
+            "i" => "the index that was the table's replica identity is gone".into(),
+            _ => "the table has no primary key".to_owned(),
+        });
+        return Ok(Vec::new());
+    };
+    let numbers: Vec<i16> = row.try_get("key_numbers")?;
+    let types: Vec<u32> = row.try_get("key_types")?;
+    if !row.try_get::<_, bool>("key_immediate")? {
+        problems.push("the table's primary key is deferrable".into());
+    }
+    let mut key = Vec::with_capacity(names.len());
+    for ((name, number), type_id) in names.into_iter().zip(numbers).zip(types) {
+        let number = ColumnNumber(number);
+        match KeyType::from_oid(TypeId(type_id)) {
+            Some(kind) => key.push(KeyColumn { name, number, kind }),
+            None => problems.push(format!(
+                "key column {name} is not of an integer, uuid or text type"
+            )),
+        }
+    }
+    Ok(key)
+}
+
+fn include_columns(
+    row: &Row,
+    problems: &mut Vec<String>,
+) -> Result<Vec<IncludeColumn>, UpstreamError> {
+    let names: Vec<String> = row.try_get("include_names")?;
+    let numbers: Option<Vec<Option<i16>>> = row.try_get("include_numbers")?;
+    let types: Option<Vec<Option<u32>>> = row.try_get("include_types")?;
+    let sendable: Option<Vec<bool>> = row.try_get("include_sendable")?;
+    let found = numbers
+        .into_iter()
+        .flatten()
+        .zip(types.into_iter().flatten());
+    let found = found.zip(sendable.into_iter().flatten());
+    let mut include = Vec::with_capacity(names.len());
+    for (name, ((number, type_id), sendable)) in names.into_iter().zip(found) {
+        let (Some(number), Some(type_id)) = (number, type_id) else {
+            problems.push(format!("column {name} does not exist"));
+            continue;
+        };
+        if !sendable {
+            problems.push(format!("column {name} is of a type without binary output"));
+        }
+        include.push(IncludeColumn {
+            name,
+            number: ColumnNumber(number),
+            type_id: TypeId(type_id),
+        });
+    }
+    Ok(include)
+}
+
+/// The publication may carry only some of the columns.
+fn unlisted_columns(
+    row: &Row,
+    column: &VectorColumn,
+    key: &[KeyColumn],
+    include: &[IncludeColumn],
+    problems: &mut Vec<String>,
+) -> Result<(), UpstreamError> {
+    let Some(listed) = row.try_get::<_, Option<Vec<i16>>>("published_columns")? else {
+        return Ok(());
+    };
+    let needed = [(&column.name, column.number)].into_iter();
+    let needed = needed.chain(key.iter().map(|k| (&k.name, k.number)));
+    for (name, number) in needed.chain(include.iter().map(|i| (&i.name, i.number))) {
+        if !listed.contains(&number.0) {
+            problems.push(format!(
+                "column {name} is not in the column list of publication {PUBLICATION}"
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// `WITH (…)` as `rektor.create_index` stored it.
+fn options(text: &str) -> Result<IndexOptions, String> {
+    let object: serde_json::Map<String, serde_json::Value> = serde_json::from_str(text)
+        .map_err(|_| "the index's options are no JSON object".to_owned())?;
+    let mut options = IndexOptions::default();
+    for (name, value) in &object {
+        let text = value
+            .as_str()
+            .map_or_else(|| value.to_string(), str::to_owned);
+        let invalid = || format!("option {name} cannot be {text}");
+        match name.as_str() {
+            "method" => {
+                options.method = [Method::Hnsw, Method::Flat]
+                    .into_iter()
+                    .find(|method| method.name() == text)
+                    .ok_or_else(invalid)?;
+            }
+            "m" => options.m = text.parse().map_err(|_| invalid())?,
+            "ef_construction" => options.ef_construction = text.parse().map_err(|_| invalid())?,
+            // For columns without a type modifier; the row carries the dimensions in any case.
+            "dimensions" => {}
+            "storage" if text == "f32" => {}
+            _ => return Err(format!("option {name} is not known or cannot be {text}")),
+        }
+    }
+    Ok(options)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn visibility_in_a_snapshot() {
+        for (snapshot, xid, visible) in [
+            ("10:20:12,15", 9, true),
+            ("10:20:12,15", 12, false),
+            ("10:20:12,15", 13, true),
+            ("10:20:12,15", 20, false),
+            ("10:10:", 9, true),
+            ("10:10:", 10, false),
+            // The 32-bit counter has wrapped around.
+            ("4294967300:4294967310:4294967305", 9, false),
+            ("4294967300:4294967310:4294967305", 4_294_967_290, true),
+            ("4294967300:4294967310:4294967305", 13, true),
+            ("4294967300:4294967310:4294967305", 14, false),
+            ("garbage", 1, false),
+        ] {
+            assert_eq!(is_visible(snapshot, xid), visible, "{snapshot} {xid}");
+        }
+    }
+
+    #[test]
+    fn options_are_understood_or_named() {
+        assert_eq!(options("{}"), Ok(IndexOptions::default()));
+        let flat =
+            options(r#"{"method": "flat", "m": 8, "ef_construction": "64", "storage": "f32"}"#)
+                .unwrap();
+        assert_eq!(
+            (flat.method, flat.m, flat.ef_construction),
+            (Method::Flat, 8, 64)
+        );
+        for (text, part) in [
+            ("[]", "no JSON"),
+            (r#"{"method": "ivf"}"#, "method"),
+            (r#"{"m": -1}"#, "m cannot be -1"),
+            (r#"{"lists": 3}"#, "lists"),
+        ] {
+            assert!(options(text).unwrap_err().contains(part), "{text}");
+        }
+    }
+}

@@ -1,0 +1,258 @@
+//! The real `rektor` binary in front of a test's database: started, waited for, killed and started again.
+//! Never reaches into the process: what a test may know of it, an operator may.
+
+use std::io::{BufRead, BufReader, Read};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::{Arc, Mutex, mpsc};
+use std::time::Duration;
+
+use super::{Database, Wire, free_port, wait_for};
+
+/// A start includes the slot's creation, which waits for the whole cluster's transactions.
+const START_LIMIT: Duration = Duration::from_secs(30);
+/// A copy and build of a test's table on a busy machine.
+const READY_LIMIT: Duration = Duration::from_secs(60);
+/// A stop ends sessions, flushes the journal and says goodbye upstream.
+const STOP_LIMIT: Duration = Duration::from_secs(20);
+
+/// A running `rektor serve`.
+pub struct Rektor<'a> {
+    pub database: Database<'a>,
+    pub port: u16,
+    pub http: u16,
+    data: tempfile::TempDir,
+    slot: String,
+    running: Option<Running>,
+    log: Arc<Mutex<String>>,
+}
+
+struct Running {
+    child: Child,
+    adopted: PathBuf,
+}
+
+/// `rektor` with these arguments, to its end.
+pub fn command(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_rektor"));
+    command.args(arguments).stdin(Stdio::null());
+    command
+}
+
+impl<'a> Rektor<'a> {
+    /// `rektor setup` on the database, then `rektor serve`, until it accepts connections.
+    pub fn start(database: &Database<'a>) -> Self {
+        Self::setup(database);
+        Self::serve(database)
+    }
+
+    /// `rektor setup`, which must succeed.
+    pub fn setup(database: &Database<'_>) -> Output {
+        let output = command(&["setup", "--upstream", &database.url()])
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "setup: {output:?}");
+        output
+    }
+
+    /// `rektor serve` with a slot and a data directory of its own, until it accepts connections.
+    pub fn serve(database: &Database<'a>) -> Self {
+        let mut rektor = Self {
+            database: database.clone(),
+            port: free_port(),
+            http: free_port(),
+            data: tempfile::tempdir().unwrap(),
+            slot: format!("rektor_{}", database.name),
+            running: None,
+            log: Arc::default(),
+        };
+        rektor.up();
+        rektor
+    }
+
+    /// The arguments that `serve` runs with.
+    pub fn arguments(&self) -> Vec<String> {
+        let text = |value: &str| value.to_owned();
+        vec![
+            text("serve"),
+            text("--upstream"),
+            self.database.url(),
+            text("--listen"),
+            format!("127.0.0.1:{}", self.port),
+            text("--http"),
+            format!("127.0.0.1:{}", self.http),
+            text("--data-dir"),
+            self.data.path().display().to_string(),
+            text("--slot"),
+            self.slot.clone(),
+        ]
+    }
+
+    /// Starts it again with the same arguments and data, until it accepts connections.
+    pub fn up(&mut self) {
+        assert!(self.running.is_none(), "already running");
+        let mut command = Command::new(env!("CARGO_BIN_EXE_rektor"));
+        command.args(self.arguments()).stdin(Stdio::null());
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let (ready, accepted) = mpsc::channel();
+        let stdout = BufReader::new(child.stdout.take().unwrap());
+        std::thread::spawn(move || {
+            for line in stdout.lines().map_while(Result::ok) {
+                let _ = ready.send(line); // later lines have no listener
+            }
+        });
+        let mut stderr = child.stderr.take().unwrap();
+        let log = Arc::clone(&self.log);
+        std::thread::spawn(move || {
+            let mut chunk = [0; 4096];
+            while let Ok(n @ 1..) = stderr.read(&mut chunk) {
+                log.lock()
+                    .unwrap()
+                    .push_str(&String::from_utf8_lossy(&chunk[..n]));
+            }
+        });
+        let adopted = self.database.cluster.adopt(child.id());
+        self.running = Some(Running { child, adopted });
+        if accepted.recv_timeout(START_LIMIT).is_err() {
+            panic!("no ready line from rektor; it wrote:\n{}", self.log());
+        }
+    }
+
+    /// SIGKILL: no chance to flush or say goodbye.
+    pub fn kill(&mut self) {
+        let mut running = self.running.take().expect("running");
+        running.child.kill().unwrap();
+        running.child.wait().unwrap();
+        running.forget();
+    }
+
+    /// SIGTERM, and its exit status.
+    pub fn stop(&mut self) -> ExitStatus {
+        let mut running = self.running.take().expect("running");
+        signal(running.child.id(), "TERM");
+        let status = wait_for("rektor to stop", STOP_LIMIT, || {
+            running.child.try_wait().unwrap()
+        });
+        running.forget();
+        status
+    }
+
+    /// Its exit status, if it has ended by itself.
+    pub fn exited(&mut self) -> Option<ExitStatus> {
+        self.running.as_mut()?.child.try_wait().unwrap()
+    }
+
+    /// What it has written to standard error, over all its runs.
+    pub fn log(&self) -> String {
+        self.log.lock().unwrap().clone()
+    }
+
+    /// The data directory.
+    pub fn data_dir(&self) -> &Path {
+        self.data.path()
+    }
+
+    /// The replication slot's name.
+    pub fn slot(&self) -> &str {
+        &self.slot
+    }
+
+    /// A connection through Rektor as superuser.
+    pub fn connect(&self) -> Wire {
+        self.connect_as("postgres")
+    }
+
+    /// A connection through Rektor as that role.
+    pub fn connect_as(&self, user: &str) -> Wire {
+        Wire::login(self.port, user, &self.database.name)
+    }
+
+    /// Waits until that index serves.
+    pub fn wait_ready(&self, index: &str) {
+        let mut wire = self.connect();
+        wait_for(&format!("{index} to be ready"), READY_LIMIT, || {
+            let rows = wire.rows(&format!(
+                "select phase, error from rektor.stat_indexes where index_name = '{index}'"
+            ));
+            let [phase, error] = &rows.first()?[..] else {
+                panic!("{rows:?}")
+            };
+            assert_ne!(phase.as_deref(), Some("failed"), "{index}: {error:?}");
+            (phase.as_deref() == Some("ready")).then_some(())
+        });
+    }
+
+    /// Makes a connection's next searches wait for everything that has been committed so far.
+    pub fn catch_up(&self, wire: &mut Wire) {
+        let lsn = self.database.connect().value("select pg_current_wal_lsn()");
+        wire.run(&format!("set rektor.min_lsn = '{lsn}'"));
+    }
+
+    /// Creates the index through Rektor and waits until it serves.
+    pub fn create_index(&self, sql: &str, name: &str) {
+        self.connect().run(sql);
+        self.wait_ready(name);
+    }
+
+    /// The body of a page of its HTTP address, with its status code.
+    pub fn http(&self, path: &str) -> (u16, String) {
+        http(self.http, path)
+    }
+
+    /// A counter or gauge's value: the sum over the lines whose name and labels begin with `prefix`.
+    pub fn metric(&self, prefix: &str) -> f64 {
+        let (_, page) = self.http("/metrics");
+        let lines = page.lines().filter(|line| line.starts_with(prefix));
+        lines
+            .filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok())
+            .sum()
+    }
+}
+
+impl Running {
+    fn forget(&self) {
+        let _ = std::fs::remove_file(&self.adopted); // the guard would kill nobody
+    }
+}
+
+impl Drop for Rektor<'_> {
+    fn drop(&mut self) {
+        if let Some(mut running) = self.running.take() {
+            let _ = running.child.kill(); // it may have ended by itself
+            let _ = running.child.wait();
+            running.forget();
+        }
+        if std::thread::panicking() {
+            let log = self.log();
+            let start = log.len().saturating_sub(8000);
+            eprintln!(
+                "--- rektor's log:\n{}",
+                &log[log.ceil_char_boundary(start)..]
+            );
+        }
+    }
+}
+
+/// Sends a signal to a process of ours.
+pub fn signal(pid: u32, name: &str) {
+    let script = format!("kill -{name} {pid}");
+    let status = Command::new("sh").args(["-c", &script]).status().unwrap();
+    assert!(status.success(), "{script}");
+}
+
+/// One GET over a connection of its own.
+pub fn http(port: u16, path: &str) -> (u16, String) {
+    use std::io::Write;
+    let mut stream = std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
+    write!(
+        stream,
+        "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+    )
+    .unwrap();
+    let mut reply = String::new();
+    stream.read_to_string(&mut reply).unwrap();
+    let (head, body) = reply.split_once("\r\n\r\n").expect("an HTTP reply");
+    let status = head.split(' ').nth(1).and_then(|code| code.parse().ok());
+    (status.expect("a status code"), body.to_owned())
+}

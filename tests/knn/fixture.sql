@@ -1,0 +1,28 @@
+-- {v} is the type of a vector of four dimensions
+create table item (id int primary key, category int not null, price numeric not null, name text not null, embedding {v});
+create table paired (a int, b text, v {v}, primary key (a, b));
+create table by_uuid (id uuid primary key, v {v});
+create table by_text (id text primary key, v {v});
+create table by_bigint (id bigint primary key, v {v});
+create table by_smallint (id smallint primary key, v {v});
+create table by_varchar (id varchar(40) primary key, v {v});
+create table gap (id int primary key, v {v});
+create table tie (id int primary key, v {v});
+create table parted (id int, part int, v {v}, primary key (id, part)) partition by list (part);
+create table parted_0 partition of parted for values in (0);
+create table parted_1 partition of parted for values in (1);
+create table plain (id int primary key, v {v});
+create table "Odd ""name""" ("Key" int primary key, "the vector" {v}, "select" text);
+create table tenant (id int primary key, owner name not null, v {v});
+alter table tenant enable row level security;
+create policy own_rows on tenant using (owner = current_user);
+create view item_view as select * from item;
+create function volatile_true(int) returns boolean language plpgsql volatile as 'begin return true; end';
+create function stable_mod(int, int) returns int language sql immutable as 'select $1 % $2';
+do $$ begin create role reader login; exception when duplicate_object or unique_violation then null; end $$;
+do $$ begin create role keyless login; exception when duplicate_object or unique_violation then null; end $$;
+do $$ begin create role stranger login; exception when duplicate_object or unique_violation then null; end $$;
+do $$ begin create role writer login; exception when duplicate_object or unique_violation then null; end $$;
+grant select on item, tenant, paired to reader;
+grant select (name, embedding) on item to keyless;
+grant select, insert, update, delete on item to writer;

@@ -1,0 +1,14 @@
+//! Rektor against real PostgreSQL servers: one binary, so that each server is started once a process.
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stderr,
+    missing_docs,
+    unreachable_pub
+)]
+
+mod harness;
+mod knn;
+mod layering;
+mod relay;
+mod setup;
+mod tools;
