@@ -238,7 +238,9 @@ impl Settings {
             let reason = format!("{max_connections} is not between 1 and {MAX_MAX_CONNECTIONS}");
             return Err(invalid("max_connections", reason));
         }
-        let log_level = said.log_level.unwrap_or_else(|| "info".to_owned());
+        let log_level = said
+            .log_level
+            .unwrap_or_else(|| "info,tokio_postgres=warn".to_owned());
         log_level
             .parse::<tracing_subscriber::EnvFilter>()
             .map_err(|e| invalid("log_level", format!("\"{log_level}\": {e}")))?;
