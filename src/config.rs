@@ -29,8 +29,9 @@ const MAX_SLOT_NAME: usize = 63;
     name = "rektor",
     version,
     about = "Stands beside a PostgreSQL and makes it a fast vector database",
-    after_help = "Every flag can be set in rektor.toml (data_dir = \"…\") and as a variable (REKTOR_DATA_DIR=…); \
-                  a flag wins over a variable, a variable over the file.\n\
+    max_term_width = 120,
+    after_help = "Every flag is also a key of rektor.toml (data_dir = \"…\") and a variable (REKTOR_DATA_DIR=…);\n\
+                  a flag wins over a variable, a variable over the file, the file over the default.\n\
                   Exit status: 0 fine, 1 failed, 2 wrong usage or configuration."
 )]
 pub struct Cli {
@@ -67,17 +68,23 @@ pub struct DatabaseSettings {
         long,
         value_name = "URL",
         env = "REKTOR_UPSTREAM",
+        hide_env = true,
         hide_env_values = true
     )]
     pub upstream: Option<String>,
     /// File that holds the password for upstream
-    #[arg(long, value_name = "FILE", env = "REKTOR_UPSTREAM_PASSWORD_FILE")]
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "REKTOR_UPSTREAM_PASSWORD_FILE",
+        hide_env = true
+    )]
     pub upstream_password_file: Option<PathBuf>,
     /// Name of the replication slot [default: rektor]
-    #[arg(long, value_name = "NAME", env = "REKTOR_SLOT")]
+    #[arg(long, value_name = "NAME", env = "REKTOR_SLOT", hide_env = true)]
     pub slot: Option<String>,
     /// Configuration file [default: rektor.toml, if there is one]
-    #[arg(long, value_name = "FILE", env = "REKTOR_CONFIG")]
+    #[arg(long, value_name = "FILE", env = "REKTOR_CONFIG", hide_env = true)]
     pub config: Option<PathBuf>,
 }
 
@@ -90,41 +97,58 @@ pub struct Settings {
         long,
         value_name = "URL",
         env = "REKTOR_UPSTREAM",
+        hide_env = true,
         hide_env_values = true
     )]
     pub upstream: Option<String>,
     /// File that holds the password for upstream
-    #[arg(long, value_name = "FILE", env = "REKTOR_UPSTREAM_PASSWORD_FILE")]
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "REKTOR_UPSTREAM_PASSWORD_FILE",
+        hide_env = true
+    )]
     pub upstream_password_file: Option<PathBuf>,
     /// Where clients connect [default: 127.0.0.1:6432]
-    #[arg(long, value_name = "HOST:PORT", env = "REKTOR_LISTEN")]
+    #[arg(long, value_name = "HOST:PORT", env = "REKTOR_LISTEN", hide_env = true)]
     pub listen: Option<String>,
     /// Where /metrics, /livez and /readyz are served [default: 127.0.0.1:6433]
-    #[arg(long, value_name = "HOST:PORT", env = "REKTOR_HTTP")]
+    #[arg(long, value_name = "HOST:PORT", env = "REKTOR_HTTP", hide_env = true)]
     pub http: Option<String>,
     /// Directory for everything kept on disk [default: rektor-data]
-    #[arg(long, value_name = "DIR", env = "REKTOR_DATA_DIR")]
+    #[arg(long, value_name = "DIR", env = "REKTOR_DATA_DIR", hide_env = true)]
     pub data_dir: Option<PathBuf>,
     /// Directory of initdb and postgres, for the private PostgreSQL [default: searched for]
-    #[arg(long, value_name = "DIR", env = "REKTOR_PG_BIN")]
+    #[arg(long, value_name = "DIR", env = "REKTOR_PG_BIN", hide_env = true)]
     pub pg_bin: Option<PathBuf>,
     /// Name of the replication slot [default: rektor]
-    #[arg(long, value_name = "NAME", env = "REKTOR_SLOT")]
+    #[arg(long, value_name = "NAME", env = "REKTOR_SLOT", hide_env = true)]
     pub slot: Option<String>,
     /// Most client connections at a time [default: 100]
-    #[arg(long, value_name = "N", env = "REKTOR_MAX_CONNECTIONS")]
+    #[arg(
+        long,
+        value_name = "N",
+        env = "REKTOR_MAX_CONNECTIONS",
+        hide_env = true
+    )]
     pub max_connections: Option<usize>,
-    /// Let clients from other machines in when upstream asks them for no password
-    #[arg(long, env = "REKTOR_ALLOW_TRUST", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL")]
+    /// Let clients from other machines in when upstream asks them for no password [default: false]
+    #[arg(long, env = "REKTOR_ALLOW_TRUST", hide_env = true, hide_possible_values = true, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL")]
     pub allow_trust: Option<bool>,
     /// Log level: error, warn, info, debug, trace, or per module as in info,rektor::session=debug [default: info]
-    #[arg(long, value_name = "LEVEL", env = "REKTOR_LOG_LEVEL")]
+    #[arg(long, value_name = "LEVEL", env = "REKTOR_LOG_LEVEL", hide_env = true)]
     pub log_level: Option<String>,
-    /// Form of the log lines on standard error [default: text]
-    #[arg(long, value_name = "FORM", env = "REKTOR_LOG_FORMAT")]
+    /// Form of the log lines on standard error: text or json [default: text]
+    #[arg(
+        long,
+        value_name = "FORM",
+        env = "REKTOR_LOG_FORMAT",
+        hide_env = true,
+        hide_possible_values = true
+    )]
     pub log_format: Option<LogFormat>,
     /// Configuration file [default: rektor.toml, if there is one]
-    #[arg(long, value_name = "FILE", env = "REKTOR_CONFIG")]
+    #[arg(long, value_name = "FILE", env = "REKTOR_CONFIG", hide_env = true)]
     #[serde(skip)]
     pub config: Option<PathBuf>,
 }
@@ -238,7 +262,9 @@ impl Settings {
             let reason = format!("{max_connections} is not between 1 and {MAX_MAX_CONNECTIONS}");
             return Err(invalid("max_connections", reason));
         }
-        let log_level = said.log_level.unwrap_or_else(|| "info".to_owned());
+        let log_level = said
+            .log_level
+            .unwrap_or_else(|| "info,tokio_postgres=warn".to_owned());
         log_level
             .parse::<tracing_subscriber::EnvFilter>()
             .map_err(|e| invalid("log_level", format!("\"{log_level}\": {e}")))?;
