@@ -23,7 +23,7 @@ pub fn script() -> String {
         "-- Installs schema rektor and publication rektor. Can be run again. For psql, connected to the database.\n\
          begin;\n\
          set local client_min_messages = warning;\n\
-         select pg_advisory_xact_lock(hashtextextended('rektor.setup', 0));\n\n\
+         do $$ begin perform pg_advisory_xact_lock(hashtextextended('rektor.setup', 0)); end $$;\n\n\
          {}\n\
          commit;\n",
         PARTS.join("\n")

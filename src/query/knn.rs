@@ -1,5 +1,7 @@
 //! A SELECT's parse tree → a k-NN query, or the reason why it is not claimed.
 
+use std::ops::Range;
+
 use pg_query::protobuf::a_const::Val;
 use pg_query::protobuf::node::Node as Tree;
 use pg_query::protobuf::{
@@ -80,11 +82,12 @@ pub struct KnnQuery {
     pub(super) splices: Splices,
 }
 
-/// Recognises a k-NN query in a SELECT whose tokens are `tokens`.
+/// Recognises a k-NN query in a SELECT whose bytes are `range` and whose tokens are `tokens`.
 pub(super) fn recognise(
     select: &SelectStmt,
     survey: Survey,
     sql: &str,
+    range: Range<usize>,
     tokens: &[Token],
 ) -> Result<KnnQuery, RelayReason> {
     let table = only_table(select)?;
@@ -106,6 +109,7 @@ pub(super) fn recognise(
     let targets = select.target_list.len();
     let splices = Splices::find(
         sql,
+        range,
         tokens,
         &sort_key,
         targets,

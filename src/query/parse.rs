@@ -1,22 +1,29 @@
 //! SQL text → PostgreSQL's own parse tree and tokens, through libpg_query. Refuses what could not be analysed safely.
 
 use std::ops::Range;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, PoisonError};
 
-use pg_query::protobuf::{self, Node, Token as Kind};
+use pg_query::protobuf::{self, Node, RawStmt, Token as Kind};
 
 /// The longest text that is parsed: three times the text of a vector of 16,000 dimensions (Django repeats the vector in
-/// the select list, WHERE and ORDER BY), with room to spare. What is longer is relayed.
-pub(super) const MAX_TEXT: usize = 2 * 1024 * 1024;
+/// the select list, WHERE and ORDER BY). What is longer is relayed.
+const MAX_TEXT: usize = 1024 * 1024;
+
+/// Most tokens of a text: three arrays of 16,000 numbers and their commas, which take a fifth of a second to analyse.
+const MAX_TOKENS: usize = 100_000;
+
+/// Most steps that runs of operator characters may take: PostgreSQL's scanner reads `/*/*/*…` and `++++…` again from every
+/// character on. Some 20 milliseconds; a thousand comment bars of a hundred characters are a tenth of it.
+const MAX_OPERATOR_STEPS: usize = 20_000_000;
 
 /// Why a text was not analysed. It is relayed, and nothing is known of what it does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ParseError {
-    /// PostgreSQL's grammar refuses it (upstream says so itself), or it is nested more deeply than Rektor follows.
+    /// PostgreSQL's grammar refuses it (upstream says so itself), or it is nested more than some fifty levels deep.
     #[error("syntax error")]
     Refused,
-    /// It is longer than [`MAX_TEXT`].
-    #[error("statement of more than {MAX_TEXT} bytes")]
+    /// It would take too long to analyse.
+    #[error("statement too long")]
     TooLong,
 }
 
@@ -24,20 +31,80 @@ pub enum ParseError {
 /// so at once would leave it redirected for good. So one text is parsed at a time; that takes microseconds.
 static PARSER: Mutex<()> = Mutex::new(());
 
-fn parser() -> MutexGuard<'static, ()> {
-    PARSER.lock().unwrap_or_else(PoisonError::into_inner) // it guards no data
+/// A parsed text.
+pub(super) struct Parsed {
+    pub(super) statements: Vec<RawStmt>,
+    tokens: Vec<Token>,
 }
 
-/// Parses a query string.
-pub(super) fn parse(sql: &str) -> Result<protobuf::ParseResult, ParseError> {
-    if sql.len() > MAX_TEXT {
-        return Err(ParseError::TooLong);
+impl Parsed {
+    /// Parses a query string.
+    pub(super) fn new(sql: &str) -> Result<Self, ParseError> {
+        if sql.len() > MAX_TEXT || operator_steps(sql.as_bytes()) > MAX_OPERATOR_STEPS {
+            return Err(ParseError::TooLong);
+        }
+        let _guard = PARSER.lock().unwrap_or_else(PoisonError::into_inner); // it guards no data
+        let tokens = tokens(sql)?;
+        if tokens.len() > MAX_TOKENS {
+            return Err(ParseError::TooLong);
+        }
+        // libpg_query bounds its own recursion by the thread's stack, and prost decodes at most 100 messages deep.
+        let tree = pg_query::parse(sql, 0).map_err(|_| ParseError::Refused)?;
+        Ok(Self {
+            statements: tree.protobuf.stmts,
+            tokens,
+        })
     }
-    let _guard = parser();
-    // libpg_query bounds its own recursion by the thread's stack, and prost decodes at most 100 messages deep.
-    pg_query::parse(sql, 0)
-        .map(|result| result.protobuf)
-        .map_err(|_| ParseError::Refused)
+
+    /// The tokens of a part of the text.
+    pub(super) fn tokens(&self, range: &Range<usize>) -> &[Token] {
+        let start = self
+            .tokens
+            .partition_point(|token| token.start < range.start);
+        let end = self.tokens.partition_point(|token| token.end <= range.end);
+        self.tokens.get(start..end).unwrap_or_default()
+    }
+
+    /// Where the last token that starts before `at` ends: a semicolon's end, or 0.
+    pub(super) fn end_of_token_before(&self, at: usize) -> usize {
+        let index = self.tokens.partition_point(|token| token.start < at);
+        index
+            .checked_sub(1)
+            .and_then(|before| self.tokens.get(before))
+            .map_or(0, |token| token.end)
+    }
+}
+
+/// The sum of the squares of the lengths of runs of operator characters.
+fn operator_steps(sql: &[u8]) -> usize {
+    let (mut steps, mut run) = (0_usize, 0_usize);
+    for byte in sql {
+        if matches!(
+            byte,
+            b'~' | b'!'
+                | b'@'
+                | b'#'
+                | b'^'
+                | b'&'
+                | b'|'
+                | b'`'
+                | b'?'
+                | b'+'
+                | b'-'
+                | b'*'
+                | b'/'
+                | b'%'
+                | b'<'
+                | b'>'
+                | b'='
+        ) {
+            run += 1;
+        } else if run > 0 {
+            steps = steps.saturating_add(run.saturating_mul(run));
+            run = 0;
+        }
+    }
+    steps.saturating_add(run.saturating_mul(run))
 }
 
 /// A token of a statement; comments are none.
@@ -70,28 +137,22 @@ impl Token {
     }
 }
 
-/// The tokens of a part of a text.
-pub(super) fn tokens(sql: &str, range: Range<usize>) -> Result<Vec<Token>, ParseError> {
-    let text = sql.get(range.clone()).ok_or(ParseError::Refused)?;
-    let scanned = {
-        let _guard = parser();
-        pg_query::scan_tokens(text).map_err(|_| ParseError::Refused)?
-    };
+fn tokens(sql: &str) -> Result<Vec<Token>, ParseError> {
     let comments = [Kind::SqlComment as i32, Kind::CComment as i32];
+    let scanned = pg_query::scan_tokens(sql).map_err(|_| ParseError::Refused)?;
     scanned
         .into_iter()
         .filter(|token| !comments.contains(&token.token))
-        .map(|token| {
-            let place = |at: i32| usize::try_from(at).map(|at| at + range.start);
-            match (place(token.start), place(token.end)) {
-                (Ok(start), Ok(end)) if start < end && end <= range.end => Ok(Token {
+        .map(
+            |token| match (usize::try_from(token.start), usize::try_from(token.end)) {
+                (Ok(start), Ok(end)) if start < end && end <= sql.len() => Ok(Token {
                     start,
                     end,
                     kind: token.token,
                 }),
                 (Ok(_) | Err(_), Ok(_) | Err(_)) => Err(ParseError::Refused),
-            }
-        })
+            },
+        )
         .collect()
 }
 

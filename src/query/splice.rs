@@ -24,7 +24,7 @@ pub(super) enum SortKey {
 /// Where to cut, in bytes of the whole text. The order is that of the fields.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Splices {
-    /// The whole statement, without leading and trailing comments.
+    /// The whole statement, with its comments: some carry hints.
     pub(super) statement: Range<usize>,
     /// The condition after WHERE, if there is one.
     pub(super) condition: Option<Range<usize>>,
@@ -41,6 +41,7 @@ impl Splices {
     /// `targets` and `condition` say what the parse tree has, as a cross-check.
     pub(super) fn find(
         sql: &str,
+        statement: Range<usize>,
         tokens: &[Token],
         key: &SortKey,
         targets: usize,
@@ -69,7 +70,7 @@ impl Splices {
             }
         };
         Ok(Self {
-            statement: span(0..tokens.len())?,
+            statement,
             condition: where_body,
             before_order: span(0..clauses.order)?.end,
             key: key_span,

@@ -8,7 +8,7 @@ use pg_query::protobuf::{
 };
 
 use super::effect::{self, Effect};
-use super::parse::{self, ParseError};
+use super::parse::{self, ParseError, Parsed, Token};
 use super::survey::Survey;
 use super::{Ddl, KnnQuery, RelayReason, ddl, interest, knn};
 
@@ -56,43 +56,109 @@ pub enum StatementKind {
 /// # Errors
 /// When the text cannot be analysed: it is to be relayed, with [`Effect::UNKNOWN`].
 pub fn analyze(sql: &str) -> Result<Vec<Statement>, ParseError> {
-    parse::parse(sql)?
-        .stmts
+    let parsed = Parsed::new(sql)?;
+    let text = Text {
+        sql,
+        parsed: &parsed,
+    };
+    parsed
+        .statements
         .iter()
-        .map(|statement| raw_statement(sql, statement))
+        .map(|statement| text.raw_statement(statement))
         .collect()
 }
 
-fn raw_statement(sql: &str, raw: &RawStmt) -> Result<Statement, ParseError> {
-    let start = usize::try_from(raw.stmt_location).unwrap_or(0);
-    let length = usize::try_from(raw.stmt_len).unwrap_or(0);
-    let end = if length == 0 {
-        sql.len()
-    } else {
-        start + length
-    }; // 0 is the rest
-    let text = sql.get(start..end).ok_or(ParseError::Refused)?;
-    let start = start + (text.len() - text.trim_ascii_start().len());
-    let range = start..(start + text.trim_ascii().len());
-    let tree = raw.stmt.as_ref().and_then(|node| node.node.as_ref());
-    statement(sql, range, tree.ok_or(ParseError::Refused)?)
+/// A text and its parse.
+struct Text<'a> {
+    sql: &'a str,
+    parsed: &'a Parsed,
 }
 
-#[expect(
-    clippy::wildcard_enum_match_arm,
-    reason = "the kinds of statements that mean something to Rektor, among 120"
-)]
-fn statement(sql: &str, range: Range<usize>, tree: &Tree) -> Result<Statement, ParseError> {
-    match tree {
-        Tree::SelectStmt(select) => select_statement(sql, range, select),
-        Tree::ExplainStmt(explain) => explain_statement(sql, range, explain),
-        Tree::DeclareCursorStmt(declare) => Ok(holding(range, surveyed(declare.query.as_deref()))),
-        Tree::CopyStmt(copy) => Ok(holding(range, copy_effect(copy))),
-        _ => Ok(Statement {
+impl Text<'_> {
+    fn raw_statement(&self, raw: &RawStmt) -> Result<Statement, ParseError> {
+        let first = usize::try_from(raw.stmt_location).unwrap_or(0);
+        let length = usize::try_from(raw.stmt_len).unwrap_or(0);
+        let end = if length == 0 {
+            self.sql.len() // 0 is the rest
+        } else {
+            first + length
+        };
+        // Comments before the first token are not in the tree's range, but they are the statement's: some carry hints.
+        let start = self.parsed.end_of_token_before(first);
+        let text = self.sql.get(start..end).ok_or(ParseError::Refused)?;
+        let start = end - text.trim_ascii_start().len();
+        let range = start..(start + text.trim_ascii().len());
+        let tree = raw.stmt.as_ref().and_then(|node| node.node.as_ref());
+        self.statement(range, tree.ok_or(ParseError::Refused)?)
+    }
+
+    #[expect(
+        clippy::wildcard_enum_match_arm,
+        reason = "the kinds of statements that mean something to Rektor, among 120"
+    )]
+    fn statement(&self, range: Range<usize>, tree: &Tree) -> Result<Statement, ParseError> {
+        match tree {
+            Tree::SelectStmt(select) => Ok(self.select(range, select)),
+            Tree::ExplainStmt(explain) => self.explain(range, explain),
+            Tree::DeclareCursorStmt(declare) => {
+                Ok(holding(range, surveyed(declare.query.as_deref())))
+            }
+            Tree::CopyStmt(copy) => Ok(holding(range, copy_effect(copy))),
+            _ => Ok(Statement {
+                range,
+                kind: ddl::recognise(tree).map_or(StatementKind::Other, StatementKind::Ddl),
+                effect: effect::of(tree),
+            }),
+        }
+    }
+
+    fn select(&self, range: Range<usize>, select: &SelectStmt) -> Statement {
+        let survey = Survey::of(select);
+        let effect = Effect::of_survey(&survey);
+        let bytes = self.sql.as_bytes().get(range.clone()).unwrap_or_default();
+        let kind = if interest(bytes).distance {
+            let tokens = self.parsed.tokens(&range);
+            match knn::recognise(select, survey, self.sql, range.clone(), tokens) {
+                Ok(query) => StatementKind::Knn(Box::new(query)),
+                Err(reason) => StatementKind::NotClaimed(reason),
+            }
+        } else {
+            StatementKind::Other
+        };
+        Statement {
             range,
-            kind: ddl::recognise(tree).map_or(StatementKind::Other, StatementKind::Ddl),
-            effect: effect::of(tree),
-        }),
+            kind,
+            effect,
+        }
+    }
+
+    fn explain(&self, range: Range<usize>, explain: &ExplainStmt) -> Result<Statement, ParseError> {
+        let query = explain.query.as_ref().and_then(|node| node.node.as_ref());
+        let query = query.ok_or(ParseError::Refused)?;
+        let analyze = flag(&explain.options, "analyze");
+        let start = explained_start(self.parsed.tokens(&range)).ok_or(ParseError::Refused)?;
+        let inner = self.statement(start..range.end, query)?;
+        let effect = if analyze {
+            inner.effect
+        } else {
+            Effect::default()
+        };
+        let kind = match &inner.kind {
+            StatementKind::Knn(_) | StatementKind::NotClaimed(_) => StatementKind::Explain {
+                analyze,
+                verbose: flag(&explain.options, "verbose"),
+                text: format_is_text(&explain.options),
+                inner: Box::new(inner),
+            },
+            StatementKind::Explain { .. } | StatementKind::Ddl(_) | StatementKind::Other => {
+                StatementKind::Other
+            }
+        };
+        Ok(Statement {
+            range,
+            kind,
+            effect,
+        })
     }
 }
 
@@ -124,69 +190,10 @@ fn copy_effect(copy: &CopyStmt) -> Effect {
     effect
 }
 
-fn select_statement(
-    sql: &str,
-    range: Range<usize>,
-    select: &SelectStmt,
-) -> Result<Statement, ParseError> {
-    let survey = Survey::of(select);
-    let effect = Effect::of_survey(&survey);
-    let bytes = sql.as_bytes().get(range.clone()).unwrap_or_default();
-    let kind = if interest(bytes).distance {
-        let tokens = parse::tokens(sql, range.clone())?;
-        match knn::recognise(select, survey, sql, &tokens) {
-            Ok(query) => StatementKind::Knn(Box::new(query)),
-            Err(reason) => StatementKind::NotClaimed(reason),
-        }
-    } else {
-        StatementKind::Other
-    };
-    Ok(Statement {
-        range,
-        kind,
-        effect,
-    })
-}
-
-fn explain_statement(
-    sql: &str,
-    range: Range<usize>,
-    explain: &ExplainStmt,
-) -> Result<Statement, ParseError> {
-    let query = explain.query.as_ref().and_then(|node| node.node.as_ref());
-    let query = query.ok_or(ParseError::Refused)?;
-    let analyze = flag(&explain.options, "analyze");
-    let start = explained_start(sql, range.clone())?;
-    let inner = statement(sql, start..range.end, query)?;
-    let effect = if analyze {
-        inner.effect
-    } else {
-        Effect::default()
-    };
-    let kind = match &inner.kind {
-        StatementKind::Knn(_) | StatementKind::NotClaimed(_) => StatementKind::Explain {
-            analyze,
-            verbose: flag(&explain.options, "verbose"),
-            text: format_is_text(&explain.options),
-            inner: Box::new(inner),
-        },
-        StatementKind::Explain { .. } | StatementKind::Ddl(_) | StatementKind::Other => {
-            StatementKind::Other
-        }
-    };
-    Ok(Statement {
-        range,
-        kind,
-        effect,
-    })
-}
-
 /// Where the explained statement starts: after EXPLAIN and its options.
-fn explained_start(sql: &str, range: Range<usize>) -> Result<usize, ParseError> {
-    let tokens = parse::tokens(sql, range)?;
+fn explained_start(tokens: &[Token]) -> Option<usize> {
     let mut rest = tokens.iter().peekable();
-    rest.next_if(|token| token.is(Kind::Explain))
-        .ok_or(ParseError::Refused)?;
+    rest.next_if(|token| token.is(Kind::Explain))?;
     let query = [
         Kind::Select,
         Kind::With,
@@ -216,9 +223,7 @@ fn explained_start(sql: &str, range: Range<usize>) -> Result<usize, ParseError> 
             .is_some()
         {}
     }
-    rest.next()
-        .map(|token| token.start)
-        .ok_or(ParseError::Refused)
+    rest.next().map(|token| token.start)
 }
 
 fn options<'a>(options: &'a [Node], name: &str) -> Option<&'a DefElem> {
@@ -250,5 +255,76 @@ fn format_is_text(list: &[Node]) -> bool {
             parse::string(value).is_some_and(|format| format.eq_ignore_ascii_case("text"))
         }
         None => true,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn on_a_thread<T: Send + 'static>(
+        stack: usize,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> T {
+        std::thread::Builder::new()
+            .stack_size(stack)
+            .spawn(work)
+            .unwrap()
+            .join()
+            .unwrap()
+    }
+
+    /// Whatever is nested how deeply: an answer, and no stack overflow, also on the stack of a worker thread that is half used.
+    #[test]
+    fn deep_nesting_is_survived() {
+        let deep = |depth: usize| {
+            let wrap = |open: &str, inner: &str, close: &str| {
+                format!(
+                    "SELECT {}{inner}{}",
+                    open.repeat(depth),
+                    close.repeat(depth)
+                )
+            };
+            [
+                wrap("(", "1", ")"),
+                wrap("(", "a <-> '[1]'", ")"),
+                wrap("NOT ", "true", ""),
+                wrap("- ", "1", ""),
+                wrap("1 + ", "1", ""),
+                wrap("", "1", " + 1"),
+                wrap("", "a", " AND b"),
+                wrap("", "a", " OR b AND c"),
+                wrap("", "a", "::int"),
+                wrap("", "a", "[1]"),
+                wrap("ARRAY[", "1", "]"),
+                wrap("(SELECT ", "1", ")"),
+                wrap("CASE WHEN ", "a", " THEN 1 END"),
+                wrap("lower(", "a", ")"),
+                wrap("1 UNION SELECT ", "1", ""),
+                wrap("* FROM (SELECT ", "1", ") t"),
+                wrap("* FROM a JOIN ", "b", " ON true"),
+                wrap("/*", "", "*/"),
+                wrap("", "1", ", 1"),
+                wrap("", "1", "; SELECT 1"),
+                "(".repeat(depth),
+                "EXPLAIN ".repeat(depth),
+                format!("SELECT {}", "a.".repeat(depth)),
+                format!("{} SELECT 1 {}", "(".repeat(depth), ")".repeat(depth)),
+                format!(
+                    "SELECT * FROM t WHERE {}",
+                    "x = (SELECT y FROM t WHERE ".repeat(depth)
+                ),
+            ]
+        };
+        for stack in [700 << 10, 2 << 20] {
+            for depth in [10, 60, 1_000, 9_000, 20_000] {
+                for sql in deep(depth) {
+                    on_a_thread(stack, move || {
+                        let _ = interest(sql.as_bytes());
+                        drop(analyze(&sql));
+                    });
+                }
+            }
+        }
     }
 }

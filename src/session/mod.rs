@@ -3,13 +3,24 @@
 
 mod cancel;
 mod counters;
+mod ddl;
+mod dispatch;
+mod exchange;
+mod explain;
+mod facts;
 mod frame;
+mod knn;
 mod link;
+mod lookup;
 mod messages;
 mod pending;
 mod prepared;
 mod relay;
+mod request;
+mod rewrite;
+mod simple;
 mod startup;
+mod stat;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -62,6 +73,7 @@ pub enum UpstreamAddress {
 struct Shared {
     context: Context,
     cancels: Cancels,
+    analyses: prepared::Analyses,
 }
 
 /// Why a session ended before its client said goodbye.
@@ -71,8 +83,8 @@ enum SessionError {
     Io(#[from] std::io::Error),
     #[error("protocol: {0}")]
     Frame(#[from] FrameError),
-    #[error("protocol: {0}")]
-    Unexpected(#[from] pending::Unexpected),
+    #[error("upstream closed the connection")]
+    UpstreamClosed,
 }
 
 /// Connections beyond the limit that may still cancel, or are being told so.
@@ -97,6 +109,7 @@ pub async fn serve(
     let shared = Arc::new(Shared {
         context,
         cancels: Cancels::default(),
+        analyses: prepared::Analyses::default(),
     });
     let mut sessions = JoinSet::new();
     let stop = shutdown.clone();

@@ -4,9 +4,8 @@
 use std::collections::VecDeque;
 
 use bytes::Bytes;
-use std::sync::Arc;
 
-use super::prepared::Prepared;
+use super::prepared::Meaning;
 
 /// Who sent a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,18 +31,27 @@ pub(super) enum Kind {
     DescribePortal,
     /// → rows or COPY, then `C`, `I` or `s`
     Execute {
-        /// The command tag that the client expects instead of upstream's.
-        tag: Option<&'static str>,
+        /// What is changed about its end.
+        completion: Completion,
     },
     /// → `Z`
     Sync,
     /// → anything, then `Z`
     Query {
-        /// For each statement, the command tag that the client expects instead of upstream's.
-        tags: VecDeque<Option<&'static str>>,
+        /// What is changed about the end of each statement.
+        completions: VecDeque<Completion>,
     },
     /// → `V`, `Z`
     FunctionCall,
+}
+
+/// What the client is told at the end of a statement beside what upstream tells.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Completion {
+    /// The command tag that the client expects instead of upstream's.
+    pub(super) tag: Option<&'static str>,
+    /// Frames before it.
+    pub(super) rows: Option<Bytes>,
 }
 
 /// What a client's Parse does to the statements that Rektor knows.
@@ -55,7 +63,7 @@ pub(super) enum Installs {
     /// The statement of that name is known from now on; it is not if Parse fails.
     Provisional(Bytes),
     /// A statement of that name may exist: this one takes its place only if Parse succeeds.
-    OnSuccess(Bytes, Option<Arc<Prepared>>),
+    OnSuccess(Bytes, Meaning),
 }
 
 /// A message whose reply is owed.
@@ -120,11 +128,23 @@ impl Pending {
         self.skipping
     }
 
-    /// Only replies to Parse are owed: nothing that can change a setting, a row or the transaction.
-    pub(super) fn only_parses(&self) -> bool {
-        self.queue
-            .iter()
-            .all(|expected| matches!(expected.kind, Kind::Parse(_)))
+    /// Nothing is owed that can change a setting, a row or the transaction.
+    pub(super) fn is_harmless(&self) -> bool {
+        self.queue.iter().all(|expected| match expected.kind {
+            Kind::Parse(_) | Kind::DescribeStatement => true,
+            Kind::Close => expected.owner == Owner::Rektor,
+            Kind::Bind
+            | Kind::DescribePortal
+            | Kind::Execute { .. }
+            | Kind::Sync
+            | Kind::Query { .. }
+            | Kind::FunctionCall => false,
+        })
+    }
+
+    /// An error was reported in upstream's place: what follows is skipped, as upstream does.
+    pub(super) fn skip_to_sync(&mut self) {
+        self.skipping = true;
     }
 
     /// Whether upstream needs a Flush before it sends all that is owed.
@@ -236,10 +256,12 @@ mod tests {
                     'C' => Kind::Close,
                     's' => Kind::DescribeStatement,
                     'p' => Kind::DescribePortal,
-                    'E' => Kind::Execute { tag: None },
+                    'E' => Kind::Execute {
+                        completion: Completion::default(),
+                    },
                     'S' => Kind::Sync,
                     'Q' => Kind::Query {
-                        tags: VecDeque::new(),
+                        completions: VecDeque::new(),
                     },
                     'F' => Kind::FunctionCall,
                     'c' => {

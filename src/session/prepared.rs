@@ -1,5 +1,211 @@
-//! The client's prepared statements, as far as they matter.
+//! The client's prepared statements and portals, as far as they matter: what is not noted here is relayed, and may have done
+//! anything. Bounded; forgetting is always safe.
 
-/// A prepared statement.
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytes::Bytes;
+
+use crate::query::{self, Effect, Interest, Statement};
+
+/// Statements noted for one session: more are relayed.
+const MAX_STATEMENTS: usize = 10_000;
+/// Texts whose analysis is kept, for all sessions.
+const MAX_ANALYSES: usize = 2_000;
+/// A longer text is analysed each time: it carries its data with it and will not come again.
+const MAX_CACHED_TEXT: usize = 16 * 1024;
+
+/// What a text means.
 #[derive(Debug)]
-pub(super) struct Prepared {}
+pub(super) struct Analysis {
+    /// The text.
+    pub(super) sql: String,
+    /// What it mentions.
+    pub(super) interest: Interest,
+    /// Its statements; `None` when PostgreSQL's grammar refuses it.
+    pub(super) statements: Option<Vec<Statement>>,
+}
+
+impl Analysis {
+    /// The one statement, when there is one.
+    pub(super) fn single(&self) -> Option<&Statement> {
+        match self.statements.as_deref() {
+            Some([statement]) => Some(statement),
+            Some(_) | None => None,
+        }
+    }
+
+    /// What the text may change, as one.
+    pub(super) fn effect(&self) -> Effect {
+        let Some(statements) = &self.statements else {
+            return Effect::UNKNOWN;
+        };
+        statements
+            .iter()
+            .fold(Effect::default(), |all, statement| Effect {
+                settings: all.settings || statement.effect.settings,
+                writes: all.writes || statement.effect.writes,
+                prepared: all.prepared || statement.effect.prepared,
+                discards_prepared: all.discards_prepared || statement.effect.discards_prepared,
+                transaction: all.transaction.or(statement.effect.transaction),
+            })
+    }
+}
+
+/// Analyses by text, shared by all sessions.
+#[derive(Debug, Default)]
+pub(super) struct Analyses(Mutex<HashMap<String, Arc<Analysis>>>);
+
+impl Analyses {
+    /// What a text means; `Err` with its effect when it need not be looked into.
+    pub(super) fn of(&self, sql: &[u8]) -> Result<Arc<Analysis>, Effect> {
+        let interest = query::interest(sql);
+        if !interest.parse() {
+            return Err(Effect {
+                writes: interest.writes,
+                ..Effect::default()
+            });
+        }
+        let Ok(sql) = std::str::from_utf8(sql) else {
+            return Err(Effect::UNKNOWN);
+        };
+        let cached = sql.len() <= MAX_CACHED_TEXT;
+        if cached && let Some(known) = self.lock().get(sql) {
+            return Ok(Arc::clone(known));
+        }
+        let analysis = Arc::new(Analysis {
+            sql: sql.to_owned(),
+            interest,
+            statements: query::analyze(sql).ok(), // upstream says what is wrong with it
+        });
+        if cached {
+            let mut known = self.lock();
+            if known.len() >= MAX_ANALYSES {
+                known.clear();
+            }
+            known.insert(sql.to_owned(), Arc::clone(&analysis));
+        }
+        Ok(analysis)
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<String, Arc<Analysis>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner) // a map has no half-done state
+    }
+}
+
+/// A prepared statement of the client's that was looked into.
+#[derive(Debug)]
+pub(super) struct Prepared {
+    /// What it means.
+    pub(super) analysis: Arc<Analysis>,
+    /// The parameter types that its Parse declared; 0 is undeclared.
+    pub(super) types: Vec<u32>,
+    /// The command tag that the client expects instead of upstream's.
+    pub(super) tag: Option<&'static str>,
+    /// When it was parsed, in the session's own count.
+    pub(super) serial: u64,
+}
+
+/// What a prepared statement is to Rektor.
+#[derive(Clone, Debug)]
+pub(super) enum Meaning {
+    /// Nothing but its effect.
+    Plain(Effect),
+    /// It was looked into.
+    Analysed(Arc<Prepared>),
+}
+
+impl Meaning {
+    /// What running it may change.
+    pub(super) fn effect(&self) -> Effect {
+        match self {
+            Self::Plain(effect) => *effect,
+            Self::Analysed(prepared) => prepared.analysis.effect(),
+        }
+    }
+
+    /// The command tag that the client expects instead of upstream's.
+    pub(super) fn tag(&self) -> Option<&'static str> {
+        match self {
+            Self::Plain(_) => None,
+            Self::Analysed(prepared) => prepared.tag,
+        }
+    }
+}
+
+/// A portal that matters.
+#[derive(Debug)]
+pub(super) enum Portal {
+    /// Upstream runs this statement.
+    Relayed(Meaning),
+    /// Upstream has run it; these rows, as frames, are still to be fetched.
+    Held(VecDeque<Bytes>),
+}
+
+/// The session's statements and portals.
+#[derive(Debug, Default)]
+pub(super) struct Book {
+    statements: HashMap<Bytes, Meaning>,
+    portals: HashMap<Bytes, Portal>,
+}
+
+impl Book {
+    /// The statement of that name.
+    pub(super) fn statement(&self, name: &[u8]) -> Option<&Meaning> {
+        self.statements.get(name)
+    }
+
+    /// Notes what a Parse made, or that the name now means something that does not matter.
+    pub(super) fn set_statement(&mut self, name: Bytes, meaning: Option<Meaning>) {
+        match meaning {
+            Some(meaning)
+                if self.statements.len() < MAX_STATEMENTS
+                    || self.statements.contains_key(&name) =>
+            {
+                self.statements.insert(name, meaning);
+            }
+            Some(_) | None => {
+                self.statements.remove(&name);
+            }
+        }
+    }
+
+    /// Forgets a statement.
+    pub(super) fn remove_statement(&mut self, name: &[u8]) {
+        self.statements.remove(name);
+    }
+
+    /// Forgets every statement.
+    pub(super) fn clear_statements(&mut self) {
+        self.statements.clear();
+    }
+
+    /// The portal of that name.
+    pub(super) fn portal(&mut self, name: &[u8]) -> Option<&mut Portal> {
+        self.portals.get_mut(name)
+    }
+
+    /// Notes what a Bind made.
+    pub(super) fn set_portal(&mut self, name: &[u8], portal: Option<Portal>) {
+        match portal {
+            Some(portal) if self.portals.len() < MAX_STATEMENTS => {
+                self.portals.insert(Bytes::copy_from_slice(name), portal);
+            }
+            Some(_) | None => self.remove_portal(name),
+        }
+    }
+
+    /// Forgets a portal.
+    pub(super) fn remove_portal(&mut self, name: &[u8]) {
+        if !self.portals.is_empty() {
+            self.portals.remove(name);
+        }
+    }
+
+    /// The transaction has ended, and every portal with it.
+    pub(super) fn clear_portals(&mut self) {
+        if !self.portals.is_empty() {
+            self.portals.clear();
+        }
+    }
+}

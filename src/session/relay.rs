@@ -1,7 +1,7 @@
 //! The session loop: frames of both directions, relayed as they are unless a statement is Rektor's to answer.
 //! Follows who is owed which reply; bounded by [`HIGH_WATER`] in each direction.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::future::poll_fn;
 use std::sync::Arc;
 use std::task::Poll;
@@ -9,15 +9,24 @@ use std::task::Poll;
 use bytes::{Buf, Bytes, BytesMut};
 use tokio::sync::watch;
 
+use super::cancel::Registration;
+use super::dispatch::Held;
+use super::facts::Facts;
 use super::frame::{self, Frame, HEADER, Header, MAX_FRAME};
 use super::link::{HIGH_WATER, Link};
 use super::messages::{self, Report};
-use super::pending::{Kind, Owner, Pending};
+use super::pending::{Completion, Expected, Installs, Kind, Owner, Pending};
+use super::prepared::Book;
+use super::rewrite::{Own, Rewrites};
 use super::startup::{Login, Scope};
 use super::{SessionError, Shared};
+use crate::query::{Effect, RelayReason};
 
 /// A frame beyond this is relayed in pieces as it arrives, and not looked into.
 const MAX_INSPECTED: usize = 1024 * 1024;
+
+/// Bytes of the client's that wait while a statement is being answered: a whole frame that is looked into, and more.
+const MAX_INBOX: usize = MAX_INSPECTED + HIGH_WATER;
 
 /// The state of the transaction, as the last ReadyForQuery told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,7 +61,22 @@ pub(super) struct Session {
     passing_up: usize,
     /// Bytes of a frame from upstream that are still to be relayed, or dropped.
     passing_down: Passing,
-    _registration: Option<super::cancel::Registration>,
+    pub(super) registration: Option<Registration>,
+    pub(super) book: Book,
+    pub(super) facts: Facts,
+    pub(super) rewrites: Rewrites,
+    /// The look-up, once upstream has parsed it.
+    pub(super) lookup: Option<Own>,
+    /// What sets `rektor.stat_*`, once upstream has parsed it.
+    pub(super) stat: Option<Own>,
+    /// Indexes that this session created, or renamed to.
+    pub(super) created: HashSet<String>,
+    /// Own statements that are no longer used, to be closed.
+    pub(super) retired: Vec<Bytes>,
+    /// A Bind that waits for its Execute.
+    pub(super) held: Option<Held>,
+    /// Something was bound or executed since the last Sync: an error there would undo it.
+    pub(super) executed: bool,
 }
 
 /// What is left of a frame from upstream whose beginning was dealt with.
@@ -85,7 +109,16 @@ impl Session {
             },
             passing_up: 0,
             passing_down: Passing::Relay(0),
-            _registration: login.registration,
+            registration: login.registration,
+            book: Book::default(),
+            facts: Facts::default(),
+            rewrites: Rewrites::default(),
+            lookup: None,
+            stat: None,
+            created: HashSet::new(),
+            retired: Vec::new(),
+            held: None,
+            executed: false,
         }
     }
 
@@ -106,7 +139,7 @@ impl Session {
             }
             tokio::select! {
                 stepped = self.step() => stepped?,
-                _ = shutdown.wait_for(|stop| *stop), if !stopping => stopping = true,
+                () = super::stopped(&mut shutdown), if !stopping => stopping = true,
             }
         }
         self.client.finish().await?;
@@ -128,6 +161,11 @@ impl Session {
         self.upstream.drain().await?;
         self.client.finish().await?;
         Ok(())
+    }
+
+    /// Frames are looked at.
+    pub(super) fn is_following(&self) -> bool {
+        self.mode == Mode::Following
     }
 
     fn is_over(&self) -> bool {
@@ -152,6 +190,7 @@ impl Session {
                 upstream.outbox.len() < HIGH_WATER,
             );
             let mut changed = (full.0 && room.0) || (full.1 && room.1);
+            let room = (room.0, room.1 && client.inbox.len() < MAX_INBOX);
             for (link, room) in [(&mut *upstream, room.0), (&mut *client, room.1)] {
                 if room && !link.ended {
                     match link.poll_fill(cx) {
@@ -171,7 +210,7 @@ impl Session {
     }
 
     /// From here on bytes are relayed, whatever they are.
-    fn go_blind(&mut self) {
+    pub(super) fn go_blind(&mut self) {
         self.mode = Mode::Blind;
     }
 
@@ -207,11 +246,17 @@ impl Session {
     /// A frame that is relayed in pieces.
     fn large_from_client(&mut self, header: Header) {
         self.passing_up = header.total;
+        if header.tag != b'd' {
+            self.release(RelayReason::AnswerTooLarge);
+            self.book = Book::default(); // the names in it are not looked for
+            self.statement_relayed(Effect::UNKNOWN);
+            self.executed = true;
+        }
         let kind = match header.tag {
-            b'P' => Kind::Parse(super::pending::Installs::Nothing),
+            b'P' => Kind::Parse(Installs::Nothing),
             b'B' => Kind::Bind,
             b'Q' => Kind::Query {
-                tags: VecDeque::new(),
+                completions: VecDeque::new(),
             },
             b'F' => Kind::FunctionCall,
             _ => return, // COPY data; anything else of this size ends the connection
@@ -225,33 +270,6 @@ impl Session {
         if let Some(kind) = kind {
             self.pending.sent(kind, Owner::Client);
         }
-    }
-
-    async fn frame_from_client(&mut self, frame: Frame) -> Result<(), SessionError> {
-        let kind = match frame.tag() {
-            b'P' => Some(Kind::Parse(super::pending::Installs::Nothing)),
-            b'B' => Some(Kind::Bind),
-            b'D' if frame.body().first() == Some(&b'S') => Some(Kind::DescribeStatement),
-            b'D' => Some(Kind::DescribePortal),
-            b'E' => Some(Kind::Execute { tag: None }),
-            b'C' => Some(Kind::Close),
-            b'S' => Some(Kind::Sync),
-            b'Q' => Some(Kind::Query {
-                tags: VecDeque::new(),
-            }),
-            b'F' => Some(Kind::FunctionCall),
-            b'c' | b'f' => {
-                self.pending.copy_ended();
-                None
-            }
-            b'H' | b'X' | b'd' => None,
-            _ => {
-                self.go_blind(); // upstream says that it does not know it
-                None
-            }
-        };
-        self.forward(&frame, kind);
-        Ok(())
     }
 
     /// Takes upstream's frames, as far as they have arrived and the client has room.
@@ -314,24 +332,104 @@ impl Session {
     }
 
     /// Follows a frame from upstream that no k-NN statement is waiting for.
-    fn frame_from_upstream(&mut self, tag: u8, body: &[u8]) -> Verdict {
+    pub(super) fn frame_from_upstream(&mut self, tag: u8, body: &[u8]) -> Verdict {
         let Ok(reply) = self.pending.reply(tag) else {
             tracing::warn!(tag = %char::from(tag), "a reply that nothing asked for: relaying blindly from here on");
             self.go_blind();
             return Verdict::Relay;
         };
         if tag == b'Z' {
-            self.transaction = match body.first() {
-                Some(b'T') => Transaction::Open,
-                Some(b'E') => Transaction::Failed,
-                Some(_) | None => Transaction::Idle,
-            };
+            self.note_ready(body);
         }
-        match reply.owner {
-            Some(Owner::Rektor) => Verdict::Drop,
-            Some(Owner::Client) | None => Verdict::Relay,
+        for skipped in reply.skipped {
+            if let Kind::Parse(Installs::Provisional(name)) = skipped.kind {
+                self.book.remove_statement(&name);
+            }
+        }
+        if reply.owner == Some(Owner::Rektor) && tag != b'E' {
+            return Verdict::Drop;
+        }
+        match (reply.done, tag) {
+            (_, b'E') => super::ddl::mended_error(body).map_or(Verdict::Relay, Verdict::Replace),
+            (
+                Some(Expected {
+                    kind: Kind::Parse(Installs::OnSuccess(name, meaning)),
+                    ..
+                }),
+                _,
+            ) => {
+                self.book.set_statement(name, Some(meaning));
+                Verdict::Relay
+            }
+            (
+                Some(Expected {
+                    kind: Kind::Execute { completion },
+                    ..
+                }),
+                b'C',
+            ) => complete(completion, body),
+            (None, b'C') => match self.pending.head() {
+                Some(Expected {
+                    kind: Kind::Query { completions },
+                    ..
+                }) => complete(completions.pop_front().unwrap_or_default(), body),
+                Some(_) | None => Verdict::Relay,
+            },
+            (Some(_) | None, _) => Verdict::Relay,
         }
     }
+
+    pub(super) fn note_ready(&mut self, body: &[u8]) {
+        self.transaction = match body.first() {
+            Some(b'T') => Transaction::Open,
+            Some(b'E') => Transaction::Failed,
+            Some(_) | None => Transaction::Idle,
+        };
+        if self.transaction == Transaction::Idle && self.pending.is_empty() {
+            self.book.clear_portals();
+            self.facts.transaction_ended();
+        }
+    }
+
+    /// Relays the rest of a frame whose beginning was relayed.
+    pub(super) fn finish_passing(&mut self) {
+        let inbox = &mut self.upstream.inbox;
+        let left = match self.passing_down {
+            Passing::Relay(left) => {
+                let piece = left.min(inbox.len());
+                move_bytes(inbox, &mut self.client.outbox, piece);
+                Passing::Relay(left - piece)
+            }
+            Passing::Drop(left) => {
+                let piece = left.min(inbox.len());
+                inbox.advance(piece);
+                Passing::Drop(left - piece)
+            }
+        };
+        self.passing_down = left;
+    }
+
+    /// Whether a frame from upstream is only partly dealt with.
+    pub(super) fn is_passing(&self) -> bool {
+        !matches!(self.passing_down, Passing::Relay(0) | Passing::Drop(0))
+    }
+
+    /// Drops the next frame from upstream, of this many bytes.
+    pub(super) fn drop_next(&mut self, total: usize) {
+        self.passing_down = Passing::Drop(total);
+    }
+}
+
+/// CommandComplete as the client is told it.
+fn complete(completion: Completion, body: &[u8]) -> Verdict {
+    if completion.tag.is_none() && completion.rows.is_none() {
+        return Verdict::Relay;
+    }
+    let mut frames = BytesMut::new();
+    frames.extend_from_slice(&completion.rows.unwrap_or_default());
+    let tag = body.strip_suffix(b"\0").unwrap_or(body);
+    messages::command_complete(&mut frames, completion.tag.map_or(tag, str::as_bytes));
+    Verdict::Replace(frames)
 }
 
 /// Whether a frame from upstream is dealt with whole. All of these are short.

@@ -1,0 +1,180 @@
+//! The one write loop: upstream's changes → indexes → published views. Copies what is new, follows what is copied, and begins
+//! again where it cannot be sure. Never sees a client.
+//!
+//! ```text
+//! walsender ─ receive ─▶ queue ─▶ apply (one thread, owns the writers) ─▶ watch<View>
+//!                 ▲ status            ▲ catalogue   ▲ copied writers
+//!                 └─ applied ─────────┘ follow      └ copier
+//! ```
+
+mod apply;
+mod copier;
+mod follow;
+mod indexes;
+mod projection;
+mod receive;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, watch};
+use tokio::task::{JoinHandle, JoinSet};
+
+use crate::index::view::View;
+use crate::ingest::apply::{Applier, CatalogueRequest, Marks, Outputs};
+use crate::ingest::follow::Follower;
+use crate::ingest::receive::{QUEUE_ITEMS, Queue};
+use crate::lsn::Lsn;
+use crate::upstream::catalogue::check_server;
+use crate::upstream::sql::SqlSession;
+use crate::upstream::walsender::ReplicationConnection;
+use crate::upstream::{Disposition, UpstreamError, slot};
+
+/// Messages between the tasks: each waits for the applier after one.
+const CONTROLS: usize = 16;
+/// How long opening a connection may take, where the connection string says nothing.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What the write path is told.
+#[derive(Clone, Debug)]
+pub struct IngestSettings {
+    /// The database to follow, in Rektor's own role.
+    pub upstream: tokio_postgres::Config,
+    /// Where Rektor keeps its files.
+    pub data_dir: PathBuf,
+    /// The replication slot's name.
+    pub slot: String,
+}
+
+/// Why the write path cannot work.
+#[derive(Debug, thiserror::Error)]
+pub enum IngestError {
+    /// Upstream refuses, or is not set up.
+    #[error(transparent)]
+    Upstream(#[from] UpstreamError),
+    /// A part of the write path panicked. Its place is in the log.
+    #[error("the write path failed: {0}")]
+    Panicked(String),
+}
+
+/// A running write path.
+#[derive(Debug)]
+pub struct Ingest {
+    /// All indexes, as of the last commit.
+    pub view: watch::Receiver<Arc<View>>,
+    /// Ends after shutdown, when everything is joined and the slot is free; or with what only a person can mend.
+    pub task: JoinHandle<Result<(), IngestError>>,
+}
+
+/// Starts the write path. If upstream is down, it starts nevertheless and keeps trying.
+///
+/// # Errors
+/// When upstream is there but cannot be followed, as someone must act first.
+pub async fn start(
+    mut settings: IngestSettings,
+    shutdown: watch::Receiver<bool>,
+) -> Result<Ingest, IngestError> {
+    if settings.upstream.get_connect_timeout().is_none() {
+        settings.upstream.connect_timeout(CONNECT_TIMEOUT);
+    }
+    let mut first = View::default();
+    match preflight(&settings).await {
+        Ok(()) => {}
+        Err(error) if error.disposition() == Disposition::Fatal => return Err(error.into()),
+        Err(error) => {
+            tracing::warn!(%error, "upstream cannot be reached yet");
+            first.error = Some(error.to_string());
+        }
+    }
+    let (publish, view) = watch::channel(Arc::new(first));
+    let task = tokio::spawn(supervise(settings, publish, shutdown));
+    Ok(Ingest { view, task })
+}
+
+async fn preflight(settings: &IngestSettings) -> Result<(), UpstreamError> {
+    let mut replication = ReplicationConnection::connect(&settings.upstream).await?;
+    let system = replication.identify_system().await?;
+    let session = SqlSession::connect(&settings.upstream).await?;
+    check_server(&session, &settings.slot).await?;
+    slot::find(&session, &settings.slot, &system.database).await?;
+    replication.close().await
+}
+
+/// Owns every task of the write path. The first to end ends all.
+async fn supervise(
+    settings: IngestSettings,
+    view: watch::Sender<Arc<View>>,
+    mut shutdown: watch::Receiver<bool>,
+) -> Result<(), IngestError> {
+    let (stop, stopping) = watch::channel(false);
+    let (items, queued) = mpsc::channel(QUEUE_ITEMS);
+    let (controls, controlled) = mpsc::channel(CONTROLS);
+    let (catalogue, requests) = watch::channel(CatalogueRequest::default());
+    let (copy_wanted, wanted) = watch::channel(false);
+    let (applied, applied_changes) = watch::channel(Lsn::ZERO);
+    let marks = Arc::new(Marks::default());
+    let mut tasks: JoinSet<Result<(), IngestError>> = JoinSet::new();
+
+    let outputs = Outputs {
+        view,
+        applied,
+        catalogue,
+        copy_wanted,
+    };
+    let applier = Applier::new(Arc::clone(&marks), outputs);
+    let applying = applier.run(queued, controlled, stopping.clone());
+    let runtime = tokio::runtime::Handle::current();
+    tasks.spawn_blocking(move || {
+        runtime.block_on(applying);
+        Ok(())
+    });
+    let follower = Follower {
+        config: settings.upstream.clone(),
+        slot: settings.slot.clone(),
+        queue: Queue::new(items),
+        marks,
+        controls: controls.clone(),
+        applied: applied_changes,
+        stop: stopping.clone(),
+    };
+    tasks.spawn(async { Ok(follower.run().await?) });
+    let (config, to_applier, stop_watching) = (
+        settings.upstream.clone(),
+        controls.clone(),
+        stopping.clone(),
+    );
+    tasks.spawn(async {
+        follow::watch_catalogue(config, to_applier, requests, stop_watching).await;
+        Ok(())
+    });
+    tasks.spawn(async {
+        copier::run(settings.upstream, settings.slot, controls, wanted, stopping).await;
+        Ok(())
+    });
+
+    let mut result = Ok(());
+    tokio::select! {
+        () = stopped(&mut shutdown) => {}
+        Some(ended) = tasks.join_next() => result = flatten(ended),
+    }
+    stop.send_replace(true);
+    while let Some(ended) = tasks.join_next().await {
+        let ended = flatten(ended);
+        if result.is_ok() {
+            result = ended;
+        }
+    }
+    result
+}
+
+/// Waits for the order to stop, or for the end of whoever could give it.
+async fn stopped(stop: &mut watch::Receiver<bool>) {
+    drop(stop.wait_for(|stop| *stop).await);
+}
+
+fn flatten(
+    ended: Result<Result<(), IngestError>, tokio::task::JoinError>,
+) -> Result<(), IngestError> {
+    ended.unwrap_or_else(|error| Err(IngestError::Panicked(error.to_string())))
+}

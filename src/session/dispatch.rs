@@ -1,0 +1,293 @@
+//! A client's frame → relayed, held back, or answered. Notes what each relayed statement may change.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::SessionError;
+use super::frame::Frame;
+use super::knn::{Claim, knn_query};
+use super::messages::{self, BindBody, Body, ParseBody};
+use super::pending::{Completion, Installs, Kind, Owner};
+use super::prepared::{Meaning, Portal, Prepared};
+use super::relay::Session;
+use crate::query::{Effect, RelayReason, StatementKind};
+
+/// The client's Sync, as it comes.
+const SYNC: &[u8] = b"S\0\0\0\x04";
+
+/// A Bind of a k-NN statement that waits for its Execute.
+#[derive(Debug)]
+pub(super) struct Held {
+    prepared: Arc<Prepared>,
+    portal: Bytes,
+    bind: Frame,
+    describe: Option<Frame>,
+}
+
+impl Session {
+    /// Deals with a whole frame from the client.
+    pub(super) async fn frame_from_client(&mut self, frame: Frame) -> Result<(), SessionError> {
+        match frame.tag() {
+            b'D' if self.is_describe_of_held(&frame) => {
+                if let Some(held) = &mut self.held {
+                    held.describe = Some(frame);
+                }
+                return Ok(());
+            }
+            b'E' => return self.execute(frame).await,
+            _ => self.release(RelayReason::Portal),
+        }
+        match frame.tag() {
+            b'Q' => return self.simple_query(frame).await,
+            b'P' => self.parse(&frame),
+            b'B' => self.bind(frame),
+            b'D' => {
+                let kind = match frame.body().first() {
+                    Some(b'S') => Kind::DescribeStatement,
+                    Some(_) | None => Kind::DescribePortal,
+                };
+                self.forward(&frame, Some(kind));
+            }
+            b'C' => self.close(&frame),
+            b'S' => {
+                self.forward(&frame, Some(Kind::Sync));
+                self.executed = false;
+            }
+            b'F' => {
+                self.statement_relayed(Effect::UNKNOWN);
+                self.forward(&frame, Some(Kind::FunctionCall));
+            }
+            b'c' | b'f' => {
+                self.pending.copy_ended();
+                self.forward(&frame, None);
+            }
+            b'H' | b'X' => self.forward(&frame, None),
+            _ => {
+                self.go_blind(); // upstream says that it does not know it
+                self.forward(&frame, None);
+            }
+        }
+        Ok(())
+    }
+
+    /// What relaying a statement means for later ones.
+    pub(super) fn statement_relayed(&mut self, effect: Effect) {
+        if effect.transaction.is_none() && !effect.settings {
+            self.facts.pin(|| self.shared.context.view.borrow().clone());
+        }
+        self.facts.note(effect);
+        if effect.discards_prepared {
+            self.book.clear_statements();
+            self.rewrites.forget();
+            self.lookup = None;
+            self.stat = None;
+        }
+    }
+
+    fn parse(&mut self, frame: &Frame) {
+        let Some(parse) = ParseBody::read(frame.body()) else {
+            self.forward(frame, Some(Kind::Parse(Installs::Nothing))); // upstream says what is wrong with it
+            return;
+        };
+        let name = Bytes::copy_from_slice(parse.name);
+        let (meaning, replaced) = self.meaning(&parse);
+        let known = !name.is_empty() && self.book.statement(&name).is_some();
+        let installs = if known {
+            Installs::OnSuccess(name, meaning)
+        } else {
+            self.book.set_statement(name.clone(), Some(meaning));
+            Installs::Provisional(name)
+        };
+        match replaced {
+            Some(sql) => {
+                messages::parse(
+                    &mut self.upstream.outbox,
+                    parse.name,
+                    sql.as_bytes(),
+                    &parse.types(),
+                );
+                self.pending.sent(Kind::Parse(installs), Owner::Client);
+            }
+            None => self.forward(frame, Some(Kind::Parse(installs))),
+        }
+    }
+
+    /// What a statement means, and the text that takes its place upstream.
+    fn meaning(&mut self, parse: &ParseBody<'_>) -> (Meaning, Option<String>) {
+        let analysis = match self.shared.analyses.of(parse.sql) {
+            Ok(analysis) => analysis,
+            Err(effect) => return (Meaning::Plain(effect), None),
+        };
+        let serial = self.rewrites.next_serial();
+        let (tag, replaced) = match self.own_ddl(&analysis) {
+            Some((tag, call)) => (Some(tag), Some(call)),
+            None => (None, None),
+        };
+        let prepared = Prepared {
+            analysis,
+            types: parse.types(),
+            tag,
+            serial,
+        };
+        (Meaning::Analysed(Arc::new(prepared)), replaced)
+    }
+
+    fn bind(&mut self, frame: Frame) {
+        let mut body = Body(frame.body());
+        let (Some(portal), Some(statement)) = (body.string(), body.string()) else {
+            self.forward(&frame, Some(Kind::Bind));
+            return;
+        };
+        let meaning = self.book.statement(statement).cloned();
+        if let Some(Meaning::Analysed(prepared)) = &meaning {
+            if knn_query(prepared).is_some() && BindBody::read(frame.body()).is_some() {
+                self.held = Some(Held {
+                    prepared: Arc::clone(prepared),
+                    portal: Bytes::copy_from_slice(portal),
+                    bind: frame,
+                    describe: None,
+                });
+                return;
+            }
+            if prepared.analysis.interest.stat {
+                self.send_stat();
+            }
+        }
+        let portal = portal.to_vec();
+        self.book.set_portal(&portal, meaning.map(Portal::Relayed));
+        self.forward(&frame, Some(Kind::Bind));
+    }
+
+    fn is_describe_of_held(&self, frame: &Frame) -> bool {
+        self.held.as_ref().is_some_and(|held| {
+            let mut body = Body(frame.body());
+            held.describe.is_none()
+                && body.byte() == Some(b'P')
+                && body.string() == Some(&held.portal)
+        })
+    }
+
+    /// Relays a Bind that was held back: what follows is not its Execute.
+    pub(super) fn release(&mut self, reason: RelayReason) {
+        let Some(held) = self.held.take() else { return };
+        self.shared.context.counters.relayed(&reason.to_string());
+        self.forward(&held.bind, Some(Kind::Bind));
+        self.book.set_portal(
+            &held.portal,
+            Some(Portal::Relayed(Meaning::Analysed(held.prepared))),
+        );
+        if let Some(describe) = &held.describe {
+            self.forward(describe, Some(Kind::DescribePortal));
+        }
+        self.executed = true;
+    }
+
+    async fn execute(&mut self, frame: Frame) -> Result<(), SessionError> {
+        let mut body = Body(frame.body());
+        let (Some(portal), Some(max_rows)) = (body.string(), body.i32()) else {
+            self.release(RelayReason::Portal);
+            self.forward(
+                &frame,
+                Some(Kind::Execute {
+                    completion: Completion::default(),
+                }),
+            );
+            return Ok(());
+        };
+        let portal = Bytes::copy_from_slice(portal);
+        let max_rows = usize::try_from(max_rows).unwrap_or(0);
+        if self.held.as_ref().is_some_and(|held| held.portal == portal)
+            && let Some(held) = self.held.take()
+        {
+            let sync = self.client.inbox.starts_with(SYNC);
+            if sync {
+                let _ = self.client.inbox.split_to(SYNC.len());
+            }
+            let claim = Claim {
+                prepared: held.prepared,
+                portal: held.portal,
+                bind: held.bind,
+                describe: held.describe,
+                execute: frame,
+                max_rows,
+                sync,
+            };
+            return Box::pin(self.answer(claim)).await;
+        }
+        self.release(RelayReason::Portal);
+        let (effect, tag) = match self.book.portal(&portal) {
+            Some(Portal::Relayed(meaning)) => (meaning.effect(), meaning.tag()),
+            Some(Portal::Held(_)) => return self.fetch_held(&portal, max_rows).await,
+            None => (Effect::UNKNOWN, None),
+        };
+        if let Some(Portal::Relayed(Meaning::Analysed(prepared))) = self.book.portal(&portal)
+            && let Some(statement) = prepared.analysis.single()
+            && let StatementKind::NotClaimed(reason) = &statement.kind
+        {
+            self.shared.context.counters.relayed(&reason.to_string());
+        }
+        self.statement_relayed(effect);
+        self.forward(
+            &frame,
+            Some(Kind::Execute {
+                completion: Completion { tag, rows: None },
+            }),
+        );
+        self.executed = true;
+        Ok(())
+    }
+
+    /// Serves more rows of an answer that is held, with Postgres's tags.
+    async fn fetch_held(&mut self, portal: &[u8], max_rows: usize) -> Result<(), SessionError> {
+        self.settle().await?;
+        if self.pending.is_skipping() {
+            return Ok(());
+        }
+        let Some(Portal::Held(rows)) = self.book.portal(portal) else {
+            return Ok(());
+        };
+        let most = if max_rows == 0 { usize::MAX } else { max_rows };
+        let mut given = 0;
+        while given < most
+            && let Some(row) = rows.pop_front()
+        {
+            self.client.outbox.extend_from_slice(&row);
+            given += 1;
+        }
+        if given == most {
+            messages::portal_suspended(&mut self.client.outbox);
+        } else {
+            messages::command_complete(
+                &mut self.client.outbox,
+                format!("SELECT {given}").as_bytes(),
+            );
+        }
+        Ok(())
+    }
+
+    fn close(&mut self, frame: &Frame) {
+        let mut body = Body(frame.body());
+        match (body.byte(), body.string()) {
+            (Some(b'S'), Some(name)) => self.book.remove_statement(name),
+            (Some(b'P'), Some(name)) => self.book.remove_portal(name),
+            _ => {}
+        }
+        self.forward(frame, Some(Kind::Close));
+    }
+
+    /// A relayed simple query.
+    pub(super) fn relay_query(&mut self, frame: &Frame, effect: Effect) {
+        self.statement_relayed(effect);
+        self.book.remove_statement(b"");
+        self.book.remove_portal(b"");
+        self.forward(
+            frame,
+            Some(Kind::Query {
+                completions: VecDeque::new(),
+            }),
+        );
+        self.executed = false;
+    }
+}

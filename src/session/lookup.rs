@@ -1,0 +1,127 @@
+//! The look-up: one injected statement that asks the client's own upstream session what a k-NN statement depends on.
+
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use super::SessionError;
+use super::exchange::End;
+use super::facts::Answer;
+use super::knn::Unready;
+use super::messages;
+use super::relay::Session;
+use crate::catalog::IndexDefinition;
+use crate::query::{KnnQuery, RelayReason};
+
+const LOOKUP: &str = include_str!("../../sql/session_lookup.sql");
+/// The portal that it runs in.
+const PORTAL: &[u8] = b"rektor_lookup";
+
+impl Session {
+    /// Asks what a statement on this index depends on, and notes the answer.
+    pub(super) async fn look_up(
+        &mut self,
+        query: &KnnQuery,
+        index: &IndexDefinition,
+        subject: &str,
+    ) -> Result<Result<(), Unready>, SessionError> {
+        self.shared
+            .context
+            .counters
+            .lookups
+            .fetch_add(1, Ordering::Relaxed);
+        let fresh = self.is_fresh();
+        let mut completions = 3;
+        let own = match self.lookup.take() {
+            Some(own) => own,
+            None => {
+                let own = self.rewrites.next_own();
+                messages::parse(&mut self.upstream.outbox, &own.name, LOOKUP.as_bytes(), &[]);
+                completions += 1;
+                own
+            }
+        };
+        let values = parameters(query, index);
+        let values: Vec<&[u8]> = values.iter().map(String::as_bytes).collect();
+        messages::bind_text(&mut self.upstream.outbox, PORTAL, &own.name, &values);
+        messages::execute(&mut self.upstream.outbox, PORTAL, 0);
+        messages::close(&mut self.upstream.outbox, b'P', PORTAL);
+        let replies = self.exchange(End::Flush, completions).await?;
+        if replies.skipped {
+            return Ok(Err(Unready::Reported));
+        }
+        if let Some(error) = &replies.error {
+            let sqlstate =
+                String::from_utf8_lossy(replies.sqlstate().unwrap_or_default()).into_owned();
+            tracing::debug!(sqlstate, "the look-up failed");
+            if fresh {
+                self.recover().await?;
+                return Ok(Err(Unready::Relay(RelayReason::RewriteRefused)));
+            }
+            self.client.outbox.extend_from_slice(error.bytes());
+            self.pending.skip_to_sync();
+            return Ok(Err(Unready::Reported));
+        }
+        self.lookup = Some(own);
+        let answer = replies.row_bodies().next().and_then(|row| {
+            let values = messages::row_values(row)?;
+            Answer::read(&values, index.relation)
+        });
+        let Some(answer) = answer else {
+            return Ok(Err(Unready::Relay(RelayReason::StaleGeneration)));
+        };
+        self.facts
+            .learn(subject.to_owned(), &answer, Instant::now());
+        if answer.wrote {
+            return Ok(Err(Unready::Relay(RelayReason::TransactionWrote)));
+        }
+        Ok(Ok(()))
+    }
+}
+
+/// The look-up's parameters, in text form.
+fn parameters(query: &KnnQuery, index: &IndexDefinition) -> [String; 7] {
+    let table = match &query.schema {
+        Some(schema) => format!("{}.{}", identifier(schema), identifier(&query.table)),
+        None => identifier(&query.table),
+    };
+    let columns = || {
+        let key = index.key.iter().map(|column| (column.number, &column.name));
+        key.chain([(index.column.number, &index.column.name)])
+    };
+    [
+        table,
+        index.relation.0.to_string(),
+        array(columns().map(|(number, _)| number.0.to_string())),
+        array(columns().map(|(_, name)| name.clone())),
+        index.key.len().to_string(),
+        array(query.unknown_functions.iter().cloned()),
+        array(query.unknown_types.iter().cloned()),
+    ]
+}
+
+fn identifier(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}
+
+/// An array in text form, every element quoted.
+fn array(elements: impl Iterator<Item = String>) -> String {
+    let quoted: Vec<String> = elements
+        .map(|element| format!("\"{}\"", element.replace('\\', "\\\\").replace('"', "\\\"")))
+        .collect();
+    format!("{{{}}}", quoted.join(","))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_quoted_for_postgres() {
+        assert_eq!(identifier("a\"b"), "\"a\"\"b\"");
+        assert_eq!(
+            array(["a".into(), "b\"\\c".into()].into_iter()),
+            r#"{"a","b\"\\c"}"#
+        );
+        assert_eq!(array(std::iter::empty()), "{}");
+    }
+}
