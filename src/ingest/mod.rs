@@ -134,8 +134,11 @@ async fn supervise(
         stop: stopping.clone(),
     };
     tasks.spawn(async { Ok(follower.run().await?) });
-    let (config, to_applier, stop_watching) =
-        (settings.upstream.clone(), controls.clone(), stopping.clone());
+    let (config, to_applier, stop_watching) = (
+        settings.upstream.clone(),
+        controls.clone(),
+        stopping.clone(),
+    );
     tasks.spawn(async {
         follow::watch_catalogue(config, to_applier, requests, stop_watching).await;
         Ok(())
