@@ -33,21 +33,29 @@ const INDEXES: &[(&str, &str, &str, &str)] = &[
     ("tenant_idx", "tenant", "v", "vector_l2_ops"),
 ];
 
-/// Two copies with their indexes ready.
+/// Two copies, and all indexes ready.
 pub fn copies(server: Server) -> Copies {
+    let names: Vec<_> = INDEXES.iter().map(|(name, ..)| *name).collect();
+    copies_with(server, &names)
+}
+
+/// Two copies, and these indexes ready.
+pub fn copies_with(server: Server, names: &[&str]) -> Copies {
     let copies = Copies::of(server, |database| fill(database, server));
     let mut wire = copies.rektor.connect();
     for (name, table, column, class) in INDEXES {
-        let options = if server.has_pgvector() {
-            ""
-        } else {
-            " with (dimensions = 4)"
-        };
-        wire.run(&format!(
-            "create index {name} on {table} using faiss ({column} {class}){options}"
-        ));
+        if names.contains(name) {
+            let options = if server.has_pgvector() {
+                ""
+            } else {
+                " with (dimensions = 4)"
+            };
+            wire.run(&format!(
+                "create index {name} on {table} using faiss ({column} {class}){options}"
+            ));
+        }
     }
-    for (name, ..) in INDEXES {
+    for name in names {
         copies.rektor.wait_ready(name);
     }
     copies
@@ -78,7 +86,7 @@ fn fill(database: &Database<'_>, server: Server) {
     insert("by_bigint", 300, &|n, v| {
         format!("{}, {v}", n * 10_000_000_000)
     });
-    insert("by_smallint", 300, &|n, v| format!("{}, {v}", n - 150));
+    insert("by_smallint", 300, &|n, v| format!("{n} - 150, {v}"));
     insert("by_varchar", 300, &|n, v| format!("'k{n}', {v}"));
     insert("parted", 400, &|n, v| format!("{n}, {}, {v}", n % 2));
     insert("plain", 300, &|n, v| format!("{n}, {v}"));

@@ -1,6 +1,6 @@
 //! Only what PostgreSQL would show: row security, grants on columns, roles changed in mid-session, shadowed names.
 
-use super::fixture::{Answered, copies, query_vector};
+use super::fixture::{Answered, copies_with, query_vector};
 use crate::harness::message::extended;
 use crate::harness::{Server, Wire};
 use crate::relay::compare::{Copies, Pair};
@@ -27,7 +27,7 @@ fn compare_both(pair: &mut Pair, label: &str, sql: &str, vector: &str) {
 #[test]
 fn roles_see_what_they_may() {
     for server in Server::ALL {
-        let copies = copies(server);
+        let copies = copies_with(server, &["item_l2", "tenant_idx"]);
         let v = query_vector(server, 21);
         for (role, sql) in [
             // row security: six rows of 600 are the reader's
@@ -78,7 +78,7 @@ fn roles_see_what_they_may() {
 #[test]
 fn a_role_changed_in_mid_session_counts_at_once() {
     for server in [Server::Plain, Server::Pg18] {
-        let copies = copies(server);
+        let copies = copies_with(server, &["item_l2", "tenant_idx"]);
         let mut pair = copies.sessions(&[]);
         let v = query_vector(server, 22);
         let tenant = "select id from tenant order by v <-> $1 limit 10";
@@ -107,7 +107,7 @@ fn a_role_changed_in_mid_session_counts_at_once() {
 #[test]
 fn a_revoked_right_counts_at_the_next_statement() {
     let server = Server::Pg18;
-    let copies = copies(server);
+    let copies = copies_with(server, &["item_l2", "tenant_idx"]);
     let mut pair = sessions_of(&copies, "reader");
     let v = query_vector(server, 23);
     let sql = "select id from item order by embedding <-> $1 limit 10";
@@ -133,7 +133,7 @@ fn a_revoked_right_counts_at_the_next_statement() {
 #[test]
 fn a_table_that_shadows_the_indexed_one_is_searched_itself() {
     for server in Server::ALL {
-        let copies = copies(server);
+        let copies = copies_with(server, &["item_l2", "tenant_idx"]);
         let v = query_vector(server, 24);
         let sql = "select id from item order by embedding <-> $1 limit 5";
         let vector_type = server.vector_type(4);
@@ -166,7 +166,7 @@ fn a_table_that_shadows_the_indexed_one_is_searched_itself() {
 #[test]
 fn hidden_keys_do_not_show_in_plans_or_statements() {
     let server = Server::Pg18;
-    let copies = copies(server);
+    let copies = copies_with(server, &["item_l2", "tenant_idx"]);
     let v = query_vector(server, 25);
     let mut wire: Wire = copies.rektor.connect_as("reader");
     let before = Answered::now(&copies.rektor);
