@@ -105,6 +105,9 @@ impl Follower {
                     (pause, streamed) = (PAUSE_FIRST, true);
                     self.tell(true, None).await;
                     let received = self.receive(stream, &mut current.position).await;
+                    if *stop.borrow() {
+                        return Ok(()); // the applier is gone already
+                    }
                     self.queue.send(Item::Cut).await?;
                     match received {
                         Ok(Ended::Stopped) => return Ok(()),
