@@ -7,6 +7,7 @@
 )]
 
 mod harness;
+mod ingest;
 mod knn;
 mod layering;
 mod relay;
