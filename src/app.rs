@@ -202,6 +202,7 @@ impl App {
         let context = Context {
             upstream: server.address,
             database: server.database,
+            slot: config.slot.clone(),
             view: ingest.view.clone(),
             max_connections: config.max_connections,
             allow_trust: config.allow_trust,
