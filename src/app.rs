@@ -57,7 +57,7 @@ pub enum AppError {
     #[error(transparent)]
     Admin(#[from] AdminError),
     /// The indexes cannot be fed.
-    #[error(transparent)]
+    #[error("{0} (rektor check says what mends it)")]
     Ingest(#[from] IngestError),
     /// A part of Rektor ended by itself.
     #[error("{part} ended: {reason}")]
