@@ -64,6 +64,15 @@ impl Parsed {
         let end = self.tokens.partition_point(|token| token.end <= range.end);
         self.tokens.get(start..end).unwrap_or_default()
     }
+
+    /// Where the last token that starts before `at` ends: a semicolon's end, or 0.
+    pub(super) fn end_of_token_before(&self, at: usize) -> usize {
+        let index = self.tokens.partition_point(|token| token.start < at);
+        index
+            .checked_sub(1)
+            .and_then(|before| self.tokens.get(before))
+            .map_or(0, |token| token.end)
+    }
 }
 
 /// The sum of the squares of the lengths of runs of operator characters.

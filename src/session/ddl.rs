@@ -1,11 +1,162 @@
-//! `CREATE INDEX … USING faiss` and its kin → the call that carries it out upstream, in the client's own session.
+//! `CREATE INDEX … USING faiss` and its kin → the call that carries it out upstream, in the client's own session and
+//! transaction. The client sees the command's own tag; whether it may is Postgres's to say.
 
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use bytes::BytesMut;
+
+use super::messages::{self, Report, error_field};
+use super::pending::{Completion, Kind, Owner};
 use super::prepared::Analysis;
 use super::relay::Session;
+use crate::query::{Ddl, DdlError, ObjectName, StatementKind};
+
+/// Names of indexes created in this session that are remembered until the view shows them.
+const MAX_CREATED: usize = 1_000;
 
 impl Session {
-    /// The tag and the call of a statement that is Rektor's to carry out.
-    pub(super) fn own_ddl(&self, _analysis: &Analysis) -> Option<(&'static str, String)> {
-        None
+    /// The tag and the text that takes the place of a prepared statement that is Rektor's to carry out.
+    pub(super) fn own_ddl(&mut self, analysis: &Analysis) -> Option<(&'static str, String)> {
+        match &analysis.single()?.kind {
+            StatementKind::Ddl(ddl) => self.replacement(ddl),
+            StatementKind::Knn(_)
+            | StatementKind::NotClaimed(_)
+            | StatementKind::Explain { .. }
+            | StatementKind::Other => None,
+        }
+    }
+
+    /// Sends a simple Query with the commands that are Rektor's replaced; false when there are none.
+    pub(super) fn simple_ddl(&mut self, analysis: &Arc<Analysis>) -> bool {
+        let Some(statements) = &analysis.statements else {
+            return false;
+        };
+        let mut text = String::with_capacity(analysis.sql.len() + 256);
+        let mut completions = VecDeque::new();
+        let (mut from, mut replaced) = (0, false);
+        for statement in statements {
+            let replacement = match &statement.kind {
+                StatementKind::Ddl(ddl) => self.replacement(ddl),
+                StatementKind::Knn(_)
+                | StatementKind::NotClaimed(_)
+                | StatementKind::Explain { .. }
+                | StatementKind::Other => None,
+            };
+            completions.push_back(Completion {
+                tag: replacement.as_ref().map(|(tag, _)| *tag),
+                rows: None,
+            });
+            if let Some((_, call)) = replacement {
+                let before = analysis.sql.get(from..statement.range.start);
+                text.push_str(before.unwrap_or_default());
+                text.push_str(&call);
+                from = statement.range.end;
+                replaced = true;
+            }
+        }
+        if !replaced {
+            return false;
+        }
+        text.push_str(analysis.sql.get(from..).unwrap_or_default());
+        self.statement_relayed(analysis.effect());
+        self.book.remove_statement(b"");
+        self.book.remove_portal(b"");
+        messages::query(&mut self.upstream.outbox, text.as_bytes());
+        self.pending
+            .sent(Kind::Query { completions }, Owner::Client);
+        self.executed = false;
+        true
+    }
+
+    fn replacement(&mut self, ddl: &Ddl) -> Option<(&'static str, String)> {
+        if let Ddl::CreateIndex(create) = ddl {
+            if self.created.len() >= MAX_CREATED {
+                self.created.clear();
+            }
+            self.created.extend(create.name.clone());
+        } else if !ddl.names().iter().any(|name| self.is_own_index(name)) {
+            return None;
+        }
+        if let Ddl::RenameIndex { new_name, .. } = ddl {
+            self.created.insert(new_name.clone());
+        }
+        self.shared
+            .context
+            .counters
+            .ddl
+            .fetch_add(1, Ordering::Relaxed);
+        Some((ddl.tag(), ddl.call().unwrap_or_else(|error| raise(&error))))
+    }
+
+    /// Whether a name is that of an index of Rektor's, or of one that this session created.
+    fn is_own_index(&self, name: &ObjectName) -> bool {
+        let view = self.shared.context.view.borrow();
+        let shown = view.indexes.iter().any(|index| {
+            let known = &index.definition.name;
+            known.name == name.name
+                && name
+                    .schema
+                    .as_ref()
+                    .is_none_or(|schema| *schema == known.schema)
+        });
+        shown || self.created.contains(&name.name)
+    }
+}
+
+/// A statement that fails with this error: so the transaction is in the state that the client expects.
+fn raise(error: &DdlError) -> String {
+    let quoted = error.message.replace('\'', "''");
+    let body = format!(
+        "begin raise exception using errcode = '{}', message = '{quoted}'; end",
+        error.sqlstate
+    );
+    format!("do '{}'", body.replace('\'', "''"))
+}
+
+/// What is sent instead of upstream's error when schema `rektor` is missing there.
+pub(super) fn mended_error(body: &[u8]) -> Option<BytesMut> {
+    let message = error_field(body, b'M')?;
+    if error_field(body, b'C') != Some(b"3F000")
+        || !message.windows(8).any(|part| part == b"\"rektor\"")
+    {
+        return None;
+    }
+    let message = std::str::from_utf8(message).ok()?;
+    let mut frames = BytesMut::new();
+    let report = Report {
+        severity: "ERROR",
+        sqlstate: "3F000",
+        message,
+        hint: Some("Install it with: rektor setup --upstream …"),
+    };
+    messages::error(&mut frames, report);
+    Some(frames)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refused_command_raises_its_error() {
+        let error = DdlError {
+            sqlstate: "0A000",
+            message: "it's not".into(),
+        };
+        assert_eq!(
+            raise(&error),
+            "do 'begin raise exception using errcode = ''0A000'', message = ''it''''s not''; end'"
+        );
+    }
+
+    #[test]
+    fn a_missing_schema_is_told_with_its_cure() {
+        let body = b"SERROR\0C3F000\0Mschema \"rektor\" does not exist\0\0";
+        let mended = mended_error(body).unwrap();
+        assert!(error_field(&mended[5..], b'H').is_some());
+        assert!(mended_error(b"SERROR\0C3F000\0Mschema \"other\" does not exist\0\0").is_none());
+        assert!(mended_error(b"SERROR\0C42P01\0M\"rektor\"\0\0").is_none());
     }
 }

@@ -9,7 +9,7 @@ use super::SessionError;
 use super::frame::Frame;
 use super::knn::{Claim, knn_query};
 use super::messages::{self, BindBody, Body, ParseBody};
-use super::pending::{Installs, Kind, Owner};
+use super::pending::{Completion, Installs, Kind, Owner};
 use super::prepared::{Meaning, Portal, Prepared};
 use super::relay::Session;
 use crate::query::{Effect, RelayReason, StatementKind};
@@ -82,6 +82,7 @@ impl Session {
             self.book.clear_statements();
             self.rewrites.forget();
             self.lookup = None;
+            self.stat = None;
         }
     }
 
@@ -187,7 +188,12 @@ impl Session {
         let mut body = Body(frame.body());
         let (Some(portal), Some(max_rows)) = (body.string(), body.i32()) else {
             self.release(RelayReason::Portal);
-            self.forward(&frame, Some(Kind::Execute { tag: None }));
+            self.forward(
+                &frame,
+                Some(Kind::Execute {
+                    completion: Completion::default(),
+                }),
+            );
             return Ok(());
         };
         let portal = Bytes::copy_from_slice(portal);
@@ -223,7 +229,12 @@ impl Session {
             self.shared.context.counters.relayed(&reason.to_string());
         }
         self.statement_relayed(effect);
-        self.forward(&frame, Some(Kind::Execute { tag }));
+        self.forward(
+            &frame,
+            Some(Kind::Execute {
+                completion: Completion { tag, rows: None },
+            }),
+        );
         self.executed = true;
         Ok(())
     }
@@ -248,7 +259,10 @@ impl Session {
         if given == most {
             messages::portal_suspended(&mut self.client.outbox);
         } else {
-            messages::command_complete(&mut self.client.outbox, &format!("SELECT {given}"));
+            messages::command_complete(
+                &mut self.client.outbox,
+                format!("SELECT {given}").as_bytes(),
+            );
         }
         Ok(())
     }
@@ -271,7 +285,7 @@ impl Session {
         self.forward(
             frame,
             Some(Kind::Query {
-                tags: VecDeque::new(),
+                completions: VecDeque::new(),
             }),
         );
         self.executed = false;

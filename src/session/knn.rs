@@ -12,7 +12,7 @@ use super::counters::Way;
 use super::exchange::{End, Replies};
 use super::frame::Frame;
 use super::messages::{self, BindBody, Report};
-use super::pending::{Kind, Owner};
+use super::pending::{Completion, Kind, Owner};
 use super::prepared::{Meaning, Portal, Prepared};
 use super::relay::{Session, Transaction};
 use super::request::{self, Request};
@@ -21,14 +21,14 @@ use crate::catalog::{IndexDefinition, IndexId, RowKey};
 use crate::index::view::{IndexState, Phase, View};
 use crate::index::{DEFAULT_EF, Found};
 use crate::lsn::Lsn;
-use crate::query::{KnnQuery, RelayReason, StatementKind};
+use crate::query::{KnnQuery, Plan, RelayReason, StatementKind};
 use crate::vector::Vector;
 
 /// Candidates beyond k + offset: so many may have moved upstream since they were indexed without costing the last place.
 /// Ten more keys cost 25–40 µs.
-const MARGIN: usize = 10;
+pub(super) const MARGIN: usize = 10;
 /// Candidates are multiplied by this while the answer is short.
-const WIDENING: usize = 4;
+pub(super) const WIDENING: usize = 4;
 /// Widening ends at this share of the table: from there on a scan is as good.
 const WIDEST_SHARE: usize = 50;
 /// Widening goes at least this far, however small the table is.
@@ -39,7 +39,7 @@ const LSN_WAIT: Duration = Duration::from_secs(2);
 /// Candidates above which a search leaves the session's thread: it takes a millisecond and more.
 const INLINE_CANDIDATES: usize = 400;
 /// SQLSTATE of a cancelled statement.
-const QUERY_CANCELED: &[u8] = b"57014";
+pub(super) const QUERY_CANCELED: &[u8] = b"57014";
 
 /// A Bind and Execute of a k-NN statement, held back.
 #[derive(Debug)]
@@ -77,6 +77,12 @@ enum Attempt {
     Refused,
 }
 
+/// A statement's plan, with what its look-up depends on.
+pub(super) struct Planned {
+    pub(super) subject: String,
+    pub(super) plan: Arc<Plan>,
+}
+
 /// What is asked and of which index, settled before the first attempt.
 pub(super) struct Search {
     pub(super) index: Arc<IndexState>,
@@ -110,7 +116,12 @@ impl Session {
         if let Some(describe) = &claim.describe {
             self.forward(describe, Some(Kind::DescribePortal));
         }
-        self.forward(&claim.execute, Some(Kind::Execute { tag: None }));
+        self.forward(
+            &claim.execute,
+            Some(Kind::Execute {
+                completion: Completion::default(),
+            }),
+        );
         self.executed = true;
         self.facts.note(claim.prepared.analysis.effect());
         self.end_claim(claim);
@@ -143,7 +154,12 @@ impl Session {
             return Ok(Served::Relay(RelayReason::NotDirect));
         };
         let bind = BindBody::read(claim.bind.body());
-        let search = match self.prepare(&claim.prepared, query, bind.as_ref()).await? {
+        let planned = match self.planned(&claim.prepared, query) {
+            Ok(planned) => planned,
+            Err(reason) => return Ok(Served::Relay(reason)),
+        };
+        let types = &claim.prepared.types;
+        let search = match self.prepare(query, types, bind.as_ref(), &planned).await? {
             Ok(search) => search,
             Err(Unready::Relay(reason)) => return Ok(Served::Relay(reason)),
             Err(Unready::Reported) => {
@@ -154,12 +170,26 @@ impl Session {
         self.widen(claim, &search).await
     }
 
-    /// Plans the statement, reads its request, looks up what must be known, and waits for what must be seen.
+    /// Plans the statement, or finds it planned.
+    fn planned(&mut self, prepared: &Prepared, query: &KnnQuery) -> Result<Planned, RelayReason> {
+        let view = self.shared.context.view.borrow().clone();
+        let mut closed = Vec::new();
+        let rewrite = self.rewrites.plan(prepared, query, &view, &mut closed);
+        let planned = rewrite.map(|rewrite| Planned {
+            subject: rewrite.subject.clone(),
+            plan: Arc::clone(&rewrite.plan),
+        });
+        self.close_own(&closed);
+        planned
+    }
+
+    /// Reads a statement's request, looks up what must be known, and waits for what must be seen.
     pub(super) async fn prepare(
         &mut self,
-        prepared: &Prepared,
         query: &KnnQuery,
+        types: &[u32],
         bind: Option<&BindBody<'_>>,
+        planned: &Planned,
     ) -> Result<Result<Search, Unready>, SessionError> {
         if self.transaction == Transaction::Failed {
             return Ok(Err(RelayReason::TransactionFailed.into()));
@@ -167,37 +197,24 @@ impl Session {
         if self.facts.wrote() {
             return Ok(Err(RelayReason::TransactionWrote.into()));
         }
-        let view = self.shared.context.view.borrow().clone();
-        let mut closed = Vec::new();
-        let planned = self.rewrites.plan(prepared, query, &view, &mut closed);
-        let planned = planned.map(|rewrite| {
-            (
-                rewrite.index(),
-                rewrite.subject.clone(),
-                Arc::clone(&rewrite.plan),
-            )
-        });
-        self.close_own(&closed);
-        let (id, subject, plan) = match planned {
-            Ok(planned) => planned,
-            Err(reason) => return Ok(Err(reason.into())),
-        };
+        let (subject, plan) = (&planned.subject, &planned.plan);
         let definition = &plan.index.definition;
+        let id = definition.id;
         if let Some(bind) = bind
             && bind.len() + 1 != usize::from(plan.first_key_param)
         {
             return Ok(Err(RelayReason::TooManyParameters.into())); // upstream says that the number is wrong
         }
-        let request = match request::read(query, definition, &prepared.types, bind) {
+        let request = match request::read(query, definition, types, bind) {
             Ok(request) => request,
             Err(reason) => return Ok(Err(reason.into())),
         };
-        if self.facts.get(&subject, Instant::now()).is_none()
-            && let Err(unready) = self.look_up(query, definition, &subject).await?
+        if self.facts.get(subject, Instant::now()).is_none()
+            && let Err(unready) = self.look_up(query, definition, subject).await?
         {
             return Ok(Err(unready));
         }
-        let Some((settings, claimable)) = self.facts.last(&subject) else {
+        let Some((settings, claimable)) = self.facts.last(subject) else {
             return Ok(Err(RelayReason::StaleGeneration.into()));
         };
         if let Err(reason) = claimable {
@@ -266,7 +283,7 @@ impl Session {
     }
 
     /// A cancel request met Rektor between statements of its own: what Postgres would have said.
-    async fn report_cancelled(&mut self) -> Result<(), SessionError> {
+    pub(super) async fn report_cancelled(&mut self) -> Result<(), SessionError> {
         let report = Report {
             severity: "ERROR",
             sqlstate: "57014",
@@ -302,10 +319,10 @@ impl Session {
         let Some(rewrite) = self.rewrites.get(sql) else {
             return Ok(Served::Relay(RelayReason::StaleGeneration));
         };
-        if rewrite.goes_exact() {
+        if rewrite.hints.goes_exact() {
             return self.exact(claim).await;
         }
-        let mut candidates = rewrite.first_candidates(least);
+        let mut candidates = rewrite.hints.first_candidates(least);
         let widest = widest(&search.index).max(least);
         let mut first = true;
         loop {
@@ -317,7 +334,7 @@ impl Session {
             match self.attempt(claim, search, &keys, first).await? {
                 Attempt::Enough(replies) => {
                     if let Some(rewrite) = self.rewrites.get(sql) {
-                        rewrite.enough(candidates);
+                        rewrite.hints.enough(candidates);
                     }
                     self.give(claim, replies);
                     return Ok(Served::Done);
@@ -338,7 +355,7 @@ impl Session {
             }
             if found.exhausted || candidates >= widest {
                 if let Some(rewrite) = self.rewrites.get(sql) {
-                    rewrite.fell_short();
+                    rewrite.hints.fell_short();
                 }
                 return self.exact(claim).await;
             }
@@ -577,7 +594,12 @@ impl Session {
         if let Some(describe) = &claim.describe {
             self.forward(describe, Some(Kind::DescribePortal));
         }
-        self.forward(&claim.execute, Some(Kind::Execute { tag: None }));
+        self.forward(
+            &claim.execute,
+            Some(Kind::Execute {
+                completion: Completion::default(),
+            }),
+        );
         self.executed = true;
         self.shared.context.counters.answered(Way::Exact);
         self.end_claim(claim);
@@ -639,7 +661,7 @@ fn ready_index(view: &View, id: IndexId, must_see: Lsn) -> Result<Arc<IndexState
 }
 
 /// Most candidates that are worth proposing.
-fn widest(index: &IndexState) -> usize {
+pub(super) fn widest(index: &IndexState) -> usize {
     let live = index
         .snapshot
         .as_ref()

@@ -81,6 +81,22 @@ pub(super) fn bind_text(out: &mut BytesMut, portal: &[u8], statement: &[u8], val
     });
 }
 
+/// `Bind` with binary parameters and text results.
+pub(super) fn bind_binary(out: &mut BytesMut, portal: &[u8], statement: &[u8], values: &[Bytes]) {
+    frame(out, b'B', |out| {
+        put_string(out, portal);
+        put_string(out, statement);
+        out.put_u16(1);
+        out.put_u16(1);
+        out.put_u16(u16::try_from(values.len()).unwrap_or(u16::MAX));
+        for value in values {
+            out.put_u32(u32::try_from(value.len()).unwrap_or(u32::MAX));
+            out.put_slice(value);
+        }
+        out.put_u16(0);
+    });
+}
+
 /// `Describe` of a statement (`S`) or portal (`P`).
 pub(super) fn describe(out: &mut BytesMut, kind: u8, name: &[u8]) {
     frame(out, b'D', |out| {
@@ -126,8 +142,8 @@ pub(super) fn terminate(out: &mut BytesMut) {
 }
 
 /// `CommandComplete`
-pub(super) fn command_complete(out: &mut BytesMut, tag: &str) {
-    frame(out, b'C', |out| put_string(out, tag.as_bytes()));
+pub(super) fn command_complete(out: &mut BytesMut, tag: &[u8]) {
+    frame(out, b'C', |out| put_string(out, tag));
 }
 
 /// `PortalSuspended`

@@ -6,6 +6,7 @@ mod counters;
 mod ddl;
 mod dispatch;
 mod exchange;
+mod explain;
 mod facts;
 mod frame;
 mod knn;

@@ -31,18 +31,27 @@ pub(super) enum Kind {
     DescribePortal,
     /// → rows or COPY, then `C`, `I` or `s`
     Execute {
-        /// The command tag that the client expects instead of upstream's.
-        tag: Option<&'static str>,
+        /// What is changed about its end.
+        completion: Completion,
     },
     /// → `Z`
     Sync,
     /// → anything, then `Z`
     Query {
-        /// For each statement, the command tag that the client expects instead of upstream's.
-        tags: VecDeque<Option<&'static str>>,
+        /// What is changed about the end of each statement.
+        completions: VecDeque<Completion>,
     },
     /// → `V`, `Z`
     FunctionCall,
+}
+
+/// What the client is told at the end of a statement beside what upstream tells.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Completion {
+    /// The command tag that the client expects instead of upstream's.
+    pub(super) tag: Option<&'static str>,
+    /// Frames before it.
+    pub(super) rows: Option<Bytes>,
 }
 
 /// What a client's Parse does to the statements that Rektor knows.
@@ -247,10 +256,12 @@ mod tests {
                     'C' => Kind::Close,
                     's' => Kind::DescribeStatement,
                     'p' => Kind::DescribePortal,
-                    'E' => Kind::Execute { tag: None },
+                    'E' => Kind::Execute {
+                        completion: Completion::default(),
+                    },
                     'S' => Kind::Sync,
                     'Q' => Kind::Query {
-                        tags: VecDeque::new(),
+                        completions: VecDeque::new(),
                     },
                     'F' => Kind::FunctionCall,
                     'c' => {

@@ -1,7 +1,7 @@
 //! The session loop: frames of both directions, relayed as they are unless a statement is Rektor's to answer.
 //! Follows who is owed which reply; bounded by [`HIGH_WATER`] in each direction.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::future::poll_fn;
 use std::sync::Arc;
 use std::task::Poll;
@@ -15,7 +15,7 @@ use super::facts::Facts;
 use super::frame::{self, Frame, HEADER, Header, MAX_FRAME};
 use super::link::{HIGH_WATER, Link};
 use super::messages::{self, Report};
-use super::pending::{Expected, Installs, Kind, Owner, Pending};
+use super::pending::{Completion, Expected, Installs, Kind, Owner, Pending};
 use super::prepared::Book;
 use super::rewrite::{Own, Rewrites};
 use super::startup::{Login, Scope};
@@ -67,6 +67,10 @@ pub(super) struct Session {
     pub(super) rewrites: Rewrites,
     /// The look-up, once upstream has parsed it.
     pub(super) lookup: Option<Own>,
+    /// What sets `rektor.stat_*`, once upstream has parsed it.
+    pub(super) stat: Option<Own>,
+    /// Indexes that this session created, or renamed to.
+    pub(super) created: HashSet<String>,
     /// Own statements that are no longer used, to be closed.
     pub(super) retired: Vec<Bytes>,
     /// A Bind that waits for its Execute.
@@ -110,6 +114,8 @@ impl Session {
             facts: Facts::default(),
             rewrites: Rewrites::default(),
             lookup: None,
+            stat: None,
+            created: HashSet::new(),
             retired: Vec::new(),
             held: None,
             executed: false,
@@ -250,7 +256,7 @@ impl Session {
             b'P' => Kind::Parse(Installs::Nothing),
             b'B' => Kind::Bind,
             b'Q' => Kind::Query {
-                tags: VecDeque::new(),
+                completions: VecDeque::new(),
             },
             b'F' => Kind::FunctionCall,
             _ => return, // COPY data; anything else of this size ends the connection
@@ -340,36 +346,36 @@ impl Session {
                 self.book.remove_statement(&name);
             }
         }
-        if reply.owner == Some(Owner::Rektor) {
+        if reply.owner == Some(Owner::Rektor) && tag != b'E' {
             return Verdict::Drop;
         }
-        match reply.done {
-            Some(Expected {
-                kind: Kind::Parse(Installs::OnSuccess(name, meaning)),
-                ..
-            }) => {
+        match (reply.done, tag) {
+            (_, b'E') => super::ddl::mended_error(body).map_or(Verdict::Relay, Verdict::Replace),
+            (
+                Some(Expected {
+                    kind: Kind::Parse(Installs::OnSuccess(name, meaning)),
+                    ..
+                }),
+                _,
+            ) => {
                 self.book.set_statement(name, Some(meaning));
                 Verdict::Relay
             }
-            Some(Expected {
-                kind: Kind::Execute {
-                    tag: Some(expected),
-                },
-                ..
-            }) if tag == b'C' => retagged(expected),
-            Some(_) | None if tag == b'C' => self.query_tag(),
-            Some(_) | None => Verdict::Relay,
-        }
-    }
-
-    /// A statement of a simple Query is complete: whether its tag is the client's.
-    fn query_tag(&mut self) -> Verdict {
-        match self.pending.head() {
-            Some(Expected {
-                kind: Kind::Query { tags },
-                ..
-            }) => tags.pop_front().flatten().map_or(Verdict::Relay, retagged),
-            Some(_) | None => Verdict::Relay,
+            (
+                Some(Expected {
+                    kind: Kind::Execute { completion },
+                    ..
+                }),
+                b'C',
+            ) => complete(completion, body),
+            (None, b'C') => match self.pending.head() {
+                Some(Expected {
+                    kind: Kind::Query { completions },
+                    ..
+                }) => complete(completions.pop_front().unwrap_or_default(), body),
+                Some(_) | None => Verdict::Relay,
+            },
+            (Some(_) | None, _) => Verdict::Relay,
         }
     }
 
@@ -414,10 +420,15 @@ impl Session {
     }
 }
 
-/// CommandComplete with another tag.
-fn retagged(tag: &str) -> Verdict {
+/// CommandComplete as the client is told it.
+fn complete(completion: Completion, body: &[u8]) -> Verdict {
+    if completion.tag.is_none() && completion.rows.is_none() {
+        return Verdict::Relay;
+    }
     let mut frames = BytesMut::new();
-    messages::command_complete(&mut frames, tag);
+    frames.extend_from_slice(&completion.rows.unwrap_or_default());
+    let tag = body.strip_suffix(b"\0").unwrap_or(body);
+    messages::command_complete(&mut frames, completion.tag.map_or(tag, str::as_bytes));
     Verdict::Replace(frames)
 }
 

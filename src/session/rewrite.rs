@@ -14,6 +14,8 @@ use crate::query::{self, KnnQuery, Plan, RelayReason};
 
 /// Texts with own statements in one session: Postgres keeps a plan for each. Beyond it all are made anew.
 const MAX_REWRITES: usize = 64;
+/// Shapes of simple queries whose hints are kept.
+const MAX_SHAPES: usize = 256;
 /// Executions that go straight to *exact* after it was needed, at most: then nominating is tried again.
 const MAX_EXACT_RUNS: u32 = 15;
 
@@ -35,6 +37,12 @@ pub(super) struct Rewrite {
     pub(super) exact: Option<Own>,
     generation: Generation,
     types: Vec<u32>,
+    pub(super) hints: Hints,
+}
+
+/// What earlier executions of a statement taught.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Hints {
     /// Candidates that were enough lately.
     candidates: usize,
     /// Executions that still go straight to *exact*.
@@ -57,7 +65,9 @@ impl Rewrite {
         types.extend(keys.map(|key| key.kind.array_oid().0));
         types
     }
+}
 
+impl Hints {
     /// Candidates to begin with, at least `least`.
     pub(super) fn first_candidates(&self, least: usize) -> usize {
         self.candidates.max(least)
@@ -87,6 +97,8 @@ impl Rewrite {
 #[derive(Debug, Default)]
 pub(super) struct Rewrites {
     by_text: HashMap<String, Rewrite>,
+    /// Hints of simple queries, by text without the query vector.
+    by_shape: HashMap<String, Hints>,
     serial: u64,
 }
 
@@ -129,6 +141,14 @@ impl Rewrites {
             self.by_text.insert(sql.to_owned(), rewrite);
         }
         self.by_text.get_mut(sql).ok_or(RelayReason::NoIndex)
+    }
+
+    /// The hints of a simple query of that shape.
+    pub(super) fn hints(&mut self, shape: String) -> &mut Hints {
+        if self.by_shape.len() >= MAX_SHAPES && !self.by_shape.contains_key(&shape) {
+            self.by_shape.clear();
+        }
+        self.by_shape.entry(shape).or_default()
     }
 
     /// The rewrite of a text that was planned.
@@ -193,8 +213,6 @@ pub(super) fn plan(
         exact: None,
         generation: view.generation,
         types: types.to_vec(),
-        candidates: 0,
-        exact_runs: 0,
-        next_exact_runs: 0,
+        hints: Hints::default(),
     })
 }

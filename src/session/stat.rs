@@ -1,8 +1,104 @@
-//! What only Rektor knows → settings of the client's session, just before a statement that reads them.
+//! What only Rektor knows → settings of the client's session, as JSON, just before a statement that reads them.
 
+use serde_json::{Value, json};
+
+use super::messages;
+use super::pending::{Installs, Kind, Owner};
 use super::relay::Session;
+use crate::catalog::QualifiedName;
+use crate::index::view::{IndexState, Phase, View};
+use crate::lsn::Lsn;
+
+const SET: &str = include_str!("../../sql/session_stat.sql");
+/// The portal that it runs in.
+const PORTAL: &[u8] = b"rektor_stat";
 
 impl Session {
-    /// Sends the settings that `rektor.stat_*` read.
-    pub(super) fn send_stat(&mut self) {}
+    /// Sends the settings that `rektor.stat_*` read; upstream's replies are swallowed.
+    pub(super) fn send_stat(&mut self) {
+        let view = self.shared.context.view.borrow().clone();
+        let own = match self.stat.take() {
+            Some(own) => own,
+            None => {
+                let own = self.rewrites.next_own();
+                messages::parse(&mut self.upstream.outbox, &own.name, SET.as_bytes(), &[]);
+                self.pending
+                    .sent(Kind::Parse(Installs::Nothing), Owner::Rektor);
+                own
+            }
+        };
+        let (indexes, replication) = (indexes(&view).to_string(), replication(&view).to_string());
+        let values = [indexes.as_bytes(), replication.as_bytes()];
+        let out = &mut self.upstream.outbox;
+        messages::bind_text(out, PORTAL, &own.name, &values);
+        messages::execute(out, PORTAL, 0);
+        messages::close(out, b'P', PORTAL);
+        let completion = super::pending::Completion::default();
+        for kind in [Kind::Bind, Kind::Execute { completion }, Kind::Close] {
+            self.pending.sent(kind, Owner::Rektor);
+        }
+        self.stat = Some(own);
+    }
+}
+
+/// `rektor.stat_indexes`
+fn indexes(view: &View) -> Value {
+    view.indexes
+        .iter()
+        .map(|index| one_index(index, view))
+        .collect()
+}
+
+fn one_index(index: &IndexState, view: &View) -> Value {
+    let definition = &index.definition;
+    let (phase, percent, error) = match &index.phase {
+        Phase::Copying { percent } => ("copying", Some(*percent), None),
+        Phase::Building { percent } => ("building", Some(*percent), None),
+        Phase::Ready => ("ready", Some(100.0), None),
+        Phase::Failed { error } => ("failed", None, Some(error)),
+    };
+    let stats = index.snapshot.as_ref().map(|snapshot| snapshot.stats());
+    json!({
+        "index_name": name(&definition.name),
+        "table_name": name(&definition.table),
+        "column_name": definition.column.name,
+        "metric": definition.metric.name(),
+        "method": definition.options.method.name(),
+        "rows": stats.map(|stats| stats.live),
+        "phase": phase,
+        "percent": percent,
+        "applied_lsn": lsn(index.applied),
+        "lag_bytes": view.upstream.bytes_since(index.applied),
+        "memory_bytes": stats.map(|stats| stats.memory_bytes),
+        "error": error,
+    })
+}
+
+/// `rektor.stat_replication`
+fn replication(view: &View) -> Value {
+    let applied = view.indexes.iter().map(|index| index.applied).min();
+    let applied = applied.unwrap_or(view.received);
+    json!([{
+        "slot_name": Value::Null,
+        "streaming": view.streaming,
+        "received_lsn": lsn(view.received),
+        "durable_lsn": lsn(view.durable),
+        "applied_lsn": lsn(applied),
+        "upstream_lsn": lsn(view.upstream),
+        "lag_bytes": view.upstream.bytes_since(applied),
+        "error": view.error,
+    }])
+}
+
+/// A name as `regclass` prints it with the usual search path.
+pub(super) fn name(name: &QualifiedName) -> String {
+    if name.schema == "public" {
+        name.name.clone()
+    } else {
+        name.to_string()
+    }
+}
+
+fn lsn(lsn: Lsn) -> String {
+    lsn.to_string()
 }
