@@ -1,7 +1,9 @@
 -- Every index of rektor.index, with what the catalogue says of its table, key and columns at this moment. Rows whose table
 -- is gone are left out, as PostgreSQL drops an index with its table. NULL stands for what is not there.
--- `stamp` changes whenever a column of the index is altered: attribute numbers, types, modifiers, and the transaction that
--- last wrote their catalogue rows. A rewrite of the values shows nowhere else.
+-- `stamp` changes whenever a column of the index is altered (attribute numbers, types, modifiers, and the transaction that
+-- last wrote their catalogue rows: a rewrite of the values shows nowhere else) and when the table left the publication and
+-- came back. `part_…` are all partitions below the table: with the file that holds their rows, and whether they were attached
+-- after they were created, perhaps with rows.
 select
     i.id,
     i.name::text as index_name,
@@ -28,10 +30,16 @@ select
     inc.numbers as include_numbers,
     inc.types as include_types,
     inc.sendable as include_sendable,
-    p.relid is not null as published,
-    p.attrs::int2[] as published_columns,
-    pg_get_expr(p.qual, p.relid) as row_filter,
-    s.stamp
+    coalesce(pr.oid is not null or pub.puballtables or pn.oid is not null, false) as published,
+    coalesce(
+        pub.pubinsert and pub.pubupdate and pub.pubdelete and pub.pubtruncate and (pub.pubviaroot or c.relkind <> 'p'),
+        false) as publishes_all,
+    pr.prattrs::int2[] as published_columns,
+    pg_get_expr(pr.prqual, pr.prrelid) as row_filter,
+    concat_ws(',', s.columns, pub.oid, pr.oid) as stamp,
+    parts.oids as part_oids,
+    parts.files as part_files,
+    parts.attached as part_attached
 from rektor.index i
 join pg_class c on c.oid = i.relation
 join pg_namespace n on n.oid = c.relnamespace
@@ -59,14 +67,25 @@ left join lateral (
     left join pg_type t on t.oid = a.atttypid
     left join pg_type e on e.oid = t.typelem and t.typcategory = 'A'
 ) inc on true
-left join pg_get_publication_tables('rektor') p on p.relid = c.oid
+left join pg_publication pub on pub.pubname = 'rektor'
+left join pg_publication_rel pr on pr.prpubid = pub.oid and pr.prrelid = c.oid
+left join pg_publication_namespace pn on pn.pnpubid = pub.oid and pn.pnnspid = c.relnamespace
 left join lateral (
-    select coalesce(string_agg(
-        format('%s:%s:%s:%s', a.attnum, a.atttypid, a.atttypmod, a.xmin), ',' order by a.attnum), '') as stamp
+    select string_agg(
+        format('%s:%s:%s:%s', a.attnum, a.atttypid, a.atttypmod, a.xmin), ',' order by a.attnum) as columns
     from pg_attribute a
     where a.attrelid = c.oid
         and (a.attname = i.column_name or a.attname = any (i.include) or a.attnum = any (k.numbers))
         and a.attnum > 0
         and not a.attisdropped
 ) s on true
+left join lateral (
+    select array_agg(t.relid::oid order by t.relid) as oids,
+        array_agg(coalesce(pg_relation_filenode(t.relid), 0) order by t.relid) as files,
+        array_agg(h.xmin <> y.xmin order by t.relid) as attached
+    from pg_partition_tree(c.oid) t
+    join pg_inherits h on h.inhrelid = t.relid
+    join pg_type y on y.typrelid = t.relid
+    where t.level > 0
+) parts on c.relkind = 'p'
 order by i.id

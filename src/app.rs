@@ -21,7 +21,7 @@ use crate::admin::{self, AdminError};
 use crate::config::{Config, LogFormat, Upstream};
 use crate::index;
 use crate::ingest::{self, IngestError, IngestSettings};
-use crate::session::{self, Context, UpstreamAddress};
+use crate::session::{self, Context, Counters, UpstreamAddress};
 use crate::telemetry::{self, Sources, progress};
 use data_dir::DataDir;
 use signals::Signals;
@@ -198,16 +198,18 @@ impl App {
             slot: config.slot.clone(),
         };
         let ingest = ingest::start(settings, ingest_stopped).await?;
+        let counters = Arc::new(Counters::default());
         let context = Context {
             upstream: server.address,
             database: server.database,
             view: ingest.view.clone(),
             max_connections: config.max_connections,
             allow_trust: config.allow_trust,
-            counters: std::sync::Arc::default(),
+            counters: Arc::clone(&counters),
         };
         let sources = Sources {
             view: ingest.view.clone(),
+            counters,
         };
         let shown = progress::show(bars, ingest.view, bars_stopped);
         let sessions = session::serve(clients, context, sessions_stopped.clone());

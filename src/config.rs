@@ -29,8 +29,9 @@ const MAX_SLOT_NAME: usize = 63;
     name = "rektor",
     version,
     about = "Stands beside a PostgreSQL and makes it a fast vector database",
-    after_help = "Every flag can be set in rektor.toml (data_dir = \"…\") and as a variable (REKTOR_DATA_DIR=…); \
-                  a flag wins over a variable, a variable over the file.\n\
+    max_term_width = 120,
+    after_help = "Every flag is also a key of rektor.toml (data_dir = \"…\") and a variable (REKTOR_DATA_DIR=…);\n\
+                  a flag wins over a variable, a variable over the file, the file over the default.\n\
                   Exit status: 0 fine, 1 failed, 2 wrong usage or configuration."
 )]
 pub struct Cli {
@@ -67,17 +68,23 @@ pub struct DatabaseSettings {
         long,
         value_name = "URL",
         env = "REKTOR_UPSTREAM",
+        hide_env = true,
         hide_env_values = true
     )]
     pub upstream: Option<String>,
     /// File that holds the password for upstream
-    #[arg(long, value_name = "FILE", env = "REKTOR_UPSTREAM_PASSWORD_FILE")]
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "REKTOR_UPSTREAM_PASSWORD_FILE",
+        hide_env = true
+    )]
     pub upstream_password_file: Option<PathBuf>,
     /// Name of the replication slot [default: rektor]
-    #[arg(long, value_name = "NAME", env = "REKTOR_SLOT")]
+    #[arg(long, value_name = "NAME", env = "REKTOR_SLOT", hide_env = true)]
     pub slot: Option<String>,
     /// Configuration file [default: rektor.toml, if there is one]
-    #[arg(long, value_name = "FILE", env = "REKTOR_CONFIG")]
+    #[arg(long, value_name = "FILE", env = "REKTOR_CONFIG", hide_env = true)]
     pub config: Option<PathBuf>,
 }
 
@@ -90,41 +97,58 @@ pub struct Settings {
         long,
         value_name = "URL",
         env = "REKTOR_UPSTREAM",
+        hide_env = true,
         hide_env_values = true
     )]
     pub upstream: Option<String>,
     /// File that holds the password for upstream
-    #[arg(long, value_name = "FILE", env = "REKTOR_UPSTREAM_PASSWORD_FILE")]
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "REKTOR_UPSTREAM_PASSWORD_FILE",
+        hide_env = true
+    )]
     pub upstream_password_file: Option<PathBuf>,
     /// Where clients connect [default: 127.0.0.1:6432]
-    #[arg(long, value_name = "HOST:PORT", env = "REKTOR_LISTEN")]
+    #[arg(long, value_name = "HOST:PORT", env = "REKTOR_LISTEN", hide_env = true)]
     pub listen: Option<String>,
     /// Where /metrics, /livez and /readyz are served [default: 127.0.0.1:6433]
-    #[arg(long, value_name = "HOST:PORT", env = "REKTOR_HTTP")]
+    #[arg(long, value_name = "HOST:PORT", env = "REKTOR_HTTP", hide_env = true)]
     pub http: Option<String>,
     /// Directory for everything kept on disk [default: rektor-data]
-    #[arg(long, value_name = "DIR", env = "REKTOR_DATA_DIR")]
+    #[arg(long, value_name = "DIR", env = "REKTOR_DATA_DIR", hide_env = true)]
     pub data_dir: Option<PathBuf>,
     /// Directory of initdb and postgres, for the private PostgreSQL [default: searched for]
-    #[arg(long, value_name = "DIR", env = "REKTOR_PG_BIN")]
+    #[arg(long, value_name = "DIR", env = "REKTOR_PG_BIN", hide_env = true)]
     pub pg_bin: Option<PathBuf>,
     /// Name of the replication slot [default: rektor]
-    #[arg(long, value_name = "NAME", env = "REKTOR_SLOT")]
+    #[arg(long, value_name = "NAME", env = "REKTOR_SLOT", hide_env = true)]
     pub slot: Option<String>,
     /// Most client connections at a time [default: 100]
-    #[arg(long, value_name = "N", env = "REKTOR_MAX_CONNECTIONS")]
+    #[arg(
+        long,
+        value_name = "N",
+        env = "REKTOR_MAX_CONNECTIONS",
+        hide_env = true
+    )]
     pub max_connections: Option<usize>,
-    /// Let clients from other machines in when upstream asks them for no password
-    #[arg(long, env = "REKTOR_ALLOW_TRUST", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL")]
+    /// Let clients from other machines in when upstream asks them for no password [default: false]
+    #[arg(long, env = "REKTOR_ALLOW_TRUST", hide_env = true, hide_possible_values = true, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL")]
     pub allow_trust: Option<bool>,
     /// Log level: error, warn, info, debug, trace, or per module as in info,rektor::session=debug [default: info]
-    #[arg(long, value_name = "LEVEL", env = "REKTOR_LOG_LEVEL")]
+    #[arg(long, value_name = "LEVEL", env = "REKTOR_LOG_LEVEL", hide_env = true)]
     pub log_level: Option<String>,
-    /// Form of the log lines on standard error [default: text]
-    #[arg(long, value_name = "FORM", env = "REKTOR_LOG_FORMAT")]
+    /// Form of the log lines on standard error: text or json [default: text]
+    #[arg(
+        long,
+        value_name = "FORM",
+        env = "REKTOR_LOG_FORMAT",
+        hide_env = true,
+        hide_possible_values = true
+    )]
     pub log_format: Option<LogFormat>,
     /// Configuration file [default: rektor.toml, if there is one]
-    #[arg(long, value_name = "FILE", env = "REKTOR_CONFIG")]
+    #[arg(long, value_name = "FILE", env = "REKTOR_CONFIG", hide_env = true)]
     #[serde(skip)]
     pub config: Option<PathBuf>,
 }
@@ -144,7 +168,7 @@ pub enum LogFormat {
 #[derive(Clone, Debug)]
 pub enum Upstream {
     /// A server that is there already.
-    Server(Database),
+    Server(Box<Database>),
     /// A PostgreSQL of our own in the data directory.
     Private {
         /// Where its programs are, if that was said.
@@ -225,9 +249,10 @@ impl Settings {
         let data_dir = said.data_dir.unwrap_or_else(|| "rektor-data".into());
         let data_dir = std::path::absolute(&data_dir).map_err(|e| invalid("data_dir", e))?;
         let upstream = match said.upstream {
-            Some(url) => {
-                Upstream::Server(Database::new(&url, said.upstream_password_file.as_deref())?)
-            }
+            Some(url) => Upstream::Server(Box::new(Database::new(
+                &url,
+                said.upstream_password_file.as_deref(),
+            )?)),
             None => Upstream::Private {
                 pg_bin: said.pg_bin,
             },
@@ -237,7 +262,9 @@ impl Settings {
             let reason = format!("{max_connections} is not between 1 and {MAX_MAX_CONNECTIONS}");
             return Err(invalid("max_connections", reason));
         }
-        let log_level = said.log_level.unwrap_or_else(|| "info".to_owned());
+        let log_level = said
+            .log_level
+            .unwrap_or_else(|| "info,tokio_postgres=warn".to_owned());
         log_level
             .parse::<tracing_subscriber::EnvFilter>()
             .map_err(|e| invalid("log_level", format!("\"{log_level}\": {e}")))?;
@@ -365,11 +392,12 @@ impl Database {
 
 /// The one address that a connection string names.
 fn address(connection: &tokio_postgres::Config) -> Result<UpstreamAddress, ConfigError> {
-    let port = match connection.get_ports() {
-        [] => DEFAULT_PORT,
-        [port] => *port,
-        [_, _, ..] => return Err(invalid("upstream", "more than one port")),
-    };
+    // One port a host, or one for all.
+    let port = connection
+        .get_ports()
+        .first()
+        .copied()
+        .unwrap_or(DEFAULT_PORT);
     match connection.get_hosts() {
         [] => Err(invalid(
             "upstream",
@@ -415,4 +443,155 @@ fn slot_name(said: Option<String>) -> Result<String, ConfigError> {
         return Err(invalid("slot", reason));
     }
     Ok(name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settings(file: &str) -> (tempfile::TempDir, Settings) {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("rektor.toml");
+        fs::write(&path, file).unwrap();
+        let settings = Settings {
+            config: Some(path),
+            ..Settings::default()
+        };
+        (directory, settings)
+    }
+
+    #[test]
+    fn what_is_said_on_the_command_line_wins_over_the_file_and_the_file_over_the_default() {
+        let file = "listen = \"127.0.0.1:1\"\nhttp = \"127.0.0.1:2\"\nlog_format = \"json\"\nmax_connections = 7\n\
+                    allow_trust = true\nupstream = \"postgres://u@h/d\"";
+        let (_directory, mut said) = settings(file);
+        said.listen = Some("127.0.0.1:9".to_owned());
+        said.allow_trust = Some(false);
+        let config = said.resolve().unwrap();
+        assert_eq!(config.listen.port(), 9);
+        assert_eq!(config.http.port(), 2);
+        assert_eq!(config.slot, "rektor");
+        assert_eq!(config.max_connections, 7);
+        assert_eq!(config.log_format, LogFormat::Json);
+        assert!(!config.allow_trust);
+        assert!(matches!(config.upstream, Upstream::Server(database) if database.name == "d"));
+    }
+
+    #[test]
+    fn flags_and_variables_reach_the_settings() {
+        let cli = Cli::try_parse_from([
+            "rektor",
+            "serve",
+            "--allow-trust",
+            "--slot",
+            "s",
+            "--log-format",
+            "json",
+        ])
+        .unwrap();
+        let Command::Serve(settings) = cli.command else {
+            panic!("not serve")
+        };
+        assert_eq!(
+            (settings.allow_trust, settings.slot.as_deref()),
+            (Some(true), Some("s"))
+        );
+        for (arguments, kind) in [
+            (
+                &["rektor", "serve", "--nope"][..],
+                clap::error::ErrorKind::UnknownArgument,
+            ),
+            (
+                &["rektor", "check", "--listen", "x:1"],
+                clap::error::ErrorKind::UnknownArgument,
+            ),
+            (
+                &["rektor"],
+                clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand,
+            ),
+        ] {
+            assert_eq!(
+                Cli::try_parse_from(arguments).unwrap_err().kind(),
+                kind,
+                "{arguments:?}"
+            );
+        }
+        use clap::CommandFactory as _;
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn what_cannot_work_is_one_line_that_names_the_setting() {
+        for (file, error) in [
+            ("liste = 1", "unknown field `liste`"),
+            ("max_connections = \"many\"", "max_connections"),
+            (
+                "max_connections = 0",
+                "max_connections: 0 is not between 1 and 100000",
+            ),
+            ("listen = \"nowhere\"", "listen: \"nowhere\": "),
+            ("slot = \"Rektor-1\"", "slot: \"Rektor-1\" is no slot name"),
+            (
+                "log_level = \"rektor=loud\"",
+                "log_level: \"rektor=loud\": ",
+            ),
+            ("log_format = \"xml\"", "log_format"),
+            ("upstream = \"http://h\"", "upstream: "),
+            ("upstream = \"postgres://h/d\"", "upstream: no user"),
+            ("upstream = \"user=u dbname=d\"", "upstream: no host"),
+            (
+                "upstream = \"postgres://u@a,b/d\"",
+                "upstream: more than one host",
+            ),
+            (
+                "upstream = \"postgres://u@h/d?sslmode=require\"",
+                "upstream: TLS",
+            ),
+            (
+                "upstream = \"postgres://u@h/d\"\nupstream_password_file = \"/no/such\"",
+                "upstream_password_file: /no/such: ",
+            ),
+            ("= broken", "configuration file "),
+        ] {
+            let (_directory, said) = settings(file);
+            let text = said.resolve().expect_err(file).to_string();
+            assert!(text.contains(error), "{file}: {text}");
+            assert_eq!(text.lines().count(), 1, "{text}");
+        }
+        let missing = Settings {
+            config: Some("/no/such/rektor.toml".into()),
+            ..Settings::default()
+        };
+        assert!(
+            missing
+                .resolve()
+                .unwrap_err()
+                .to_string()
+                .starts_with("configuration file /no/such/rektor.toml: ")
+        );
+    }
+
+    #[test]
+    fn a_connection_string_becomes_a_database() {
+        let unix = Database::new("host=/run/pg port=5433 user=u", None).unwrap();
+        assert_eq!(unix.name, "u", "as libpq: the user's name");
+        assert_eq!(
+            unix.address,
+            UpstreamAddress::Unix("/run/pg/.s.PGSQL.5433".into())
+        );
+        let tcp = Database::new("postgres://u@h/d", None).unwrap();
+        let expected = UpstreamAddress::Tcp {
+            host: "h".to_owned(),
+            port: 5432,
+        };
+        assert_eq!(tcp.address, expected);
+
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("password");
+        fs::write(&file, "secret\n").unwrap();
+        let with = Database::new("postgres://u@h/d", Some(&file)).unwrap();
+        assert_eq!(with.connection.get_password(), Some(&b"secret"[..]));
+        let twice = Database::new("postgres://u:other@h/d", Some(&file)).unwrap_err();
+        assert!(!twice.to_string().contains("secret") && !twice.to_string().contains("other"));
+    }
 }

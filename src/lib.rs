@@ -33,6 +33,7 @@ pub mod ingest;
 pub mod lsn;
 pub mod query;
 pub mod session;
+pub mod store;
 pub mod telemetry;
 pub mod upstream;
 pub mod vector;

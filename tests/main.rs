@@ -10,5 +10,6 @@ mod harness;
 mod knn;
 mod layering;
 mod relay;
+mod serve;
 mod setup;
 mod tools;

@@ -4,6 +4,8 @@
 use std::fmt;
 
 use super::{AdminError, Connection, failed};
+use crate::upstream::UpstreamError;
+use crate::upstream::walsender::ReplicationConnection;
 
 const SERVER: &str = include_str!("../../sql/check_server.sql");
 const INSTALLED: &str = include_str!("../../sql/check_installed.sql");
@@ -93,6 +95,7 @@ async fn examine(
     let connection = Connection::open(database).await?;
     connection.version().await?;
     ask(&connection, SERVER, Some(slot), points).await?;
+    points.push(replication(database).await);
     if connection.installed().await? {
         points.push(Point::well("schema rektor is installed"));
         ask(&connection, INSTALLED, None, points).await?;
@@ -105,6 +108,39 @@ async fn examine(
     }
     connection.close().await;
     Ok(())
+}
+
+/// A real replication connection: what a pooler in between, or `pg_hba.conf`, refuses.
+async fn replication(database: &tokio_postgres::Config) -> Point {
+    let identified = async {
+        let mut connection = ReplicationConnection::connect(database).await?;
+        let identity = connection.identify_system().await?;
+        connection.close().await?;
+        Ok::<_, UpstreamError>(identity)
+    };
+    match identified.await {
+        Ok(identity) => Point::well(format!(
+            "a replication connection works (system {}, timeline {})",
+            identity.system_id, identity.timeline
+        )),
+        Err(e) => {
+            let mend = match e.sqlstate() {
+                Some("28000") => {
+                    let user = database.get_user().unwrap_or_default();
+                    let name = database.get_dbname().unwrap_or_default();
+                    format!(
+                        "-- in pg_hba.conf, then SELECT pg_reload_conf();\nhost {name} {user} samenet scram-sha-256"
+                    )
+                }
+                Some("42501") => "-- see the role's right to replicate above".to_owned(),
+                Some("53300") => "-- see the WAL senders above".to_owned(),
+                Some(_) | None => {
+                    "-- name the server itself in --upstream, not a connection pooler".to_owned()
+                }
+            };
+            Point::failing(format!("no replication connection: {e}"), mend)
+        }
+    }
 }
 
 /// Runs a query whose rows are points: well, finding, mend.

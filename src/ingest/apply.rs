@@ -20,7 +20,7 @@ use crate::wal::transaction::Event;
 /// A transaction up to this size is applied only when it is complete, so that a broken connection costs nothing. A larger one
 /// is applied as it comes, invisibly; if it breaks, the indexes that it touched are copied again. As
 /// `logical_decoding_work_mem`, above which the server spills.
-const TRANSACTION_BYTES: usize = 64 << 20;
+const TRANSACTION_BYTES: usize = if cfg!(test) { 2 << 10 } else { 64 << 20 };
 /// How often progress that no commit announces is looked at.
 const TICK: Duration = Duration::from_millis(200);
 /// Most transactions whose visibility one reading of the catalogue waits for; beyond, the periodic reading must do.
@@ -52,6 +52,8 @@ pub(crate) enum Control {
         request: u64,
         entries: Vec<IndexEntry>,
     },
+    /// The catalogue cannot be read.
+    CatalogueFailed(String),
     /// The copier is ready; `None` if nothing is to be copied any more.
     CopyBegin(oneshot::Sender<Option<CopyOrder>>),
     /// How far a copy is.
@@ -115,6 +117,7 @@ pub(crate) struct Applier {
     position: Lsn,
     streaming: bool,
     error: Option<String>,
+    catalogue_error: Option<String>,
     /// Requests for the catalogue that were not answered, each with the transaction it waits for.
     unanswered: Vec<(u64, Option<u32>)>,
     requests: u64,
@@ -142,6 +145,7 @@ impl Applier {
             position: Lsn::ZERO,
             streaming: false,
             error: None,
+            catalogue_error: None,
             unanswered: Vec::new(),
             requests: 0,
             marks,
@@ -266,8 +270,10 @@ impl Applier {
             }
             Control::Catalogue { request, entries } => {
                 self.unanswered.retain(|(number, _)| *number > request);
+                self.catalogue_error = None;
                 self.indexes.catalogue(entries);
             }
+            Control::CatalogueFailed(error) => self.catalogue_error = Some(error),
             Control::CopyBegin(answer) => {
                 // If no one waits for it any more, the order must not be lost.
                 if let Err(Some(order)) = answer.send(self.indexes.begin_copy()) {
@@ -313,7 +319,11 @@ impl Applier {
             durable: lsn(&self.marks.durable),
             upstream: lsn(&self.marks.upstream).max(self.position),
             streaming: self.streaming,
-            error: self.error.clone(),
+            error: self
+                .error
+                .as_ref()
+                .or(self.catalogue_error.as_ref())
+                .cloned(),
             indexes,
         }));
         self.outputs
@@ -348,3 +358,6 @@ impl Applier {
 fn is_definition(relation: &Relation) -> bool {
     relation.schema == "rektor" && relation.name == "index"
 }
+
+#[cfg(test)]
+mod tests;

@@ -9,7 +9,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_postgres::Config;
 
 use crate::ingest::apply::{CatalogueRequest, Control, Item, Marks};
-use crate::ingest::receive::{Queue, receive};
+use crate::ingest::receive::{Ended, Queue, receive};
 use crate::ingest::stopped;
 use crate::lsn::Lsn;
 use crate::upstream::backfill::while_telling;
@@ -23,7 +23,11 @@ use crate::upstream::{Disposition, UpstreamError, slot};
 /// First pause before connecting again; doubled each time.
 const PAUSE_FIRST: Duration = Duration::from_millis(100);
 /// Longest pause: how long after its return a server may go unnoticed.
-const PAUSE_MOST: Duration = Duration::from_secs(5);
+const PAUSE_MOST: Duration = Duration::from_secs(1);
+/// SQLSTATE `undefined_object`: what a stream without its publication ends with.
+const NO_PUBLICATION: &str = "42704";
+/// SQLSTATEs `undefined_table` and `invalid_schema_name`: schema rektor was removed, and with it every index.
+const NOT_INSTALLED: [&str; 2] = ["42P01", "3F000"];
 /// How often the catalogue is read unasked, for what the stream does not tell.
 const CATALOGUE_INTERVAL: Duration = Duration::from_secs(5);
 
@@ -33,6 +37,8 @@ struct Epoch {
     system_id: u64,
     timeline: u32,
     position: Lsn,
+    /// The slot cannot be read any more, whatever its state says.
+    unreadable: bool,
 }
 
 impl Epoch {
@@ -52,6 +58,8 @@ impl Epoch {
                 "upstream is on timeline {} instead of {}",
                 system.timeline, self.timeline
             ))
+        } else if self.unreadable {
+            Some("the publication was dropped and made anew".into())
         } else if state.lost {
             Some("upstream removed WAL that the replication slot needs".into())
         } else if state.confirmed > self.position {
@@ -83,6 +91,7 @@ impl Follower {
     /// With a failure that only a person can mend, as long as nothing has been streamed yet.
     pub(crate) async fn run(mut self) -> Result<(), UpstreamError> {
         let mut epoch: Option<Epoch> = None;
+        let mut streamed = false;
         let mut stop = self.stop.clone();
         let mut pause = PAUSE_FIRST;
         loop {
@@ -92,28 +101,34 @@ impl Follower {
                 opened = self.open(&mut epoch) => opened,
             };
             let failure = match (opened, &mut epoch) {
-                (Ok(stream), Some(epoch)) => {
-                    pause = PAUSE_FIRST;
+                (Ok(stream), Some(current)) => {
+                    (pause, streamed) = (PAUSE_FIRST, true);
                     self.tell(true, None).await;
-                    let applied = &mut self.applied;
-                    let position = &mut epoch.position;
-                    let received = receive(
-                        stream,
-                        position,
-                        &self.queue,
-                        &self.marks,
-                        applied,
-                        &mut self.stop,
-                    )
-                    .await;
-                    if *stop.borrow() {
-                        return Ok(());
-                    }
+                    let received = self.receive(stream, &mut current.position).await;
                     self.queue.send(Item::Cut).await?;
-                    received.err().unwrap_or(UpstreamError::Closed)
+                    match received {
+                        Ok(Ended::Stopped) => return Ok(()),
+                        Ok(Ended::Full) => {
+                            let wait = "the stream waits for a copy to end".to_owned();
+                            self.tell(false, Some(wait)).await;
+                            tokio::select! {
+                                biased;
+                                () = stopped(&mut stop) => return Ok(()),
+                                drained = self.queue.drained() => drained?,
+                            }
+                            continue;
+                        }
+                        Err(error) => {
+                            if error.sqlstate() == Some(NO_PUBLICATION) {
+                                // The slot sees the catalogue as it was: it never finds a publication that was made anew.
+                                current.unreadable = true;
+                            }
+                            error
+                        }
+                    }
                 }
                 (Ok(_), None) => UpstreamError::Closed, // `open` sets it
-                (Err(error), None) if error.disposition() == Disposition::Fatal => {
+                (Err(error), _) if !streamed && error.disposition() == Disposition::Fatal => {
                     return Err(error);
                 }
                 (Err(error), _) => error,
@@ -129,6 +144,15 @@ impl Follower {
         }
     }
 
+    async fn receive(
+        &mut self,
+        stream: ReplicationStream,
+        position: &mut Lsn,
+    ) -> Result<Ended, UpstreamError> {
+        let (applied, stop) = (&mut self.applied, &mut self.stop);
+        receive(stream, position, &self.queue, &self.marks, applied, stop).await
+    }
+
     async fn tell(&self, streaming: bool, error: Option<String>) {
         // The applier is gone only when everything stops.
         let _stopping = self
@@ -139,9 +163,9 @@ impl Follower {
 
     /// Connects, checks everything, and resumes; or begins anew with a slot of this moment.
     async fn open(&self, epoch: &mut Option<Epoch>) -> Result<ReplicationStream, UpstreamError> {
+        let mut replication = ReplicationConnection::connect(&self.config).await?;
         let session = SqlSession::connect(&self.config).await?;
         check_server(&session, &self.slot).await?;
-        let mut replication = ReplicationConnection::connect(&self.config).await?;
         let mut system = replication.identify_system().await?;
         let state = slot::find(&session, &self.slot, &system.database).await?;
         if let Some(state) = &state {
@@ -182,6 +206,7 @@ impl Follower {
                 system_id: system.system_id,
                 timeline: system.timeline,
                 position,
+                unreadable: false,
             });
         }
         let Some(epoch) = epoch else {
@@ -229,6 +254,20 @@ pub(crate) async fn watch_catalogue(
             Err(error) => {
                 tracing::debug!(%error, "the catalogue cannot be read");
                 session = None;
+                let gone = error
+                    .sqlstate()
+                    .is_some_and(|state| NOT_INSTALLED.contains(&state));
+                let none = Control::Catalogue {
+                    request: 0,
+                    entries: Vec::new(),
+                };
+                if gone && controls.send(none).await.is_err() {
+                    return;
+                }
+                let text = format!("the catalogue cannot be read: {error}");
+                if controls.send(Control::CatalogueFailed(text)).await.is_err() {
+                    return;
+                }
             }
         }
         tokio::select! {

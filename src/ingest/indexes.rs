@@ -1,28 +1,26 @@
-//! The indexes as the write path owns them: definitions, writers, and the changes kept for a copy under way → the published
-//! states. No I/O and no clock of its own. Never shows a part of a transaction, never serves what it has reason to doubt.
+//! The indexes as the write path owns them, and the changes kept for a copy under way → the published states.
+//! No I/O and no clock of its own. Never shows a part of a transaction.
+
+mod one;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use crate::catalog::{IndexDefinition, IndexId};
-use crate::index::view::{Generation, IndexState, Phase};
-use crate::index::{IndexError, IndexSpec, Outcome, READY_UNLINKED, RowChange, Snapshot, Writer};
-use crate::ingest::projection::{Projection, ProjectionError};
+use crate::catalog::IndexId;
+use crate::index::Writer;
+use crate::index::view::{Generation, IndexState};
 use crate::lsn::Lsn;
 use crate::upstream::catalogue::IndexEntry;
 use crate::wal::pgoutput::Datum;
-use crate::wal::transaction::{Change, Event, RowImage};
+use crate::wal::transaction::{Event, RowImage};
+pub(crate) use one::spec;
+use one::{Difference, Index, Live, Want, difference};
 
 /// Most bytes of changes kept for tables that are being copied. Beyond it the stream waits for the copy.
 pub(crate) const KEPT_BYTES: usize = 256 << 20;
 /// What a kept change costs beside its values.
 const EVENT_BYTES: usize = 256;
-/// Pause before an index that failed is copied again; doubled with each failure.
-const RETRY_FIRST: Duration = Duration::from_secs(5);
-/// Most doublings: 320 seconds.
-const RETRY_DOUBLINGS: u32 = 6;
-
 /// All indexes of the database.
 #[derive(Debug, Default)]
 pub(crate) struct Indexes {
@@ -34,51 +32,6 @@ pub(crate) struct Indexes {
     following: bool,
     /// Something was seen that only reading the catalogue can explain.
     suspicious: bool,
-}
-
-#[derive(Debug)]
-struct Index {
-    /// As the catalogue has it.
-    entry: IndexEntry,
-    /// What follows the stream.
-    live: Option<Live>,
-    want: Want,
-    /// Percent of the copy under way.
-    percent: f32,
-    left_out: u64,
-    failures: u32,
-}
-
-/// What has to happen to an index before it is as its definition says. It may serve meanwhile, if it is live.
-#[derive(Clone, Debug, PartialEq)]
-enum Want {
-    /// Nothing, or the copy under way.
-    Nothing,
-    /// A copy.
-    Copy,
-    /// The catalogue must be read again, then a copy.
-    Catalogue,
-    /// Someone must act, or time must pass.
-    Mending {
-        error: String,
-        retry: Option<Instant>,
-    },
-}
-
-/// A complete index that follows the stream.
-#[derive(Debug)]
-struct Live {
-    /// As it was copied; names as of now.
-    entry: IndexEntry,
-    writer: Writer,
-    /// Commits whose record is before this were in the copy.
-    point: Lsn,
-    projection: Option<Projection>,
-    /// Something was applied since the last publication.
-    dirty: bool,
-    snapshot: Option<Arc<Snapshot>>,
-    /// Enough rows were linked once; the head stays small from then on.
-    linked: bool,
 }
 
 /// A copy under way.
@@ -105,57 +58,6 @@ pub(crate) struct CopiedIndex {
     pub(crate) entry: IndexEntry,
     pub(crate) writer: Writer,
     pub(crate) left_out: u64,
-}
-
-/// Why an index stopped following its table.
-#[derive(Debug, thiserror::Error)]
-enum Trouble {
-    #[error(transparent)]
-    Projection(#[from] ProjectionError),
-    #[error(transparent)]
-    Engine(#[from] IndexError),
-    #[error("a change leaves a value as it was, of a row that the index does not have")]
-    UnknownRow,
-}
-
-/// What a new reading of the catalogue means for an index.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Difference {
-    Same,
-    /// Only names.
-    Renamed,
-    /// Another index is wanted; the old one is still right.
-    Rebuild,
-    /// Rows may have changed in a way that the stream does not tell.
-    Doubtful,
-}
-
-fn difference(old: &IndexEntry, new: &IndexEntry) -> Difference {
-    let (a, b) = (&old.definition, &new.definition);
-    if old == new {
-        Difference::Same
-    } else if (&old.stamp, &old.unusable, &old.row_filter)
-        != (&new.stamp, &new.unusable, &new.row_filter)
-        || (a.relation, &a.column, &a.key) != (b.relation, &b.column, &b.key)
-    {
-        Difference::Doubtful
-    } else if (a.dim, a.metric, &a.include, a.options, old.reindexed)
-        != (b.dim, b.metric, &b.include, b.options, new.reindexed)
-    {
-        Difference::Rebuild
-    } else {
-        Difference::Renamed
-    }
-}
-
-/// What the engine needs of a definition.
-pub(crate) fn spec(definition: &IndexDefinition) -> IndexSpec {
-    IndexSpec {
-        dim: definition.dim,
-        metric: definition.metric,
-        options: definition.options,
-        include: definition.include.len(),
-    }
 }
 
 impl Indexes {
@@ -398,199 +300,6 @@ impl Indexes {
             .values_mut()
             .map(|index| Arc::new(index.state(position)));
         (self.generation, states.collect())
-    }
-}
-
-impl Index {
-    fn new(entry: IndexEntry) -> Self {
-        Self {
-            want: wanted(&entry),
-            entry,
-            live: None,
-            percent: 0.0,
-            left_out: 0,
-            failures: 0,
-        }
-    }
-
-    /// Whether anything is different.
-    fn redefine(&mut self, entry: IndexEntry) -> bool {
-        let difference = difference(&self.entry, &entry);
-        let wait_is_over = self.want == Want::Catalogue;
-        self.entry = entry;
-        match difference {
-            Difference::Same if !wait_is_over => return false,
-            Difference::Same | Difference::Rebuild => self.demand_copy(),
-            Difference::Renamed => {
-                if let Some(live) = &mut self.live {
-                    let names = &self.entry.definition;
-                    let mut definition = (*live.entry.definition).clone();
-                    definition.name = names.name.clone();
-                    definition.table = names.table.clone();
-                    live.entry.definition = Arc::new(definition);
-                }
-                if wait_is_over {
-                    self.demand_copy();
-                }
-            }
-            Difference::Doubtful => {
-                tracing::info!(index = %self.entry.definition.name, "the table's definition changed");
-                self.distrust();
-            }
-        }
-        true
-    }
-
-    /// The index is made anew, while the old one serves.
-    fn demand_copy(&mut self) {
-        self.want = wanted(&self.entry);
-    }
-
-    /// The index may be wrong: it stops serving and is made anew.
-    fn distrust(&mut self) {
-        self.live = None;
-        self.percent = 0.0;
-        self.demand_copy();
-    }
-
-    fn fail(&mut self, error: String, now: Instant) {
-        let pause = RETRY_FIRST * 2_u32.pow(self.failures.min(RETRY_DOUBLINGS));
-        self.failures = self.failures.saturating_add(1);
-        self.want = Want::Mending {
-            error,
-            retry: Some(now + pause),
-        };
-    }
-
-    /// The commit record of a change that concerns this index.
-    fn commit_of(&self, event: &Event) -> Option<Lsn> {
-        let relation = self.entry.definition.relation;
-        match event {
-            Event::Change(change) => (change.relation.id == relation).then_some(change.commit_lsn),
-            Event::Truncate {
-                commit_lsn,
-                relations,
-            } => relations
-                .iter()
-                .any(|r| r.id == relation)
-                .then_some(*commit_lsn),
-            Event::Begin { .. }
-            | Event::Relation(_)
-            | Event::Message { .. }
-            | Event::Commit { .. } => None,
-        }
-    }
-
-    /// Applies a change, if it concerns this index; whether the catalogue should be read.
-    fn apply(&mut self, event: &Event, now: Instant) -> bool {
-        let (Some(commit), Some(live)) = (self.commit_of(event), &mut self.live) else {
-            return false;
-        };
-        if commit < live.point {
-            return false; // the copy had it
-        }
-        match live.apply(event) {
-            Ok(left_out) => {
-                self.left_out += u64::from(left_out);
-                return false;
-            }
-            Err(trouble) => {
-                tracing::warn!(index = %self.entry.definition.name, %trouble, "the index cannot follow its table and is copied again");
-                self.distrust();
-                match trouble {
-                    Trouble::Projection(_) => self.want = Want::Catalogue,
-                    Trouble::Engine(error) => self.fail(error.to_string(), now),
-                    Trouble::UnknownRow => {}
-                }
-            }
-        }
-        true
-    }
-
-    fn state(&mut self, position: Lsn) -> IndexState {
-        let live = self.live.as_mut().filter(|live| live.snapshot.is_some());
-        let Some(live) = live else {
-            let phase = match &self.want {
-                Want::Nothing | Want::Copy | Want::Catalogue => Phase::Copying {
-                    percent: self.percent,
-                },
-                Want::Mending { error, .. } => Phase::Failed {
-                    error: error.clone(),
-                },
-            };
-            return IndexState {
-                definition: Arc::clone(&self.entry.definition),
-                phase,
-                snapshot: None,
-                applied: Lsn::ZERO,
-                left_out_changes: self.left_out,
-            };
-        };
-        IndexState {
-            definition: Arc::clone(&live.entry.definition),
-            phase: live.phase(),
-            snapshot: live.snapshot.clone(),
-            applied: position.max(live.point),
-            left_out_changes: self.left_out,
-        }
-    }
-}
-
-fn wanted(entry: &IndexEntry) -> Want {
-    match &entry.unusable {
-        None => Want::Copy,
-        Some(reason) => Want::Mending {
-            error: reason.clone(),
-            retry: None, // the catalogue is read again in any case
-        },
-    }
-}
-
-impl Live {
-    /// Whether the row cannot be found.
-    fn apply(&mut self, event: &Event) -> Result<bool, Trouble> {
-        let change = match event {
-            Event::Change(change) => self.project(change)?,
-            Event::Truncate { .. } => RowChange::Truncate,
-            Event::Begin { .. }
-            | Event::Relation(_)
-            | Event::Message { .. }
-            | Event::Commit { .. } => {
-                return Ok(false);
-            }
-        };
-        self.dirty = true;
-        match self.writer.apply(change)? {
-            Outcome::Indexed | Outcome::Removed => Ok(false),
-            Outcome::LeftOut(_) => Ok(true),
-            Outcome::Unknown => Err(Trouble::UnknownRow),
-        }
-    }
-
-    fn project(&mut self, change: &Change) -> Result<RowChange, ProjectionError> {
-        let known = self.projection.take();
-        let projection = match known.filter(|known| known.is_for(&change.relation)) {
-            Some(projection) => projection,
-            None => Projection::new(&self.entry.definition, &change.relation)?,
-        };
-        self.projection.insert(projection).change(change)
-    }
-
-    fn phase(&mut self) -> Phase {
-        let stats = self
-            .snapshot
-            .as_ref()
-            .map(|snapshot| snapshot.stats())
-            .unwrap_or_default();
-        self.linked |= stats.unlinked <= READY_UNLINKED;
-        if self.linked {
-            return Phase::Ready;
-        }
-        // A percentage: counts beyond a float's precision do not matter.
-        #[allow(clippy::cast_precision_loss)]
-        let percent =
-            100.0 * stats.live.saturating_sub(stats.unlinked) as f32 / stats.live.max(1) as f32;
-        Phase::Building { percent }
     }
 }
 

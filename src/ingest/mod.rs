@@ -28,7 +28,8 @@ use crate::ingest::receive::{QUEUE_ITEMS, Queue};
 use crate::lsn::Lsn;
 use crate::upstream::catalogue::check_server;
 use crate::upstream::sql::SqlSession;
-use crate::upstream::{Disposition, UpstreamError};
+use crate::upstream::walsender::ReplicationConnection;
+use crate::upstream::{Disposition, UpstreamError, slot};
 
 /// Messages between the tasks: each waits for the applier after one.
 const CONTROLS: usize = 16;
@@ -92,8 +93,12 @@ pub async fn start(
 }
 
 async fn preflight(settings: &IngestSettings) -> Result<(), UpstreamError> {
+    let mut replication = ReplicationConnection::connect(&settings.upstream).await?;
+    let system = replication.identify_system().await?;
     let session = SqlSession::connect(&settings.upstream).await?;
-    check_server(&session, &settings.slot).await
+    check_server(&session, &settings.slot).await?;
+    slot::find(&session, &settings.slot, &system.database).await?;
+    replication.close().await
 }
 
 /// Owns every task of the write path. The first to end ends all.

@@ -27,6 +27,19 @@ const STATUS_INTERVAL: Duration = Duration::from_secs(1);
 /// Shortest time between two reports of progress: a commit that waits for us waits no longer than this.
 const STATUS_PAUSE: Duration = Duration::from_millis(2);
 
+/// Longest time that nothing is read since there is no room, before the connection is given back: upstream, when it shuts
+/// down, waits for a walsender until all was received.
+const HELD_MOST: Duration = Duration::from_secs(5);
+
+/// How a stream ended that did not fail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ended {
+    /// Everything stops.
+    Stopped,
+    /// There is no room for what comes, and will not be soon.
+    Full,
+}
+
 /// The sending end of the applier's queue, bounded in bytes.
 #[derive(Debug)]
 pub(crate) struct Queue {
@@ -57,6 +70,12 @@ impl Queue {
             .map_err(|_| UpstreamError::Closed)
     }
 
+    /// Waits until half of the room is free.
+    pub(crate) async fn drained(&self) -> Result<(), UpstreamError> {
+        drop(self.reserve(QUEUE_BYTES / 2).await?);
+        Ok(())
+    }
+
     fn push(&self, item: Item) -> Result<(), UpstreamError> {
         // Full only if the bound in bytes were wrong.
         self.items.try_send(item).map_err(|_| UpstreamError::Closed)
@@ -72,6 +91,7 @@ struct Receiver<'a> {
     upstream: Lsn,
     /// An item for which there is no room yet. Nothing is read meanwhile.
     held: Option<Held>,
+    held_since: Instant,
     /// Upstream should hear of progress soon.
     news: bool,
 }
@@ -92,7 +112,7 @@ pub(crate) async fn receive(
     marks: &Marks,
     applied: &mut watch::Receiver<Lsn>,
     stop: &mut watch::Receiver<bool>,
-) -> Result<(), UpstreamError> {
+) -> Result<Ended, UpstreamError> {
     let (mut incoming, mut status) = stream.split();
     let mut progress = Progress::starting_at((*applied.borrow_and_update()).min(*position));
     progress.receive(*position);
@@ -104,6 +124,7 @@ pub(crate) async fn receive(
         progress,
         upstream: *position,
         held: None,
+        held_since: Instant::now(),
         news: true,
     };
     let mut reported = Instant::now();
@@ -115,9 +136,14 @@ pub(crate) async fn receive(
         tokio::select! {
             biased;
             () = stopped(stop) => {
-                return leave(status, &receiver.progress).await;
+                leave(status, &receiver.progress).await?;
+                return Ok(Ended::Stopped);
             }
             () = timer.as_mut() => {
+                if receiver.held.is_some() && receiver.held_since.elapsed() >= HELD_MOST {
+                    leave(status, &receiver.progress).await?;
+                    return Ok(Ended::Full);
+                }
                 let silent = reported.elapsed() >= STATUS_INTERVAL;
                 status.send_status(&receiver.progress, silent).await?;
                 reported = Instant::now();
@@ -156,7 +182,7 @@ impl Receiver<'_> {
                 let message = LogicalMessage::decode(payload)?;
                 let event = self.transactions.feed(message);
                 let event = event.map_err(|error| UpstreamError::Protocol(error.to_string()))?;
-                self.held = event.map(Held::Event);
+                self.hold(event.map(Held::Event));
             }
             ReplicationMessage::Keepalive {
                 end,
@@ -166,11 +192,16 @@ impl Receiver<'_> {
                 self.news |= reply_requested;
                 // Inside a transaction it says nothing of what that will still bring.
                 if !self.transactions.is_inside() && end > self.progress.received() {
-                    self.held = Some(Held::Position(end));
+                    self.hold(Some(Held::Position(end)));
                 }
             }
         }
         Ok(())
+    }
+
+    fn hold(&mut self, item: Option<Held>) {
+        self.held = item;
+        self.held_since = Instant::now();
     }
 
     /// Waits until the held item fits. Cancel-safe.

@@ -1,11 +1,13 @@
 //! The view and the counters at the moment of a scrape → Prometheus text. Labelled by index, never by query.
 
 use std::fs;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use prometheus::{Encoder, GaugeVec, IntCounterVec, Opts, Registry, TextEncoder};
 
 use super::Sources;
 use crate::index::view::{IndexState, Phase, View};
+use crate::session::Counters;
 
 /// The exposition format's media type.
 pub(super) const CONTENT_TYPE: &str = prometheus::TEXT_FORMAT;
@@ -62,6 +64,29 @@ mod names {
         "rektor_index_left_out_changes_total",
         "Changes whose value could not be indexed",
     );
+    pub(super) const SESSIONS: Name = ("rektor_sessions", "Client sessions that are open");
+    pub(super) const KNN: Name = (
+        "rektor_knn_statements_total",
+        "k-NN statements, labelled by the way they were answered: nominate, exact, relay",
+    );
+    pub(super) const RELAYED: Name = (
+        "rektor_knn_relayed_total",
+        "k-NN statements that went upstream as they were, labelled by the reason",
+    );
+    pub(super) const CANDIDATES: Name =
+        ("rektor_knn_candidates_total", "Keys proposed to upstream");
+    pub(super) const WIDENINGS: Name = (
+        "rektor_knn_widenings_total",
+        "Attempts that came back short and were repeated with more candidates",
+    );
+    pub(super) const LOOKUPS: Name = (
+        "rektor_lookups_total",
+        "Look-ups of settings and rights in clients' sessions",
+    );
+    pub(super) const DDL: Name = (
+        "rektor_index_statements_total",
+        "Statements that define indexes, carried out upstream",
+    );
 }
 
 /// A registry of one scrape: an index that is gone leaves nothing behind.
@@ -112,6 +137,7 @@ pub(super) fn render(sources: &Sources) -> Result<String, prometheus::Error> {
     let view = sources.view.borrow().clone();
     replication(&page, &view)?;
     indexes(&page, &view)?;
+    front_end(&page, &sources.counters)?;
     let mut text = Vec::new();
     TextEncoder::new().encode(&page.registry.gather(), &mut text)?;
     String::from_utf8(text).map_err(|e| prometheus::Error::Msg(e.to_string()))
@@ -177,6 +203,39 @@ fn indexes(page: &Page, view: &View) -> Result<(), prometheus::Error> {
     Ok(())
 }
 
+fn front_end(page: &Page, counters: &Counters) -> Result<(), prometheus::Error> {
+    let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+    let open = counters.sessions.load(Ordering::Relaxed);
+    page.gauge(names::SESSIONS, as_f64(u64::try_from(open).unwrap_or(0)))?;
+    let by_reason = counters.relayed_by_reason();
+    let searches = page.counters(names::KNN, &["way"])?;
+    for (way, value) in [
+        ("nominate", count(&counters.nominated)),
+        ("exact", count(&counters.exact)),
+        ("relay", by_reason.iter().map(|(_, value)| value).sum()),
+    ] {
+        searches.get_metric_with_label_values(&[way])?.inc_by(value);
+    }
+    let relayed = page.counters(names::RELAYED, &["reason"])?;
+    for (reason, value) in &by_reason {
+        relayed
+            .get_metric_with_label_values(&[reason])?
+            .inc_by(*value);
+    }
+    for (name, counter) in [
+        (names::CANDIDATES, &counters.candidates),
+        (names::WIDENINGS, &counters.widenings),
+        (names::LOOKUPS, &counters.lookups),
+        (names::DDL, &counters.ddl),
+    ] {
+        let counters = page.counters(name, &[])?;
+        counters
+            .get_metric_with_label_values::<&str>(&[])?
+            .inc_by(count(counter));
+    }
+    Ok(())
+}
+
 /// A phase's name, and how much of it is done, from 0 to 1.
 fn phase(index: &IndexState) -> (&'static str, f64) {
     match index.phase {
@@ -221,10 +280,13 @@ mod tests {
             ..View::default()
         };
         let (_sender, view) = watch::channel(Arc::new(view));
-        let page = render(&Sources { view }).unwrap();
+        let counters = Arc::new(Counters::default());
+        counters.nominated.fetch_add(7, Ordering::Relaxed);
+        let page = render(&Sources { view, counters }).unwrap();
         for line in [
             "rektor_replication_streaming 1",
             "rektor_replication_lag_bytes 300",
+            "rektor_knn_statements_total{way=\"nominate\"} 7",
             "rektor_replication_position_bytes{position=\"upstream\"} 500",
         ] {
             assert!(page.lines().any(|l| l == line), "{line} in\n{page}");

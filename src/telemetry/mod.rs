@@ -13,10 +13,13 @@ use std::sync::Arc;
 use tokio::sync::watch;
 
 use crate::index::view::View;
+use crate::session::Counters;
 
 /// What telemetry reads.
 #[derive(Clone, Debug)]
 pub struct Sources {
     /// The published indexes.
     pub view: watch::Receiver<Arc<View>>,
+    /// What the front end did.
+    pub counters: Arc<Counters>,
 }

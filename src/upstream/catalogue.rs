@@ -37,6 +37,19 @@ pub struct IndexEntry {
     pub stamp: String,
     /// The publication's row filter, as SQL.
     pub row_filter: Option<String>,
+    /// All partitions below a partitioned table.
+    pub partitions: Vec<Partition>,
+}
+
+/// A partition, of any level.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Partition {
+    /// Which.
+    pub relation: RelationId,
+    /// The file that holds its rows: another one after TRUNCATE or a rewrite.
+    pub file: u32,
+    /// It was attached after its creation, and may have brought rows.
+    pub attached: bool,
 }
 
 /// Whether the server can be tailed at all.
@@ -174,7 +187,24 @@ fn entry(row: &Row) -> Result<IndexEntry, UpstreamError> {
         reindexed: row.try_get("reindexed")?,
         stamp: row.try_get("stamp")?,
         row_filter: row.try_get("row_filter")?,
+        partitions: partitions(row)?,
     })
+}
+
+fn partitions(row: &Row) -> Result<Vec<Partition>, UpstreamError> {
+    let oids: Option<Vec<u32>> = row.try_get("part_oids")?;
+    let files: Option<Vec<u32>> = row.try_get("part_files")?;
+    let attached: Option<Vec<bool>> = row.try_get("part_attached")?;
+    let files = files.into_iter().flatten();
+    let rest = files.zip(attached.into_iter().flatten());
+    let partitions = oids.into_iter().flatten().zip(rest);
+    Ok(partitions
+        .map(|(oid, (file, attached))| Partition {
+            relation: RelationId(oid),
+            file,
+            attached,
+        })
+        .collect())
 }
 
 /// What makes the table itself impossible to copy or follow.
@@ -200,6 +230,10 @@ fn table_problems(
     if !row.try_get::<_, bool>("published")? {
         problems.push(format!(
             "table {table} is not in publication {PUBLICATION}: run ALTER PUBLICATION {PUBLICATION} ADD TABLE {table}"
+        ));
+    } else if !row.try_get::<_, bool>("publishes_all")? {
+        problems.push(format!(
+            "publication {PUBLICATION} leaves out some kinds of changes: run rektor setup"
         ));
     }
     Ok(())

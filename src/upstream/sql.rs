@@ -1,6 +1,9 @@
 //! An ordinary SQL connection in Rektor's own role: connects, owns the task that drives it, and turns its errors into ours.
 //! Never writes to a table.
 
+use std::error::Error;
+use std::io;
+
 use tokio::task::JoinHandle;
 use tokio_postgres::{Client, Config, NoTls};
 
@@ -34,7 +37,7 @@ impl SqlSession {
     pub async fn connect(config: &Config) -> Result<Self, UpstreamError> {
         let mut config = config.clone();
         config.application_name(APPLICATION_NAME);
-        let (client, connection) = config.connect(NoTls).await?;
+        let (client, connection) = config.connect(NoTls).await.map_err(not_connected)?;
         let driver = Driver(tokio::spawn(async move {
             // The client sees the same failure as the result of its next request.
             if let Err(error) = connection.await {
@@ -54,5 +57,16 @@ impl SqlSession {
     #[must_use]
     pub fn client(&self) -> &Client {
         &self.client
+    }
+}
+
+/// The driver's text for a failed connection leaves out the cause.
+fn not_connected(error: tokio_postgres::Error) -> UpstreamError {
+    let cause = error
+        .source()
+        .and_then(|cause| cause.downcast_ref::<io::Error>());
+    match cause {
+        Some(cause) => UpstreamError::Io(io::Error::new(cause.kind(), cause.to_string())),
+        None => error.into(),
     }
 }

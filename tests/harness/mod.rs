@@ -7,7 +7,7 @@ pub mod rektor;
 pub mod wire;
 
 pub use postgres::{Cluster, Database, Server};
-pub use rektor::{Rektor, command};
+pub use rektor::{Rektor, command, http, signal};
 pub use wire::{Frame, Wire, message};
 
 use std::time::{Duration, Instant};

@@ -1,0 +1,463 @@
+//! The applier against a model of the table: whatever the order of transactions, copies, failures and broken connections, a
+//! ready index holds exactly the rows of the position that it claims.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use proptest::prelude::*;
+use tokio::sync::Semaphore;
+
+use super::*;
+use crate::catalog::{
+    ColumnNumber, IncludeColumn, IndexDefinition, IndexOptions, KeyColumn, KeyType, QualifiedName,
+    RelationId, RowKey, TypeId, VectorColumn,
+};
+use crate::index::Writer;
+use crate::index::view::{IndexState, Phase};
+use crate::ingest::indexes::spec;
+use crate::ingest::projection::{Projection, table_copy};
+use crate::vector::{Dim, Metric, Vector, VectorType};
+use crate::wal::pgoutput::{Datum, OldTuple, RelationColumn};
+use crate::wal::transaction::{Change, RowImage};
+
+const VECTOR: TypeId = TypeId(16_000);
+const TABLE: RelationId = RelationId(7);
+
+type Row = (Option<[f32; 2]>, i32);
+type Rows = BTreeMap<i32, Row>;
+
+/// What one transaction does, and the table after it.
+struct Committed {
+    commit_lsn: Lsn,
+    end_lsn: Lsn,
+    events: Vec<Event>,
+    after: Rows,
+}
+
+fn entry(id: i64, metric: Metric) -> IndexEntry {
+    let name = |name: &str| QualifiedName {
+        schema: "public".into(),
+        name: name.into(),
+    };
+    let definition = IndexDefinition {
+        id: IndexId(id),
+        name: name("i"),
+        relation: TABLE,
+        table: name("t"),
+        column: VectorColumn {
+            name: "v".into(),
+            number: ColumnNumber(2),
+            kind: VectorType::Vector,
+            type_id: VECTOR,
+        },
+        dim: Dim::new(2).unwrap(),
+        metric,
+        key: vec![KeyColumn {
+            name: "id".into(),
+            number: ColumnNumber(1),
+            kind: KeyType::Int4,
+        }],
+        include: vec![IncludeColumn {
+            name: "p".into(),
+            number: ColumnNumber(3),
+            type_id: TypeId(23),
+        }],
+        options: IndexOptions::default(),
+    };
+    IndexEntry {
+        definition: Arc::new(definition),
+        unusable: None,
+        reindexed: 0,
+        stamp: String::new(),
+        row_filter: None,
+        partitions: Vec::new(),
+    }
+}
+
+fn relation() -> Arc<Relation> {
+    let column = |name: &str, type_id| RelationColumn {
+        key: name == "id",
+        name: name.into(),
+        type_id,
+        type_modifier: -1,
+    };
+    Arc::new(Relation {
+        id: TABLE,
+        schema: "public".into(),
+        name: "t".into(),
+        replica_identity: b'd',
+        columns: vec![
+            column("id", TypeId(23)),
+            column("v", VECTOR),
+            column("p", TypeId(23)),
+        ],
+    })
+}
+
+fn int(number: i32) -> Datum {
+    Datum::Binary(Bytes::copy_from_slice(&number.to_be_bytes()))
+}
+
+fn vector(value: Option<[f32; 2]>) -> Datum {
+    value.map_or(Datum::Null, |v| {
+        let vector = Vector::new(v.to_vec()).unwrap();
+        Datum::Binary(vector.to_binary(VectorType::Vector).into())
+    })
+}
+
+fn tuple(key: i32, row: Row) -> Vec<Datum> {
+    vec![int(key), vector(row.0), int(row.1)]
+}
+
+/// Endless choices out of a finite script.
+struct Choices<'a>(std::iter::Cycle<std::slice::Iter<'a, u32>>);
+
+impl Choices<'_> {
+    fn below(&mut self, limit: u32) -> u32 {
+        self.0.next().unwrap() % limit
+    }
+
+    fn key(&mut self) -> i32 {
+        i32::try_from(self.below(6)).unwrap()
+    }
+
+    fn vector(&mut self) -> Option<[f32; 2]> {
+        let part = |n: u32| f32::from(u16::try_from(n).unwrap());
+        match self.below(5) {
+            0 => None,
+            _ => Some([part(self.below(9)), part(self.below(9))]),
+        }
+    }
+}
+
+/// One statement on the table, as pgoutput tells it.
+fn statement(
+    choices: &mut Choices,
+    rows: &mut Rows,
+    commit_lsn: Lsn,
+    table: &Arc<Relation>,
+) -> Option<Event> {
+    let change = |row| {
+        Some(Event::Change(Change {
+            commit_lsn,
+            relation: Arc::clone(table),
+            row,
+        }))
+    };
+    let key = choices.key();
+    let number = i32::try_from(choices.below(100)).unwrap();
+    let old = rows.get(&key).copied();
+    match (choices.below(10), old) {
+        (0, _) => {
+            rows.clear();
+            Some(Event::Truncate {
+                commit_lsn,
+                relations: vec![Arc::clone(table)],
+            })
+        }
+        (1 | 2, Some(_)) => {
+            rows.remove(&key);
+            let old = OldTuple::Key(vec![int(key), Datum::Null, Datum::Null]);
+            change(RowImage::Delete { old })
+        }
+        (3 | 4, Some(row)) => {
+            let to = choices.key();
+            if rows.contains_key(&to) {
+                return None;
+            }
+            rows.remove(&key);
+            rows.insert(to, row);
+            let old = Some(OldTuple::Key(vec![int(key), Datum::Null, Datum::Null]));
+            let unchanged = row.0.map_or(Datum::Null, |_| Datum::Unchanged);
+            let new = vec![int(to), unchanged, int(row.1)];
+            change(RowImage::Update { old, new })
+        }
+        (5 | 6, Some(row)) => {
+            rows.insert(key, (row.0, number));
+            let unchanged = row.0.map_or(Datum::Null, |_| Datum::Unchanged);
+            let new = vec![int(key), unchanged, int(number)];
+            change(RowImage::Update { old: None, new })
+        }
+        (_, Some(_)) => {
+            let row = (choices.vector(), number);
+            rows.insert(key, row);
+            let new = tuple(key, row);
+            change(RowImage::Update { old: None, new })
+        }
+        (_, None) => {
+            let row = (choices.vector(), number);
+            rows.insert(key, row);
+            let new = tuple(key, row);
+            change(RowImage::Insert { new })
+        }
+    }
+}
+
+/// A history of the table, every transaction 10 bytes of WAL after the one before.
+fn history(choices: &mut Choices, table: &Arc<Relation>) -> Vec<Committed> {
+    let mut rows = Rows::new();
+    let mut history = Vec::new();
+    for number in 1..=u64::from(4 + choices.below(20)) {
+        let commit_lsn = Lsn::new(number * 10);
+        // Some are large enough to be applied as they come.
+        let length = if choices.below(4) == 0 {
+            12
+        } else {
+            choices.below(4)
+        };
+        let mut events = Vec::new();
+        for _ in 0..length {
+            events.extend(statement(choices, &mut rows, commit_lsn, table));
+        }
+        history.push(Committed {
+            commit_lsn,
+            end_lsn: Lsn::new(number * 10 + 5),
+            events,
+            after: rows.clone(),
+        });
+    }
+    history
+}
+
+/// The table at a position.
+fn rows_at(history: &[Committed], position: Lsn) -> Rows {
+    let before = history.iter().take_while(|t| t.commit_lsn < position);
+    before.last().map(|t| t.after.clone()).unwrap_or_default()
+}
+
+fn copied(entry: &IndexEntry, rows: &Rows) -> CopiedIndex {
+    let (_, relation) = table_copy(&[&entry.definition], None);
+    let projection = Projection::new(&entry.definition, &relation).unwrap();
+    let mut writer = Writer::new(spec(&entry.definition)).unwrap();
+    for (key, row) in rows {
+        let new = vec![int(*key), vector(row.0), int(row.1)];
+        let change = Change {
+            commit_lsn: Lsn::ZERO,
+            relation: Arc::clone(&relation),
+            row: RowImage::Insert { new },
+        };
+        writer.apply(projection.change(&change).unwrap()).unwrap();
+    }
+    CopiedIndex {
+        entry: entry.clone(),
+        writer,
+        left_out: 0,
+    }
+}
+
+/// What an index must hold: rows with a vector that its metric can index.
+fn findable(rows: Rows, metric: Metric) -> BTreeMap<RowKey, (Vec<f32>, i32)> {
+    let rows = rows.into_iter().filter_map(|(key, (vector, number))| {
+        let vector = vector?;
+        let zero = metric == Metric::Cosine && vector == [0.0, 0.0];
+        let key = RowKey::from_parts([&key.to_be_bytes()[..]]);
+        (!zero).then(|| (key, (vector.to_vec(), number)))
+    });
+    rows.collect()
+}
+
+fn held(index: &IndexState) -> Option<BTreeMap<RowKey, (Vec<f32>, i32)>> {
+    let snapshot = index.snapshot.as_ref()?;
+    let rows = snapshot.rows().map(|row| {
+        let number = snapshot.include(row, 0).unwrap().try_into().unwrap();
+        (
+            RowKey::from_encoded(snapshot.key(row).unwrap()),
+            (
+                snapshot.vector(row).unwrap().to_vec(),
+                i32::from_be_bytes(number),
+            ),
+        )
+    });
+    Some(rows.collect())
+}
+
+struct Trial {
+    applier: Applier,
+    view: watch::Receiver<Arc<View>>,
+    memory: Arc<Semaphore>,
+    history: Vec<Committed>,
+    order: Option<CopyOrder>,
+    /// The transaction that was being streamed when the copy began.
+    begun: usize,
+    entries: Vec<IndexEntry>,
+}
+
+impl Trial {
+    fn new(history: Vec<Committed>) -> Self {
+        let (view_sender, view) = watch::channel(Arc::new(View::default()));
+        let outputs = Outputs {
+            view: view_sender,
+            applied: watch::channel(Lsn::ZERO).0,
+            catalogue: watch::channel(CatalogueRequest::default()).0,
+            copy_wanted: watch::channel(false).0,
+        };
+        let mut trial = Self {
+            applier: Applier::new(Arc::default(), outputs),
+            view,
+            memory: Arc::new(Semaphore::new(1)),
+            history,
+            order: None,
+            begun: 0,
+            entries: vec![entry(1, Metric::L2), entry(2, Metric::Cosine)],
+        };
+        trial.applier.item(Item::Begin(Lsn::new(1)));
+        trial.redefine();
+        trial
+    }
+
+    fn redefine(&mut self) {
+        let entries = self.entries.clone();
+        self.applier.control(Control::Catalogue {
+            request: 0,
+            entries,
+        });
+    }
+
+    fn send(&mut self, event: Event) {
+        let permit = Arc::clone(&self.memory).try_acquire_owned().unwrap();
+        self.applier.item(Item::Event(event, permit));
+    }
+
+    /// Sends the transaction, or only its beginning.
+    fn stream(&mut self, number: usize, cut_after: Option<usize>, choices: &mut Choices) {
+        let (commit_lsn, end_lsn) = (
+            self.history[number].commit_lsn,
+            self.history[number].end_lsn,
+        );
+        self.send(Event::Begin {
+            commit_lsn,
+            xid: 1,
+            commit_time: 0,
+        });
+        for (sent, event) in self.history[number].events.clone().into_iter().enumerate() {
+            if Some(sent) == cut_after {
+                self.applier.item(Item::Cut);
+                return self.check();
+            }
+            self.send(event);
+            self.check();
+            self.anything(number, choices);
+        }
+        if cut_after.is_some() {
+            self.applier.item(Item::Cut);
+            return self.check();
+        }
+        self.send(Event::Commit {
+            commit_lsn,
+            end_lsn,
+            commit_time: 0,
+        });
+        self.check();
+    }
+
+    /// What the other tasks may do at any moment; upstream is ahead of the stream, which is at transaction `number`.
+    fn anything(&mut self, number: usize, choices: &mut Choices) {
+        match choices.below(12) {
+            0 if self.order.is_none() => {
+                let (answer, mut order) = oneshot::channel();
+                self.applier.control(Control::CopyBegin(answer));
+                self.order = order.try_recv().unwrap();
+                self.begun = number;
+            }
+            1 | 2 => self.finish_copy(number, choices),
+            3 => {
+                if let Some(order) = self.order.take() {
+                    let faulty = if choices.below(2) == 0 {
+                        vec![IndexId(1)]
+                    } else {
+                        Vec::new()
+                    };
+                    let error = String::from("no");
+                    let job = order.job;
+                    self.applier
+                        .control(Control::CopyFailed { job, faulty, error });
+                    self.applier
+                        .indexes
+                        .retry(Instant::now() + Duration::from_secs(1000));
+                }
+            }
+            4 if choices.below(4) == 0 => {
+                self.entries[0].reindexed += 1;
+                self.redefine();
+            }
+            5 if choices.below(6) == 0 => {
+                self.entries[1].stamp.push('x');
+                self.redefine();
+            }
+            _ => {}
+        }
+        self.check();
+    }
+
+    /// The copy's point lies after what was streamed when it began, behind or ahead of the stream of now.
+    fn finish_copy(&mut self, number: usize, choices: &mut Choices) {
+        let Some(order) = self.order.take() else {
+            return;
+        };
+        let span = u32::try_from(number - self.begun).unwrap() + 4;
+        let point = Lsn::new((self.begun as u64 + 2 + u64::from(choices.below(span))) * 10);
+        let rows = rows_at(&self.history, point);
+        let indexes = order
+            .entries
+            .iter()
+            .map(|entry| copied(entry, &rows))
+            .collect();
+        let job = order.job;
+        self.applier.control(Control::Copied {
+            job,
+            point,
+            indexes,
+        });
+    }
+
+    fn check(&self) {
+        for index in &self.view.borrow().indexes {
+            let Some(held) = held(index) else {
+                assert_ne!(index.phase, Phase::Ready);
+                continue;
+            };
+            let expected = findable(
+                rows_at(&self.history, index.applied),
+                index.definition.metric,
+            );
+            assert_eq!(
+                held, expected,
+                "index {} at {}",
+                index.definition.id, index.applied
+            );
+        }
+    }
+
+    fn ready(&self) -> bool {
+        let view = self.view.borrow();
+        view.indexes.iter().all(|index| index.phase == Phase::Ready)
+    }
+}
+
+proptest! {
+    #[test]
+    fn an_index_holds_the_rows_of_its_position(script in proptest::collection::vec(any::<u32>(), 40..400)) {
+        let mut choices = Choices(script.iter().cycle());
+        let history = history(&mut choices, &relation());
+        let mut trial = Trial::new(history);
+        for number in 0..trial.history.len() {
+            trial.anything(number, &mut choices);
+            while choices.below(5) == 0 {
+                let cut = choices.below(14) as usize;
+                trial.stream(number, Some(cut), &mut choices);
+            }
+            trial.stream(number, None, &mut choices);
+        }
+        // Whatever happened, copies alone lead back to complete indexes.
+        let last = trial.history.len() - 1;
+        for _ in 0..3 {
+            trial.finish_copy(last, &mut choices);
+            let (answer, mut order) = oneshot::channel();
+            trial.applier.control(Control::CopyBegin(answer));
+            trial.order = order.try_recv().unwrap();
+            trial.begun = last;
+        }
+        trial.check();
+        prop_assert!(trial.ready());
+    }
+}

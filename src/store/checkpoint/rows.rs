@@ -1,0 +1,425 @@
+//! Rows of an index → blocks with checksums in one file, and back.
+//! Never yields a row of a block whose checksum is wrong.
+
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
+
+use super::super::StoreError;
+use super::super::disk::{Disk, DiskFile};
+use super::FileEntry;
+use crate::catalog::RowKey;
+use crate::index::LeftOut;
+use crate::vector::Vector;
+
+const MAGIC: [u8; 8] = *b"RKTROWS\x01";
+/// A block is closed at the row that takes it beyond this.
+const BLOCK_BYTES: usize = 256 << 10;
+/// Handed to the operating system at a time.
+const WRITE_BYTES: usize = 1 << 20;
+
+/// A row as it was stored.
+#[derive(Clone, Debug, PartialEq)]
+pub struct StoredRow {
+    /// Its key.
+    pub key: RowKey,
+    /// Its vector, or why it has none that can be found.
+    pub vector: Result<Vector, LeftOut>,
+    /// Its INCLUDE values in binary form; `None` is NULL.
+    pub include: Vec<Option<Box<[u8]>>>,
+}
+
+/// A file whose size and checksum are counted as it is written.
+pub(super) struct CheckedFile {
+    file: Box<dyn DiskFile>,
+    path: PathBuf,
+    name: String,
+    buffer: Vec<u8>,
+    size: u64,
+    crc32c: u32,
+}
+
+impl std::fmt::Debug for CheckedFile {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("CheckedFile")
+            .field("path", &self.path)
+            .finish_non_exhaustive()
+    }
+}
+
+impl CheckedFile {
+    pub(super) fn create(disk: &dyn Disk, path: PathBuf, name: String) -> Result<Self, StoreError> {
+        let file = disk.create(&path).map_err(StoreError::at(&path))?;
+        Ok(Self {
+            file,
+            path,
+            name,
+            buffer: Vec::new(),
+            size: 0,
+            crc32c: 0,
+        })
+    }
+
+    /// Makes the file durable.
+    pub(super) fn finish(mut self) -> Result<FileEntry, StoreError> {
+        let finished = self.flush().and_then(|()| self.file.sync());
+        finished.map_err(StoreError::at(&self.path))?;
+        Ok(FileEntry {
+            name: self.name,
+            size: self.size,
+            crc32c: self.crc32c,
+        })
+    }
+}
+
+impl Write for CheckedFile {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.buffer.extend_from_slice(bytes);
+        if self.buffer.len() >= WRITE_BYTES {
+            self.flush()?;
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        if !self.buffer.is_empty() {
+            self.file.append(&self.buffer)?;
+            self.size += self.buffer.len() as u64;
+            self.crc32c = crc32c::crc32c_append(self.crc32c, &self.buffer);
+            self.buffer.clear();
+        }
+        Ok(())
+    }
+}
+
+const fn code_of(reason: LeftOut) -> u8 {
+    match reason {
+        LeftOut::Null => 1,
+        LeftOut::WrongDimension => 2,
+        LeftOut::NotFinite => 3,
+        LeftOut::Zero => 4,
+    }
+}
+
+fn reason_of(code: u8) -> Option<LeftOut> {
+    [
+        LeftOut::Null,
+        LeftOut::WrongDimension,
+        LeftOut::NotFinite,
+        LeftOut::Zero,
+    ]
+    .into_iter()
+    .find(|reason| code_of(*reason) == code)
+}
+
+/// Marks a row with a vector where another has the reason why it has none.
+const HAS_VECTOR: u8 = 0;
+/// Stands for NULL where a value's length stands.
+const NULL: u32 = u32::MAX;
+
+/// Rows on their way into a file.
+#[derive(Debug)]
+pub(super) struct RowFile {
+    file: CheckedFile,
+    dim: usize,
+    include: usize,
+    block: Vec<u8>,
+    rows: u64,
+}
+
+impl RowFile {
+    pub(super) fn begin(
+        mut file: CheckedFile,
+        dim: usize,
+        include: usize,
+    ) -> Result<Self, StoreError> {
+        let written = file.write_all(&MAGIC);
+        written.map_err(StoreError::at(&file.path))?;
+        Ok(Self {
+            file,
+            dim,
+            include,
+            block: Vec::new(),
+            rows: 0,
+        })
+    }
+
+    pub(super) fn append<'v>(
+        &mut self,
+        key: &[u8],
+        vector: Result<&[f32], LeftOut>,
+        include: impl IntoIterator<Item = Option<&'v [u8]>>,
+    ) -> Result<(), StoreError> {
+        let before = self.block.len();
+        let encoded = self.encode(key, vector, include);
+        if encoded.is_err() {
+            self.block.truncate(before);
+            return encoded;
+        }
+        self.rows += 1;
+        if self.block.len() >= BLOCK_BYTES {
+            self.close_block()?;
+        }
+        Ok(())
+    }
+
+    fn encode<'v>(
+        &mut self,
+        key: &[u8],
+        vector: Result<&[f32], LeftOut>,
+        include: impl IntoIterator<Item = Option<&'v [u8]>>,
+    ) -> Result<(), StoreError> {
+        self.value(Some(key))?;
+        match vector {
+            Ok(components) if components.len() == self.dim => {
+                self.block.push(HAS_VECTOR);
+                for component in components {
+                    self.block.extend_from_slice(&component.to_le_bytes());
+                }
+            }
+            Ok(_) => return Err(StoreError::Order("a vector of another dimension")),
+            Err(reason) => self.block.push(code_of(reason)),
+        }
+        let mut columns = 0;
+        for value in include {
+            self.value(value)?;
+            columns += 1;
+        }
+        if columns != self.include {
+            return Err(StoreError::Order("a row with other INCLUDE columns"));
+        }
+        Ok(())
+    }
+
+    fn value(&mut self, value: Option<&[u8]>) -> Result<(), StoreError> {
+        let length = match value {
+            Some(bytes) => u32::try_from(bytes.len())
+                .ok()
+                .filter(|length| *length != NULL)
+                .ok_or(StoreError::Order("a value of more than 4 GiB"))?,
+            None => NULL,
+        };
+        self.block.extend_from_slice(&length.to_le_bytes());
+        self.block.extend_from_slice(value.unwrap_or_default());
+        Ok(())
+    }
+
+    fn close_block(&mut self) -> Result<(), StoreError> {
+        let length = u32::try_from(self.block.len())
+            .map_err(|_| StoreError::Order("a row of more than 4 GiB"))?;
+        let mut header = [0; 8];
+        header[..4].copy_from_slice(&length.to_le_bytes());
+        header[4..].copy_from_slice(&crc32c::crc32c(&self.block).to_le_bytes());
+        let written = self
+            .file
+            .write_all(&header)
+            .and_then(|()| self.file.write_all(&self.block));
+        written.map_err(StoreError::at(&self.file.path))?;
+        self.block.clear();
+        Ok(())
+    }
+
+    /// The number of rows and the file.
+    pub(super) fn finish(mut self) -> Result<(u64, FileEntry), StoreError> {
+        if !self.block.is_empty() {
+            self.close_block()?;
+        }
+        Ok((self.rows, self.file.finish()?))
+    }
+}
+
+/// Opens a file that must have the entry's size.
+pub(super) fn open_checked(
+    disk: &dyn Disk,
+    path: &Path,
+    entry: &FileEntry,
+) -> Result<Box<dyn Read + Send>, StoreError> {
+    let missing = |error: io::Error| {
+        if error.kind() == io::ErrorKind::NotFound {
+            StoreError::corrupt(path, "missing")
+        } else {
+            StoreError::at(path)(error)
+        }
+    };
+    let length = disk.length(path).map_err(missing)?;
+    if length != entry.size {
+        let what = format!("{length} bytes instead of {}", entry.size);
+        return Err(StoreError::corrupt(path, what));
+    }
+    disk.open(path).map_err(missing)
+}
+
+/// Reads the rows of an index, block by block.
+pub struct RowReader {
+    source: io::BufReader<Box<dyn Read + Send>>,
+    path: PathBuf,
+    expected: FileEntry,
+    dim: usize,
+    include: usize,
+    rows_left: u64,
+    bytes_left: u64,
+    crc32c: u32,
+    block: Vec<u8>,
+    /// Where the next row begins in the block.
+    at: usize,
+    done: bool,
+}
+
+impl std::fmt::Debug for RowReader {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("RowReader")
+            .field("path", &self.path)
+            .finish_non_exhaustive()
+    }
+}
+
+impl RowReader {
+    pub(super) fn open(
+        disk: &dyn Disk,
+        directory: &Path,
+        entry: &FileEntry,
+        dim: usize,
+        include: usize,
+        rows: u64,
+    ) -> Result<Self, StoreError> {
+        let path = directory.join(&entry.name);
+        let source = open_checked(disk, &path, entry)?;
+        let mut reader = Self {
+            source: io::BufReader::with_capacity(WRITE_BYTES, source),
+            expected: entry.clone(),
+            path,
+            dim,
+            include,
+            rows_left: rows,
+            bytes_left: entry.size,
+            crc32c: 0,
+            block: Vec::new(),
+            at: 0,
+            done: false,
+        };
+        if reader.exactly::<8>()? != MAGIC {
+            return Err(reader.damaged("not a file of rows"));
+        }
+        Ok(reader)
+    }
+
+    fn damaged(&self, what: &str) -> StoreError {
+        StoreError::corrupt(&self.path, what)
+    }
+
+    fn exactly<const N: usize>(&mut self) -> Result<[u8; N], StoreError> {
+        if self.bytes_left < N as u64 {
+            return Err(self.damaged("ends inside a block"));
+        }
+        let mut bytes = [0; N];
+        let read = self.source.read_exact(&mut bytes);
+        read.map_err(StoreError::at(&self.path))?;
+        self.crc32c = crc32c::crc32c_append(self.crc32c, &bytes);
+        self.bytes_left -= N as u64;
+        Ok(bytes)
+    }
+
+    fn next_block(&mut self) -> Result<(), StoreError> {
+        let length = u32::from_le_bytes(self.exactly::<4>()?);
+        let checksum = u32::from_le_bytes(self.exactly::<4>()?);
+        if u64::from(length) > self.bytes_left || length == 0 {
+            return Err(self.damaged("a block of impossible length"));
+        }
+        self.block.clear();
+        self.block.resize(length as usize, 0);
+        self.at = 0;
+        let read = self.source.read_exact(&mut self.block);
+        read.map_err(StoreError::at(&self.path))?;
+        self.bytes_left -= u64::from(length);
+        if crc32c::crc32c(&self.block) != checksum {
+            return Err(self.damaged("wrong checksum of a block"));
+        }
+        self.crc32c = crc32c::crc32c_append(self.crc32c, &self.block);
+        Ok(())
+    }
+
+    fn advance(&mut self) -> Result<Option<StoredRow>, StoreError> {
+        if self.at == self.block.len() {
+            if self.bytes_left == 0 {
+                return if self.rows_left == 0 && self.crc32c == self.expected.crc32c {
+                    Ok(None)
+                } else {
+                    Err(self.damaged("not the file that the manifest names"))
+                };
+            }
+            self.next_block()?;
+        }
+        let rest = self.block.get(self.at..).unwrap_or_default();
+        let mut fields = Fields(rest);
+        let row = fields.row(self.dim, self.include);
+        self.at += rest.len() - fields.0.len();
+        let left = self.rows_left.checked_sub(1);
+        match (row, left) {
+            (Some(row), Some(left)) => {
+                self.rows_left = left;
+                Ok(Some(row))
+            }
+            (None, _) => Err(self.damaged("malformed row")),
+            (_, None) => Err(self.damaged("more rows than the manifest names")),
+        }
+    }
+}
+
+impl Iterator for RowReader {
+    type Item = Result<StoredRow, StoreError>;
+
+    /// Ends after an error.
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.done {
+            return None;
+        }
+        let next = self.advance().transpose();
+        self.done = !matches!(next, Some(Ok(_)));
+        next
+    }
+}
+
+/// The bytes of a block not read yet.
+struct Fields<'a>(&'a [u8]);
+
+impl<'a> Fields<'a> {
+    fn take(&mut self, length: usize) -> Option<&'a [u8]> {
+        let (taken, rest) = self.0.split_at_checked(length)?;
+        self.0 = rest;
+        Some(taken)
+    }
+
+    fn u8(&mut self) -> Option<u8> {
+        self.take(1)?.first().copied()
+    }
+
+    /// A value behind its length; `Some(None)` is NULL.
+    fn value(&mut self) -> Option<Option<&'a [u8]>> {
+        let length = u32::from_le_bytes(*self.take(4)?.first_chunk()?);
+        if length == NULL {
+            return Some(None);
+        }
+        self.take(usize::try_from(length).ok()?).map(Some)
+    }
+
+    fn row(&mut self, dim: usize, include: usize) -> Option<StoredRow> {
+        let key = RowKey::from_encoded(self.value()??);
+        let vector = match self.u8()? {
+            HAS_VECTOR => {
+                let bytes = self.take(dim.checked_mul(4)?)?;
+                let (components, _) = bytes.as_chunks::<4>();
+                let components = components.iter().map(|c| f32::from_le_bytes(*c)).collect();
+                Ok(Vector::new(components).ok()?)
+            }
+            code => Err(reason_of(code)?),
+        };
+        let mut values = Vec::with_capacity(include.min(self.0.len()));
+        for _ in 0..include {
+            values.push(self.value()?.map(Box::from));
+        }
+        Some(StoredRow {
+            key,
+            vector,
+            include: values,
+        })
+    }
+}

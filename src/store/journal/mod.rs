@@ -1,0 +1,264 @@
+//! Messages of the stream → journal files on a thread of their own → how far they are durable.
+//! Never waits for an index, and never keeps more than a bounded number of bytes in memory.
+
+mod recovery;
+mod segment;
+mod writer;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
+use tokio::task::JoinHandle;
+
+pub use recovery::{RecoveredJournal, Replay, Replayed};
+
+use super::StoreError;
+use super::disk::Disk;
+use crate::lsn::Lsn;
+use crate::wal::pgoutput::LogicalMessage;
+use writer::{Item, Limits, Writer};
+
+/// The journal's directory within the store's.
+const DIRECTORY: &str = "journal";
+/// The suffix of a segment's file.
+const SUFFIX: &str = ".segment";
+/// Commands that wait for the writer. Most are small; what bounds memory is the next.
+const QUEUE_LENGTH: usize = 4096;
+/// Bytes of messages that wait for the writer: a quarter of a second at the 114 MB/s that a walsender sends.
+const QUEUE_BYTES: u32 = 32 << 20;
+/// While messages keep coming, a commit waits at most this long for its sync to begin. Syncing takes as long again.
+const GROUP_INTERVAL: Duration = Duration::from_millis(50);
+/// Within a huge transaction nothing waits for a sync; this keeps the one at its end short.
+const SYNC_BYTES: u64 = 16 << 20;
+
+fn file_name(number: u64) -> String {
+    format!("{number:020}{SUFFIX}")
+}
+
+fn number_of(name: &str) -> Option<u64> {
+    name.strip_suffix(SUFFIX)?.parse().ok()
+}
+
+/// Removes all segments.
+pub(super) fn remove_all(disk: &dyn Disk, root: &Path) -> Result<(), StoreError> {
+    let directory = root.join(DIRECTORY);
+    match disk.list(&directory) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(StoreError::at(&directory)(error)),
+        Ok(_) => {}
+    }
+    for number in recovery::numbers(disk, &directory)? {
+        let path = directory.join(file_name(number));
+        disk.remove_file(&path).map_err(StoreError::at(&path))?;
+    }
+    let synced = disk.sync_dir(&directory);
+    synced.map_err(StoreError::at(&directory))
+}
+
+enum Command {
+    Append {
+        item: Item,
+        /// Room in the queue, given back when the item is written.
+        _room: Option<OwnedSemaphorePermit>,
+    },
+    Abandon,
+    Trim(Lsn),
+}
+
+/// The running journal.
+#[derive(Debug)]
+pub struct Journal {
+    commands: mpsc::Sender<Command>,
+    room: Arc<Semaphore>,
+    durable: watch::Receiver<Lsn>,
+    size: Arc<AtomicU64>,
+    thread: JoinHandle<Result<(), StoreError>>,
+}
+
+impl Journal {
+    fn start(recovered: RecoveredJournal, start: Lsn) -> Result<Self, StoreError> {
+        let writer = Writer::start(recovered, start, Limits::USUAL)?;
+        let (commands, queue) = mpsc::channel(QUEUE_LENGTH);
+        let (published, durable) = watch::channel(writer.durable());
+        let size = Arc::new(AtomicU64::new(writer.size()));
+        let shared = Arc::clone(&size);
+        let thread = tokio::task::spawn_blocking(move || write(writer, queue, &published, &shared));
+        Ok(Self {
+            commands,
+            room: Arc::new(Semaphore::new(QUEUE_BYTES as usize)),
+            durable,
+            size,
+            thread,
+        })
+    }
+
+    /// Appends a message as it was received. Waits while the writer is behind. What changes nothing is left out.
+    ///
+    /// # Errors
+    /// [`StoreError::Stopped`] when the writer has failed.
+    pub async fn append(&self, message: &LogicalMessage, raw: Bytes) -> Result<(), StoreError> {
+        let length = u32::try_from(raw.len()).unwrap_or(QUEUE_BYTES);
+        let item = match message {
+            LogicalMessage::Begin { final_lsn, .. } => Item::Begin {
+                commit_lsn: *final_lsn,
+                message: raw,
+            },
+            LogicalMessage::Commit { end_lsn, .. } => Item::Commit {
+                end_lsn: *end_lsn,
+                message: raw,
+            },
+            LogicalMessage::Relation(relation) => Item::Relation {
+                id: relation.id.0,
+                message: raw,
+            },
+            LogicalMessage::Insert { .. }
+            | LogicalMessage::Update { .. }
+            | LogicalMessage::Delete { .. }
+            | LogicalMessage::Truncate { .. }
+            | LogicalMessage::Message {
+                transactional: true,
+                ..
+            } => Item::Change { message: raw },
+            LogicalMessage::Type { .. }
+            | LogicalMessage::Origin { .. }
+            | LogicalMessage::Message {
+                transactional: false,
+                ..
+            } => return Ok(()),
+        };
+        let room = Arc::clone(&self.room).acquire_many_owned(length.min(QUEUE_BYTES));
+        // The semaphore is never closed.
+        let room = room.await.map_err(|_| StoreError::Stopped)?;
+        self.send(Command::Append {
+            item,
+            _room: Some(room),
+        })
+        .await
+    }
+
+    /// Notes that nothing for us lies before `lsn`, as a keepalive between transactions tells. Only when this is
+    /// durable may it be confirmed: a slot that is ahead of the journal looks like lost changes.
+    ///
+    /// # Errors
+    /// [`StoreError::Stopped`] when the writer has failed.
+    pub async fn position(&self, lsn: Lsn) -> Result<(), StoreError> {
+        self.send(Command::Append {
+            item: Item::Position { lsn },
+            _room: None,
+        })
+        .await
+    }
+
+    /// The connection was lost: forgets the transaction that is not complete.
+    ///
+    /// # Errors
+    /// [`StoreError::Stopped`] when the writer has failed.
+    pub async fn abandon(&self) -> Result<(), StoreError> {
+        self.send(Command::Abandon).await
+    }
+
+    /// Lets go of what lies before `keep_from`, in whole segments.
+    ///
+    /// # Errors
+    /// [`StoreError::Stopped`] when the writer has failed.
+    pub async fn trim(&self, keep_from: Lsn) -> Result<(), StoreError> {
+        self.send(Command::Trim(keep_from)).await
+    }
+
+    /// Everything before this position is durable: upstream's `flush`. Its sender is gone when the writer has failed.
+    #[must_use]
+    pub fn durable(&self) -> watch::Receiver<Lsn> {
+        self.durable.clone()
+    }
+
+    /// Bytes on disk.
+    #[must_use]
+    pub fn size(&self) -> u64 {
+        self.size.load(Ordering::Relaxed)
+    }
+
+    /// Makes everything appended durable and ends the writer. An incomplete transaction is forgotten.
+    ///
+    /// # Errors
+    /// What the writer failed of, now or before.
+    pub async fn close(self) -> Result<(), StoreError> {
+        drop(self.commands);
+        self.thread.await.map_err(|_| StoreError::Stopped)?
+    }
+
+    async fn send(&self, command: Command) -> Result<(), StoreError> {
+        let sent = self.commands.send(command).await;
+        sent.map_err(|_| StoreError::Stopped)
+    }
+}
+
+/// The writer's thread: syncs when nothing more waits, and at least every [`GROUP_INTERVAL`].
+fn write(
+    mut writer: Writer,
+    mut queue: mpsc::Receiver<Command>,
+    published: &watch::Sender<Lsn>,
+    size: &AtomicU64,
+) -> Result<(), StoreError> {
+    let mut waiting_since = None;
+    loop {
+        let command = match queue.try_recv() {
+            Ok(command) => Some(command),
+            Err(mpsc::error::TryRecvError::Disconnected) => None,
+            Err(mpsc::error::TryRecvError::Empty) => {
+                if writer.is_waiting() {
+                    sync(&mut writer, published)?;
+                    waiting_since = None;
+                }
+                queue.blocking_recv()
+            }
+        };
+        match command {
+            Some(Command::Append { item, _room: room }) => {
+                writer.append(item)?;
+                drop(room);
+            }
+            Some(Command::Abandon) => writer.abandon()?,
+            Some(Command::Trim(keep_from)) => writer.trim(keep_from)?,
+            None => {
+                writer.abandon()?;
+                return sync(&mut writer, published);
+            }
+        }
+        size.store(writer.size(), Ordering::Relaxed);
+        if writer.is_waiting() {
+            let since = *waiting_since.get_or_insert_with(Instant::now);
+            if since.elapsed() >= GROUP_INTERVAL {
+                sync(&mut writer, published)?;
+                waiting_since = None;
+            }
+        } else {
+            waiting_since = None;
+            // Rotation and abandoning sync by themselves.
+            publish(&writer, published);
+        }
+        if writer.unsynced() >= SYNC_BYTES {
+            sync(&mut writer, published)?;
+        }
+    }
+}
+
+fn sync(writer: &mut Writer, published: &watch::Sender<Lsn>) -> Result<(), StoreError> {
+    writer.sync()?;
+    publish(writer, published);
+    Ok(())
+}
+
+fn publish(writer: &Writer, published: &watch::Sender<Lsn>) {
+    published.send_if_modified(|durable| {
+        let moved = *durable < writer.durable();
+        *durable = writer.durable();
+        moved
+    });
+}
+
+#[cfg(test)]
+mod tests;
