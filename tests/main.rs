@@ -6,10 +6,14 @@
     unreachable_pub
 )]
 
+mod bad_input;
 mod harness;
 mod knn;
 mod layering;
+mod recall;
 mod relay;
+mod seen;
 mod serve;
 mod setup;
 mod tools;
+mod workload;
