@@ -11,12 +11,12 @@ use super::frame::Frame;
 use super::knn::{Claim, Planned, Search, Served, Unready, find, key_arrays, widest};
 use super::knn::{MARGIN, WIDENING};
 use super::messages::{self, BindBody};
-use super::pending::{Completion, Kind};
+use super::pending::{Completion, Kind, Owner};
 use super::prepared::Analysis;
 use super::relay::{Session, Transaction};
 use super::rewrite;
 use super::stat::name;
-use crate::query::{KnnQuery, Plan, RelayReason, StatementKind};
+use crate::query::{Effect, KnnQuery, Plan, RelayReason, StatementKind};
 
 /// An EXPLAIN of a k-NN statement, in text form.
 pub(super) struct Explain<'a> {
@@ -112,7 +112,9 @@ impl Session {
             let lines = rows(&explained.lines);
             match explained.instead {
                 Some((sql, keys)) if !self.executed => {
-                    return self.simple_explain_instead(&sql, &keys, &lines).await;
+                    return self
+                        .simple_explain_instead(frame, analysis.effect(), (&sql, &keys), &lines)
+                        .await;
                 }
                 Some(_) | None => shown = Some(lines),
             }
@@ -131,8 +133,9 @@ impl Session {
 
     async fn simple_explain_instead(
         &mut self,
-        sql: &str,
-        keys: &[Bytes],
+        frame: &Frame,
+        effect: Effect,
+        (sql, keys): (&str, &[Bytes]),
         lines: &Bytes,
     ) -> Result<(), SessionError> {
         let own = self.rewrites.next_own();
@@ -147,6 +150,10 @@ impl Session {
         self.book.remove_statement(b"");
         self.book.remove_portal(b"");
         let replies = self.exchange(End::Sync, 0).await?;
+        if replies.error.is_some() && self.transaction == Transaction::Idle {
+            self.relay_query(frame, effect); // the error, in the words for the statement as it came
+            return Ok(());
+        }
         self.give_explained(&replies, lines, false);
         Ok(())
     }
@@ -177,6 +184,7 @@ impl Session {
             return Ok(Served::Done);
         };
         let own = self.rewrites.next_own();
+        let fresh = self.is_fresh();
         let out = &mut self.upstream.outbox;
         messages::parse(out, &own.name, sql.as_bytes(), types);
         bind.redirect(out, &own.name, &keys);
@@ -194,8 +202,17 @@ impl Session {
         };
         let replies = self.exchange(end, completions).await?;
         if replies.skipped {
-            self.end_claim(claim);
+            match end {
+                End::Sync => self.pending.sent(Kind::Sync, Owner::Client),
+                End::Flush => self.end_claim(claim),
+            }
             return Ok(Served::Done);
+        }
+        if replies.error.is_some() && fresh {
+            if replies.ready.is_none() {
+                self.recover().await?;
+            }
+            return Ok(Served::Relay(RelayReason::RewriteRefused));
         }
         self.executed = end == End::Flush;
         self.give_explained(&replies, &lines, true);

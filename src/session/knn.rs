@@ -454,6 +454,10 @@ impl Session {
         }
         messages::describe(&mut self.upstream.outbox, b'S', bind.statement);
         let replies = self.exchange(End::Flush, 1).await?;
+        if replies.skipped {
+            self.end_claim(claim);
+            return Ok(Some(Attempt::Reported));
+        }
         if replies.error.is_none() {
             return Ok(None);
         }
@@ -573,6 +577,9 @@ impl Session {
         let Some(bind) = BindBody::read(claim.bind.body()) else {
             return Ok(Served::Relay(RelayReason::MalformedQuery));
         };
+        if let Some(failed) = self.verify_original(claim, fresh).await? {
+            return Ok(served_after(&failed));
+        }
         let next = self.rewrites.next_own();
         let Some(rewrite) = self.rewrites.get(&claim.prepared.analysis.sql) else {
             return Ok(Served::Relay(RelayReason::StaleGeneration));
@@ -587,12 +594,8 @@ impl Session {
             Some(own) => own,
             None => {
                 let sql = rewrite.plan.exact.as_bytes();
-                messages::parse(
-                    &mut self.upstream.outbox,
-                    &next.name,
-                    sql,
-                    &claim.prepared.types,
-                );
+                let types = &claim.prepared.types;
+                messages::parse(&mut self.upstream.outbox, &next.name, sql, types);
                 completions += 1;
                 let old = rewrite.exact.replace(next.clone());
                 self.retired.extend(old.map(|own| own.name));
@@ -601,17 +604,13 @@ impl Session {
         };
         bind.redirect(&mut self.upstream.outbox, &own.name, &[]);
         let replies = self.exchange(End::Flush, completions).await?;
-        if let Some(error) = replies.error {
-            if fresh {
-                self.recover().await?;
-                let names = self.rewrites.distrust(&claim.prepared.analysis.sql);
-                self.close_own(&names);
-                return Ok(Served::Relay(RelayReason::RewriteRefused));
-            }
-            self.client.outbox.extend_from_slice(error.bytes());
-            self.pending.skip_to_sync();
+        if replies.skipped {
             self.end_claim(claim);
             return Ok(Served::Done);
+        }
+        if replies.error.is_some() {
+            let failed = self.failed(claim, &replies, fresh).await?;
+            return Ok(served_after(&failed));
         }
         let bound = replies
             .frames
@@ -645,6 +644,16 @@ impl Session {
         names
             .iter()
             .for_each(|_| self.pending.sent(Kind::Close, Owner::Rektor));
+    }
+}
+
+/// What a failed attempt leaves to do.
+fn served_after(failed: &Attempt) -> Served {
+    match failed {
+        Attempt::Refused => Served::Relay(RelayReason::RewriteRefused),
+        Attempt::Reported | Attempt::Enough(_) | Attempt::Short { .. } | Attempt::TooLarge => {
+            Served::Done
+        }
     }
 }
 
