@@ -8,6 +8,7 @@
 
 mod bad_input;
 mod harness;
+mod ingest;
 mod knn;
 mod layering;
 mod recall;
