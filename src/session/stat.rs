@@ -27,7 +27,10 @@ impl Session {
                 own
             }
         };
-        let (indexes, replication) = (indexes(&view).to_string(), replication(&view).to_string());
+        let (indexes, replication) = (
+            indexes(&view).to_string(),
+            replication(&view, &self.shared.context.slot).to_string(),
+        );
         let values = [indexes.as_bytes(), replication.as_bytes()];
         let out = &mut self.upstream.outbox;
         messages::bind_text(out, PORTAL, &own.name, &values);
@@ -75,11 +78,11 @@ fn one_index(index: &IndexState, view: &View) -> Value {
 }
 
 /// `rektor.stat_replication`
-fn replication(view: &View) -> Value {
+fn replication(view: &View, slot: &str) -> Value {
     let applied = view.indexes.iter().map(|index| index.applied).min();
     let applied = applied.unwrap_or(view.received);
     json!([{
-        "slot_name": Value::Null,
+        "slot_name": slot,
         "streaming": view.streaming,
         "received_lsn": lsn(view.received),
         "durable_lsn": lsn(view.durable),
