@@ -1,5 +1,6 @@
 //! A SELECT's parse tree → everything in it that could make running it twice, or under a restriction to keys, wrong.
-//! Goes through constructs on an allow-list only; whatever else occurs is an obstacle.
+//! Goes through constructs on an allow-list only; whatever else occurs is an obstacle. That an operator, or a function
+//! called as `(row).field`, writes is beyond it.
 
 use std::collections::BTreeSet;
 
@@ -187,7 +188,8 @@ impl Survey {
                 for step in &indirection.indirection {
                     match &step.node {
                         Some(Tree::AIndices(_)) => self.expression(step, level),
-                        Some(_) | None => self.unknown(), // `(row).field` may be a call of function `field`
+                        // `(row).field` may be a call of function `field`.
+                        Some(_) | None => self.refuse(RelayReason::UnknownExpression),
                     }
                 }
             }
@@ -208,6 +210,11 @@ impl Survey {
                 self.option(when.expr.as_deref(), level);
                 self.option(when.result.as_deref(), level);
             }
+            Tree::XmlExpr(xml) => {
+                self.list(&xml.named_args, level);
+                self.list(&xml.args, level);
+            }
+            Tree::JsonIsPredicate(test) => self.option(test.expr.as_deref(), level),
             Tree::SubLink(link) => {
                 self.operator(&link.oper_name);
                 self.option(link.testexpr.as_deref(), level);
@@ -257,7 +264,6 @@ impl Survey {
             .all(|b| b.is_ascii_uppercase() || b == b' ');
         if !word && !names::operator_is_known(operator) {
             self.refuse(RelayReason::UnknownOperator);
-            self.writes = true;
         }
     }
 

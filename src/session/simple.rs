@@ -50,10 +50,7 @@ impl Session {
             }
             Some(StatementKind::NotClaimed(reason)) => Some(*reason),
             Some(StatementKind::Explain { .. }) => {
-                if Box::pin(self.simple_explain(&analysis)).await? {
-                    return Ok(());
-                }
-                None
+                return Box::pin(self.simple_explain(&frame, &analysis)).await;
             }
             Some(StatementKind::Ddl(_) | StatementKind::Other) | None => None,
         };
@@ -100,7 +97,7 @@ impl Session {
     }
 
     /// After an error that was given to the client: ReadyForQuery.
-    async fn ready_after_error(&mut self) -> Result<Served, SessionError> {
+    pub(super) async fn ready_after_error(&mut self) -> Result<Served, SessionError> {
         messages::sync(&mut self.upstream.outbox);
         self.pending.sent(Kind::Sync, Owner::Client);
         self.settle().await?;
