@@ -3,18 +3,20 @@
 
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
+
 use crate::vector::{Dim, Metric, VectorType};
 
 /// `pg_class.oid` of a table.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct RelationId(pub u32);
 
 /// `pg_type.oid` of a type.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct TypeId(pub u32);
 
 /// `rektor.index.id`, an index's identity across renames.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct IndexId(pub i64);
 
 impl fmt::Display for IndexId {
@@ -24,11 +26,11 @@ impl fmt::Display for IndexId {
 }
 
 /// `pg_attribute.attnum` of a column.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct ColumnNumber(pub i16);
 
 /// A schema-qualified name, unquoted.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct QualifiedName {
     /// The schema.
     pub schema: String,
@@ -43,7 +45,7 @@ impl fmt::Display for QualifiedName {
 }
 
 /// The types a key column may have: their equality is leakproof, and their binary form identifies the value.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum KeyType {
     /// `smallint`
     Int2,
@@ -116,7 +118,7 @@ impl KeyType {
 }
 
 /// A column of an indexed table's key, in key order.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KeyColumn {
     /// The column's name.
     pub name: String,
@@ -127,7 +129,7 @@ pub struct KeyColumn {
 }
 
 /// The column that holds the vectors.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VectorColumn {
     /// The column's name.
     pub name: String,
@@ -140,7 +142,7 @@ pub struct VectorColumn {
 }
 
 /// A column named by INCLUDE.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct IncludeColumn {
     /// The column's name.
     pub name: String,
@@ -151,7 +153,7 @@ pub struct IncludeColumn {
 }
 
 /// How an index finds its candidates.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Method {
     /// One growing HNSW graph over 8-bit codes.
     #[default]
@@ -172,7 +174,7 @@ impl Method {
 }
 
 /// What `WITH (…)` chose, within pgvector's own limits.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct IndexOptions {
     /// `method`.
     pub method: Method,
@@ -193,7 +195,7 @@ impl Default for IndexOptions {
 }
 
 /// An index as `rektor.index` defines it, resolved against the catalogue of one moment.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct IndexDefinition {
     /// `rektor.index.id`.
     pub id: IndexId,

@@ -3,12 +3,29 @@
 
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
+
 /// Most dimensions a vector may have: pgvector's `VECTOR_MAX_DIM`.
 pub const MAX_DIM: usize = 16_000;
 
 /// The number of dimensions of a vector, 1 to [`MAX_DIM`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "usize", into = "usize")]
 pub struct Dim(u16);
+
+impl TryFrom<usize> for Dim {
+    type Error = &'static str;
+
+    fn try_from(dimensions: usize) -> Result<Self, Self::Error> {
+        Self::new(dimensions).ok_or("no number of dimensions")
+    }
+}
+
+impl From<Dim> for usize {
+    fn from(dim: Dim) -> Self {
+        dim.get()
+    }
+}
 
 impl Dim {
     /// A dimension, if it is one.
@@ -34,7 +51,7 @@ impl fmt::Display for Dim {
 }
 
 /// The column types that hold vectors. OIDs of extension types differ from database to database: they are found by name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum VectorType {
     /// pgvector's `vector`: 4 bytes a dimension.
     Vector,
@@ -57,7 +74,7 @@ impl VectorType {
 }
 
 /// How two vectors are compared.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Metric {
     /// Euclidean distance, `<->`.
     L2,

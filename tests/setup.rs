@@ -101,7 +101,7 @@ fn teardown_removes_the_slot_but_not_from_under_its_user() {
             "select slot_name from pg_replication_slots where database = '{}'",
             database.name
         )),
-        [other.clone()]
+        std::slice::from_ref(&other)
     );
     wire.run(&format!("select pg_drop_replication_slot('{other}')"));
 }

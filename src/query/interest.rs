@@ -486,7 +486,7 @@ mod tests {
     fn any_bytes_will_do() {
         for byte in 0..=u8::MAX {
             for length in 0..5 {
-                interest(&vec![byte; length]);
+                let _ = interest(&vec![byte; length]);
             }
         }
         assert!(!interest(&[0x83, b'S', b'E', b'T', 0x80]).settings);

@@ -145,10 +145,10 @@ fn tree(sql: &str) -> ParseResult {
 }
 
 fn select_of(tree: &mut ParseResult) -> &mut SelectStmt {
-    match tree.stmts[0].stmt.as_mut().unwrap().node.as_mut().unwrap() {
-        Tree::SelectStmt(select) => select,
-        other => panic!("{other:?}"),
-    }
+    let Some(Tree::SelectStmt(select)) = &mut tree.stmts[0].stmt.as_mut().unwrap().node else {
+        panic!("no SELECT");
+    };
+    select
 }
 
 /// The text that libpg_query makes of a tree: trees compared without their locations.
@@ -207,8 +207,8 @@ proptest! {
 
     #[test]
     fn any_text_is_survived(text in ".*", bytes in prop::collection::vec(any::<u8>(), 0..200)) {
-        interest(&bytes);
-        interest(text.as_bytes());
+        let _ = interest(&bytes);
+        let _ = interest(text.as_bytes());
         let _ = analyze(&text);
     }
 
@@ -219,14 +219,14 @@ proptest! {
         "DROP", "ALTER", "SET", "'", "\"", "--", "/*", "*/", "\n", "WITH", "UNION", "1", "[", "]", "OFFSET", "NULLS", "LAST", "ASC",
     ]), 0..24)) {
         let text = words.join(" ");
-        interest(text.as_bytes());
+        let _ = interest(text.as_bytes());
         for statement in analyze(&text).unwrap_or_default() {
             prop_assert!(text.get(statement.range.clone()).is_some());
-            if let StatementKind::Knn(query) = statement.kind {
-                if let Ok(plan) = plan(&text, &query, 0, None, &items()) {
-                    prop_assert!(pg_query::parse(&plan.nominate, 0).is_ok(), "{}", plan.nominate);
-                    prop_assert!(pg_query::parse(&plan.exact, 0).is_ok(), "{}", plan.exact);
-                }
+            if let StatementKind::Knn(query) = statement.kind
+                && let Ok(plan) = plan(&text, &query, 0, None, &items())
+            {
+                prop_assert!(pg_query::parse(&plan.nominate, 0).is_ok(), "{}", plan.nominate);
+                prop_assert!(pg_query::parse(&plan.exact, 0).is_ok(), "{}", plan.exact);
             }
         }
     }

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 pub use checkpoint::{
     GenerationWriter, IndexHeader, IndexWriter, RowReader, StoredIndex, StoredRow,
 };
-pub use journal::{Journal, RecoveredJournal, Replay, Replayed};
+pub use journal::{Entry, Journal, RecoveredJournal, Replay, Replayed, Room, Trimmer};
 
 use crate::catalog::IndexId;
 use crate::lsn::Lsn;
@@ -251,14 +251,14 @@ impl Directory {
         RecoveredJournal::recover(Arc::clone(&self.disk), &self.root, &origin)
     }
 
-    /// The stored states of an index with this identity, newest first. Reading one may still find it damaged.
+    /// The stored states of an index, newest first. Reading one may still find it damaged.
     #[must_use]
-    pub fn candidates(&self, id: IndexId, identity: &str) -> Vec<StoredIndex> {
+    pub fn candidates(&self, id: IndexId) -> Vec<StoredIndex> {
         let state = self.state();
         let candidates = state.generations.iter();
         candidates
             .filter(|generation| Some(generation.origin()) == state.origin.as_ref())
-            .filter_map(|generation| generation.index(&self.disk, id, identity))
+            .filter_map(|generation| generation.index(&self.disk, id))
             .collect()
     }
 

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 use tokio_postgres::Row;
 
@@ -25,7 +26,7 @@ const VISIBLE_WITHIN: Duration = Duration::from_secs(10);
 const VISIBLE_RETRY: Duration = Duration::from_millis(3);
 
 /// An index as the catalogue has it now.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct IndexEntry {
     /// What it is. Only partly true when it is not usable.
     pub definition: Arc<IndexDefinition>,
@@ -42,7 +43,7 @@ pub struct IndexEntry {
 }
 
 /// A partition, of any level.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Partition {
     /// Which.
     pub relation: RelationId,

@@ -11,10 +11,9 @@ const DIM: usize = 16;
 /// Returns whether it did find it.
 fn check(snapshot: &Snapshot, random: &mut Random) -> bool {
     let stats = snapshot.stats();
-    let Some(own) = snapshot
-        .rows()
-        .nth(random.below(stats.live.max(1)) as usize)
-    else {
+    let rows: Vec<RowId> = snapshot.rows().collect();
+    assert_eq!(rows.len() as u64, stats.live);
+    let Some(own) = rows.get(random.index(rows.len().max(1))).copied() else {
         return true;
     };
     let query = Vector::new(snapshot.vector(own).unwrap().to_vec()).unwrap();

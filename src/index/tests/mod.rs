@@ -27,6 +27,10 @@ impl Random {
         self.next() % bound
     }
 
+    fn index(&mut self, bound: usize) -> usize {
+        usize::try_from(self.below(bound as u64)).unwrap()
+    }
+
     /// About normal: the sum of twelve uniform numbers.
     #[allow(clippy::cast_precision_loss)]
     fn normal(&mut self) -> f32 {
@@ -55,8 +59,8 @@ impl Clusters {
     }
 
     fn next(&mut self) -> Vec<f32> {
-        let widest = 1 + self.random.below(self.centres.len() as u64);
-        let centre = self.random.below(widest) as usize;
+        let widest = 1 + self.random.index(self.centres.len());
+        let centre = self.random.index(widest);
         self.centres[centre]
             .iter()
             .map(|c| c + 0.4 * self.random.normal())

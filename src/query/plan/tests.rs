@@ -264,7 +264,8 @@ fn the_index_must_fit_and_be_ready() {
     let failed = Phase::Failed { error: "e".into() };
     let typed =
         |cast: &str| format!("SELECT id FROM items ORDER BY embedding <-> $1::{cast} LIMIT 5");
-    let cases: Vec<(String, Vec<Arc<IndexState>>, Result<i64, R>)> = vec![
+    type Case = (String, Vec<Arc<IndexState>>, Result<i64, R>);
+    let cases: Vec<Case> = vec![
         (l2.into(), vec![public(Phase::Ready)], Ok(1)),
         (l2.into(), vec![], Err(R::NoIndex)),
         (

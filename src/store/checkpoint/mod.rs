@@ -77,14 +77,9 @@ impl Generation {
         lsns.min()
     }
 
-    pub(super) fn index(
-        &self,
-        disk: &Arc<dyn Disk>,
-        id: IndexId,
-        identity: &str,
-    ) -> Option<StoredIndex> {
+    pub(super) fn index(&self, disk: &Arc<dyn Disk>, id: IndexId) -> Option<StoredIndex> {
         let mut entries = self.manifest.indexes.iter();
-        let entry = entries.find(|entry| entry.id == id.0 && entry.identity == identity)?;
+        let entry = entries.find(|entry| entry.id == id.0)?;
         Some(StoredIndex {
             disk: Arc::clone(disk),
             directory: self.directory.clone(),
@@ -180,7 +175,7 @@ fn remove(disk: &dyn Disk, directory: &Path) -> Result<(), StoreError> {
 pub struct IndexHeader {
     /// Which index.
     pub id: IndexId,
-    /// Everything of its definition and its table that must be the same for the rows to be of use.
+    /// What tells a reader whether the rows are still of use: its definition and its table, in the writer's words.
     pub identity: String,
     /// Transactions whose commit record lies before this position are in the rows.
     pub lsn: Lsn,
@@ -196,6 +191,7 @@ pub struct GenerationWriter<'a> {
     owner: &'a Directory,
     directory: PathBuf,
     manifest: Manifest,
+    committed: bool,
 }
 
 impl<'a> GenerationWriter<'a> {
@@ -226,6 +222,7 @@ impl<'a> GenerationWriter<'a> {
                 number,
                 indexes: Vec::new(),
             },
+            committed: false,
         })
     }
 
@@ -271,7 +268,7 @@ impl<'a> GenerationWriter<'a> {
     ///
     /// # Errors
     /// When the file system refuses: the generations before it stand.
-    pub fn commit(self) -> Result<(), StoreError> {
+    pub fn commit(mut self) -> Result<(), StoreError> {
         let (disk, root) = (&*self.owner.disk, &self.owner.root);
         let path = self.directory.join(MANIFEST);
         let written = document::encode(&self.manifest).and_then(|bytes| {
@@ -285,13 +282,14 @@ impl<'a> GenerationWriter<'a> {
         let complete = root.join(directory_name(self.manifest.number));
         let renamed = disk.rename(&self.directory, &complete);
         renamed.map_err(StoreError::at(&self.directory))?;
+        self.committed = true;
         disk.sync_dir(root).map_err(StoreError::at(root))?;
         let mut state = self.owner.state();
         state.generations.insert(
             0,
             Generation {
                 directory: complete,
-                manifest: Arc::new(self.manifest),
+                manifest: Arc::new(self.manifest.clone()),
             },
         );
         state.generations.truncate(KEPT);
@@ -308,6 +306,17 @@ impl<'a> GenerationWriter<'a> {
             }
         }
         Ok(())
+    }
+}
+
+impl Drop for GenerationWriter<'_> {
+    /// What could not be completed gives its room back: most often there was too little.
+    fn drop(&mut self) {
+        if !self.committed
+            && let Err(error) = remove(&*self.owner.disk, &self.directory)
+        {
+            tracing::warn!(%error, "an unfinished generation stays until the next start");
+        }
     }
 }
 
@@ -364,6 +373,12 @@ pub struct StoredIndex {
 }
 
 impl StoredIndex {
+    /// What the writer said of its definition and its table.
+    #[must_use]
+    pub fn identity(&self) -> &str {
+        &self.entry.identity
+    }
+
     /// How many rows it holds.
     #[must_use]
     pub fn len(&self) -> u64 {

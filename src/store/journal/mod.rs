@@ -59,11 +59,78 @@ pub(super) fn remove_all(disk: &dyn Disk, root: &Path) -> Result<(), StoreError>
     synced.map_err(StoreError::at(&directory))
 }
 
+/// What a message adds to the journal.
+#[derive(Debug)]
+pub struct Entry(Item);
+
+impl Entry {
+    /// The entry of a message and the bytes that it was decoded from. `None` for what changes nothing.
+    #[must_use]
+    pub fn of(message: &LogicalMessage, raw: Bytes) -> Option<Self> {
+        Some(Self(match message {
+            LogicalMessage::Begin { final_lsn, .. } => Item::Begin {
+                commit_lsn: *final_lsn,
+                message: raw,
+            },
+            LogicalMessage::Commit { end_lsn, .. } => Item::Commit {
+                end_lsn: *end_lsn,
+                message: raw,
+            },
+            LogicalMessage::Relation(relation) => Item::Relation {
+                id: relation.id.0,
+                message: raw,
+            },
+            LogicalMessage::Insert { .. }
+            | LogicalMessage::Update { .. }
+            | LogicalMessage::Delete { .. }
+            | LogicalMessage::Truncate { .. }
+            | LogicalMessage::Message {
+                transactional: true,
+                ..
+            } => Item::Change { message: raw },
+            LogicalMessage::Type { .. }
+            | LogicalMessage::Origin { .. }
+            | LogicalMessage::Message {
+                transactional: false,
+                ..
+            } => return None,
+        }))
+    }
+
+    /// Notes that nothing for us lies before `lsn`, as a keepalive between transactions tells. Only when this is
+    /// durable may it be confirmed: a slot that is ahead of the journal looks like lost changes.
+    #[must_use]
+    pub const fn position(lsn: Lsn) -> Self {
+        Self(Item::Position { lsn })
+    }
+
+    /// Bytes that wait in memory until they are written.
+    fn bytes(&self) -> u32 {
+        let message = match &self.0 {
+            Item::Begin { message, .. }
+            | Item::Relation { message, .. }
+            | Item::Change { message }
+            | Item::Commit { message, .. } => message.len(),
+            Item::Position { .. } => 0,
+        };
+        // The largest possible message passes alone.
+        u32::try_from(message).map_or(QUEUE_BYTES, |bytes| bytes.min(QUEUE_BYTES))
+    }
+}
+
+/// Room in the journal's queue for one entry.
+#[derive(Debug)]
+pub struct Room {
+    place: mpsc::OwnedPermit<Command>,
+    bytes: OwnedSemaphorePermit,
+}
+
+#[derive(Debug)]
 enum Command {
     Append {
         item: Item,
-        /// Room in the queue, given back when the item is written.
-        _room: Option<OwnedSemaphorePermit>,
+        /// Given back when the item is written.
+        _bytes: OwnedSemaphorePermit,
     },
     Abandon,
     Trim(Lsn),
@@ -96,61 +163,27 @@ impl Journal {
         })
     }
 
-    /// Appends a message as it was received. Waits while the writer is behind. What changes nothing is left out.
+    /// Waits for room for that entry: the writer may be behind. Cancel-safe.
     ///
     /// # Errors
     /// [`StoreError::Stopped`] when the writer has failed.
-    pub async fn append(&self, message: &LogicalMessage, raw: Bytes) -> Result<(), StoreError> {
-        let length = u32::try_from(raw.len()).unwrap_or(QUEUE_BYTES);
-        let item = match message {
-            LogicalMessage::Begin { final_lsn, .. } => Item::Begin {
-                commit_lsn: *final_lsn,
-                message: raw,
-            },
-            LogicalMessage::Commit { end_lsn, .. } => Item::Commit {
-                end_lsn: *end_lsn,
-                message: raw,
-            },
-            LogicalMessage::Relation(relation) => Item::Relation {
-                id: relation.id.0,
-                message: raw,
-            },
-            LogicalMessage::Insert { .. }
-            | LogicalMessage::Update { .. }
-            | LogicalMessage::Delete { .. }
-            | LogicalMessage::Truncate { .. }
-            | LogicalMessage::Message {
-                transactional: true,
-                ..
-            } => Item::Change { message: raw },
-            LogicalMessage::Type { .. }
-            | LogicalMessage::Origin { .. }
-            | LogicalMessage::Message {
-                transactional: false,
-                ..
-            } => return Ok(()),
-        };
-        let room = Arc::clone(&self.room).acquire_many_owned(length.min(QUEUE_BYTES));
+    pub async fn room(&self, entry: &Entry) -> Result<Room, StoreError> {
+        let bytes = Arc::clone(&self.room).acquire_many_owned(entry.bytes());
         // The semaphore is never closed.
-        let room = room.await.map_err(|_| StoreError::Stopped)?;
-        self.send(Command::Append {
-            item,
-            _room: Some(room),
+        let bytes = bytes.await.map_err(|_| StoreError::Stopped)?;
+        let place = self.commands.clone().reserve_owned().await;
+        Ok(Room {
+            place: place.map_err(|_| StoreError::Stopped)?,
+            bytes,
         })
-        .await
     }
 
-    /// Notes that nothing for us lies before `lsn`, as a keepalive between transactions tells. Only when this is
-    /// durable may it be confirmed: a slot that is ahead of the journal looks like lost changes.
-    ///
-    /// # Errors
-    /// [`StoreError::Stopped`] when the writer has failed.
-    pub async fn position(&self, lsn: Lsn) -> Result<(), StoreError> {
-        self.send(Command::Append {
-            item: Item::Position { lsn },
-            _room: None,
-        })
-        .await
+    /// Appends an entry, in the place that [`Self::room`] gave for it.
+    pub fn append(room: Room, entry: Entry) {
+        room.place.send(Command::Append {
+            item: entry.0,
+            _bytes: room.bytes,
+        });
     }
 
     /// The connection was lost: forgets the transaction that is not complete.
@@ -161,24 +194,19 @@ impl Journal {
         self.send(Command::Abandon).await
     }
 
-    /// Lets go of what lies before `keep_from`, in whole segments.
-    ///
-    /// # Errors
-    /// [`StoreError::Stopped`] when the writer has failed.
-    pub async fn trim(&self, keep_from: Lsn) -> Result<(), StoreError> {
-        self.send(Command::Trim(keep_from)).await
+    /// What lets go of old segments, for whoever writes generations.
+    #[must_use]
+    pub fn trimmer(&self) -> Trimmer {
+        Trimmer {
+            commands: self.commands.downgrade(),
+            size: Arc::clone(&self.size),
+        }
     }
 
     /// Everything before this position is durable: upstream's `flush`. Its sender is gone when the writer has failed.
     #[must_use]
     pub fn durable(&self) -> watch::Receiver<Lsn> {
         self.durable.clone()
-    }
-
-    /// Bytes on disk.
-    #[must_use]
-    pub fn size(&self) -> u64 {
-        self.size.load(Ordering::Relaxed)
     }
 
     /// Makes everything appended durable and ends the writer. An incomplete transaction is forgotten.
@@ -193,6 +221,29 @@ impl Journal {
     async fn send(&self, command: Command) -> Result<(), StoreError> {
         let sent = self.commands.send(command).await;
         sent.map_err(|_| StoreError::Stopped)
+    }
+}
+
+/// Trims a running journal; does nothing once that is closed.
+#[derive(Clone, Debug)]
+pub struct Trimmer {
+    commands: mpsc::WeakSender<Command>,
+    size: Arc<AtomicU64>,
+}
+
+impl Trimmer {
+    /// Bytes of the journal on disk.
+    #[must_use]
+    pub fn size(&self) -> u64 {
+        self.size.load(Ordering::Relaxed)
+    }
+
+    /// Lets go of what lies before `keep_from`, in whole segments.
+    pub async fn trim(&self, keep_from: Lsn) {
+        if let Some(commands) = self.commands.upgrade() {
+            // Whoever appends learns that the writer has failed.
+            let _stopped = commands.send(Command::Trim(keep_from)).await;
+        }
     }
 }
 
@@ -217,10 +268,7 @@ fn write(
             }
         };
         match command {
-            Some(Command::Append { item, _room: room }) => {
-                writer.append(item)?;
-                drop(room);
-            }
+            Some(Command::Append { item, _bytes }) => writer.append(item)?,
             Some(Command::Abandon) => writer.abandon()?,
             Some(Command::Trim(keep_from)) => writer.trim(keep_from)?,
             None => {
