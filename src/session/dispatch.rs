@@ -6,6 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::SessionError;
+use super::exchange::End;
 use super::explain::Explain;
 use super::frame::Frame;
 use super::knn::{Claim, knn_query};
@@ -158,7 +159,7 @@ impl Session {
                 return;
             }
             if prepared.analysis.interest.stat {
-                self.send_stat();
+                self.send_stat(End::Flush);
             }
         }
         let portal = portal.to_vec();

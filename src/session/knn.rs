@@ -209,8 +209,13 @@ impl Session {
             Ok(request) => request,
             Err(reason) => return Ok(Err(reason.into())),
         };
+        let end = if bind.is_some() {
+            End::Flush
+        } else {
+            End::Sync
+        };
         if self.facts.get(subject, Instant::now()).is_none()
-            && let Err(unready) = self.look_up(query, definition, subject).await?
+            && let Err(unready) = self.look_up(query, definition, subject, end).await?
         {
             return Ok(Err(unready));
         }
@@ -523,7 +528,7 @@ impl Session {
         };
         let (subject, plan) = (rewrite.subject.clone(), Arc::clone(&rewrite.plan));
         if self
-            .look_up(query, &plan.index.definition, &subject)
+            .look_up(query, &plan.index.definition, &subject, End::Flush)
             .await?
             .is_err()
         {

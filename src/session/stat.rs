@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 
+use super::exchange::End;
 use super::messages;
 use super::pending::{Installs, Kind, Owner};
 use super::relay::Session;
@@ -14,8 +15,9 @@ const SET: &str = include_str!("../../sql/session_stat.sql");
 const PORTAL: &[u8] = b"rektor_stat";
 
 impl Session {
-    /// Sends the settings that `rektor.stat_*` read; upstream's replies are swallowed.
-    pub(super) fn send_stat(&mut self) {
+    /// Sends the settings that `rektor.stat_*` read; upstream's replies are swallowed. Before a simple Query they end with a
+    /// Sync, as its look-up does.
+    pub(super) fn send_stat(&mut self, end: End) {
         let view = self.shared.context.view.borrow().clone();
         let own = match self.stat.take() {
             Some(own) => own,
@@ -39,6 +41,10 @@ impl Session {
         let completion = super::pending::Completion::default();
         for kind in [Kind::Bind, Kind::Execute { completion }, Kind::Close] {
             self.pending.sent(kind, Owner::Rektor);
+        }
+        if end == End::Sync {
+            messages::sync(&mut self.upstream.outbox);
+            self.pending.sent(Kind::Sync, Owner::Rektor);
         }
         self.stat = Some(own);
     }
