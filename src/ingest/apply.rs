@@ -10,7 +10,9 @@ use tokio::time::MissedTickBehavior;
 
 use crate::catalog::IndexId;
 use crate::index::view::View;
-use crate::ingest::indexes::{CopiedIndex, CopyOrder, Indexes, event_bytes};
+use crate::ingest::indexes::{
+    CopiedIndex, CopyOrder, Indexes, KeptIndex, RestoredIndex, event_bytes,
+};
 use crate::ingest::stopped;
 use crate::lsn::Lsn;
 use crate::upstream::catalogue::IndexEntry;
@@ -36,7 +38,17 @@ pub(crate) enum Item {
     /// The connection ended; the transaction that was under way comes again.
     Cut,
     /// A new slot begins here: what was before is not connected to what follows.
-    Begin(Lsn),
+    Begin {
+        position: Lsn,
+        /// Of the stored state that follows from it.
+        epoch: u64,
+    },
+    /// What a process before this one had stored; the stream continues from the position.
+    Restore {
+        position: Lsn,
+        epoch: u64,
+        indexes: Vec<RestoredIndex>,
+    },
 }
 
 /// What the other tasks tell.
@@ -67,12 +79,24 @@ pub(crate) enum Control {
         point: Lsn,
         indexes: Vec<CopiedIndex>,
     },
+    /// What there is to store is wanted.
+    Keep(oneshot::Sender<Kept>),
     /// A copy failed by the fault of these indexes, or of none.
     CopyFailed {
         job: u64,
         faulty: Vec<IndexId>,
         error: String,
     },
+}
+
+/// Every complete index, as of its last publication.
+#[derive(Debug)]
+pub(crate) struct Kept {
+    /// Of the stream that they follow.
+    pub(crate) epoch: u64,
+    /// Everything before it is applied.
+    pub(crate) position: Lsn,
+    pub(crate) indexes: Vec<KeptIndex>,
 }
 
 /// That the catalogue is to be read, after these transactions are visible.
@@ -115,6 +139,8 @@ pub(crate) struct Applier {
     transaction: Option<Transaction>,
     /// Everything before this position is applied.
     position: Lsn,
+    /// Of the stream that the indexes follow.
+    epoch: u64,
     streaming: bool,
     error: Option<String>,
     catalogue_error: Option<String>,
@@ -135,6 +161,8 @@ struct Transaction {
     spilled: bool,
     /// It changes `rektor.index`.
     redefines: bool,
+    /// It was applied before: the journal, or the stream after a failure of the journal, tells it again.
+    stale: bool,
 }
 
 impl Applier {
@@ -143,6 +171,7 @@ impl Applier {
             indexes: Indexes::default(),
             transaction: None,
             position: Lsn::ZERO,
+            epoch: 0,
             streaming: false,
             error: None,
             catalogue_error: None,
@@ -193,9 +222,18 @@ impl Applier {
                     self.show();
                 }
             }
-            Item::Begin(position) => {
-                self.position = position;
+            Item::Begin { position, epoch } => {
+                (self.position, self.epoch) = (position, epoch);
                 self.indexes.begin_stream();
+                self.show();
+            }
+            Item::Restore {
+                position,
+                epoch,
+                indexes,
+            } => {
+                (self.position, self.epoch) = (position, epoch);
+                self.indexes.restore(indexes);
                 self.show();
             }
         }
@@ -203,7 +241,9 @@ impl Applier {
 
     fn event(&mut self, event: Event) {
         match &event {
-            Event::Begin { xid, .. } => {
+            Event::Begin {
+                xid, commit_lsn, ..
+            } => {
                 self.indexes.begin_transaction();
                 self.transaction = Some(Transaction {
                     xid: *xid,
@@ -211,6 +251,7 @@ impl Applier {
                     bytes: 0,
                     spilled: false,
                     redefines: false,
+                    stale: *commit_lsn < self.position,
                 });
             }
             Event::Relation(_) => self.indexes.described(&event),
@@ -229,7 +270,7 @@ impl Applier {
 
     /// A change of rows. [`crate::wal::transaction`] lets it come only inside a transaction.
     fn row_event(&mut self, event: Event, redefines: bool) {
-        let Some(transaction) = &mut self.transaction else {
+        let Some(transaction) = self.transaction.as_mut().filter(|open| !open.stale) else {
             return;
         };
         if redefines {
@@ -279,6 +320,15 @@ impl Applier {
                 if let Err(Some(order)) = answer.send(self.indexes.begin_copy()) {
                     self.indexes.copy_failed(order.job, &[], "", now);
                 }
+            }
+            Control::Keep(answer) => {
+                // Whoever asked may have been stopped.
+                let _unasked = answer.send(Kept {
+                    epoch: self.epoch,
+                    position: self.position,
+                    indexes: self.indexes.kept(self.position),
+                });
+                return;
             }
             Control::CopyProgress { job, percents } => self.indexes.copy_progress(job, &percents),
             Control::Copied {

@@ -1,5 +1,5 @@
-//! The server's identity, the slot and a position → a stream that continues exactly there, again after every failure; and the
-//! catalogue, read whenever asked and now and then unasked. Never confirms anything before the server, its timeline and the
+//! What is stored, the server's identity and the slot → a stream that continues exactly where the journal ends, again after
+//! every failure; and the catalogue, read whenever asked and now and then unasked. Never confirms anything before the server, its timeline and the
 //! slot are those that the position belongs to.
 
 use std::sync::Arc;
@@ -10,8 +10,10 @@ use tokio_postgres::Config;
 
 use crate::ingest::apply::{CatalogueRequest, Control, Item, Marks};
 use crate::ingest::receive::{Ended, Queue, receive};
-use crate::ingest::stopped;
+use crate::ingest::restore::{ReplayError, blocking, load, replay};
+use crate::ingest::{IngestError, stopped};
 use crate::lsn::Lsn;
+use crate::store::{Directory, Journal, Origin, RecoveredJournal, StoreError, Trimmer};
 use crate::upstream::backfill::while_telling;
 use crate::upstream::catalogue::{IndexEntry, PUBLICATION, check_server, read_indexes};
 use crate::upstream::sql::SqlSession;
@@ -24,6 +26,8 @@ use crate::upstream::{Disposition, UpstreamError, slot};
 const PAUSE_FIRST: Duration = Duration::from_millis(100);
 /// Longest pause: how long after its return a server may go unnoticed.
 const PAUSE_MOST: Duration = Duration::from_secs(1);
+/// Pause after a failure to store: what was stored must be read again each time.
+const PAUSE_STORE: Duration = Duration::from_secs(5);
 /// SQLSTATE `undefined_object`: what a stream without its publication ends with.
 const NO_PUBLICATION: &str = "42704";
 /// SQLSTATEs `undefined_table` and `invalid_schema_name`: schema rektor was removed, and with it every index.
@@ -81,6 +85,15 @@ pub(crate) struct Follower {
     pub(crate) marks: Arc<Marks>,
     pub(crate) controls: mpsc::Sender<Control>,
     pub(crate) applied: watch::Receiver<Lsn>,
+    pub(crate) directory: Arc<Directory>,
+    /// Running while a stream is, and between streams.
+    pub(crate) journal: Option<Journal>,
+    /// The same, for whoever trims it.
+    pub(crate) trimmer: watch::Sender<Option<Trimmer>>,
+    /// The applier has what is stored, or has begun anew.
+    pub(crate) restored: bool,
+    /// The newest epoch of this process: what another has left in memory must not pass for its own.
+    pub(crate) epochs: u64,
     pub(crate) stop: watch::Receiver<bool>,
 }
 
@@ -89,7 +102,13 @@ impl Follower {
     ///
     /// # Errors
     /// With a failure that only a person can mend, as long as nothing has been streamed yet.
-    pub(crate) async fn run(mut self) -> Result<(), UpstreamError> {
+    pub(crate) async fn run(mut self) -> Result<(), IngestError> {
+        let followed = self.follow().await;
+        let closed = self.close_journal().await;
+        followed.and(closed.map_err(IngestError::from))
+    }
+
+    async fn follow(&mut self) -> Result<(), IngestError> {
         let mut epoch: Option<Epoch> = None;
         let mut streamed = false;
         let mut stop = self.stop.clone();
@@ -109,8 +128,16 @@ impl Follower {
                         return Ok(()); // the applier is gone already
                     }
                     self.queue.send(Item::Cut).await?;
+                    if let Some(journal) = &self.journal {
+                        // If it has failed, the next look at it tells.
+                        let _failed = journal.abandon().await;
+                    }
                     match received {
                         Ok(Ended::Stopped) => return Ok(()),
+                        Ok(Ended::JournalFailed) => {
+                            let failed = self.close_journal().await;
+                            failed.err().unwrap_or(StoreError::Stopped).into()
+                        }
                         Ok(Ended::Full) => {
                             let wait = "the stream waits for a copy to end".to_owned();
                             self.tell(false, Some(wait)).await;
@@ -126,11 +153,11 @@ impl Follower {
                                 // The slot sees the catalogue as it was: it never finds a publication that was made anew.
                                 current.unreadable = true;
                             }
-                            error
+                            error.into()
                         }
                     }
                 }
-                (Ok(_), None) => UpstreamError::Closed, // `open` sets it
+                (Ok(_), None) => UpstreamError::Closed.into(), // `open` sets it
                 (Err(error), _) if !streamed && error.disposition() == Disposition::Fatal => {
                     return Err(error);
                 }
@@ -141,7 +168,10 @@ impl Follower {
             tokio::select! {
                 biased;
                 () = stopped(&mut stop) => return Ok(()),
-                () = tokio::time::sleep(pause) => {}
+                () = tokio::time::sleep(match failure {
+                    IngestError::Store(_) => PAUSE_STORE,
+                    IngestError::Upstream(_) | IngestError::Panicked(_) => pause,
+                }) => {}
             }
             pause = (pause * 2).min(PAUSE_MOST);
         }
@@ -152,8 +182,27 @@ impl Follower {
         stream: ReplicationStream,
         position: &mut Lsn,
     ) -> Result<Ended, UpstreamError> {
+        let Some(journal) = &self.journal else {
+            return Ok(Ended::JournalFailed); // `open` starts it
+        };
         let (applied, stop) = (&mut self.applied, &mut self.stop);
-        receive(stream, position, &self.queue, &self.marks, applied, stop).await
+        let (queue, marks) = (&self.queue, &self.marks);
+        receive(stream, position, queue, journal, marks, applied, stop).await
+    }
+
+    async fn close_journal(&mut self) -> Result<(), StoreError> {
+        self.trimmer.send_replace(None);
+        match self.journal.take() {
+            Some(journal) => journal.close().await,
+            None => Ok(()),
+        }
+    }
+
+    fn start_journal(&mut self, journal: RecoveredJournal, start: Lsn) -> Result<(), StoreError> {
+        let journal = journal.start(start)?;
+        self.trimmer.send_replace(Some(journal.trimmer()));
+        self.journal = Some(journal);
+        Ok(())
     }
 
     async fn tell(&self, streaming: bool, error: Option<String>) {
@@ -165,18 +214,27 @@ impl Follower {
     }
 
     /// Connects, checks everything, and resumes; or begins anew with a slot of this moment.
-    async fn open(&self, epoch: &mut Option<Epoch>) -> Result<ReplicationStream, UpstreamError> {
+    async fn open(&mut self, epoch: &mut Option<Epoch>) -> Result<ReplicationStream, IngestError> {
         let mut replication = ReplicationConnection::connect(&self.config).await?;
         let session = SqlSession::connect(&self.config).await?;
         check_server(&session, &self.slot).await?;
-        let mut system = replication.identify_system().await?;
+        let system = replication.identify_system().await?;
         let state = slot::find(&session, &self.slot, &system.database).await?;
         if let Some(state) = &state {
             slot::require_free(&self.slot, state)?;
         }
+        let mut recovered = None;
+        if self.journal.is_none() {
+            recovered = self.stored(&system).await?;
+            // The journal's end, also after a failure of the journal: the applier skips what it has.
+            *epoch = recovered.as_ref().map(|(stored, _)| Epoch {
+                unreadable: epoch.as_ref().is_some_and(|epoch| epoch.unreadable),
+                ..stored.clone()
+            });
+        }
         let broken = match epoch {
             Some(epoch) => epoch.broken_by(&system, state.as_ref()),
-            None => Some("this is the first connection".to_owned()),
+            None => Some("nothing of this slot's stream is stored".to_owned()),
         };
         if let Some(reason) = broken {
             tracing::info!(
@@ -186,44 +244,187 @@ impl Follower {
             if state.is_some() {
                 replication.drop_slot(&self.slot).await?;
             }
-            let creation =
-                replication.create_slot(&self.slot, SlotKind::Permanent, SlotSnapshot::Nothing);
-            let created = while_telling(creation, &session, &self.slot, |blockers| {
-                tracing::warn!("the replication slot is {blockers}");
-                let error = Some(format!(
-                    "creating replication slot {}: {blockers}",
-                    self.slot
-                ));
-                let told = self.controls.try_send(Control::Stream {
-                    streaming: false,
-                    error,
-                });
-                if told.is_err() {
-                    tracing::debug!("the applier is busy");
-                }
-            });
-            let position = created.await?.consistent_point;
-            system.wal = system.wal.max(position);
-            self.queue.send(Item::Begin(position)).await?;
+            let position = self.begin(&mut replication, &session, &system).await?;
             *epoch = Some(Epoch {
                 system_id: system.system_id,
                 timeline: system.timeline,
                 position,
                 unreadable: false,
             });
+        } else if let Some((stored, journal)) = recovered {
+            if !self.restored {
+                self.restore(&session, &journal).await?;
+            }
+            self.start_journal(journal, stored.position)?;
         }
         let Some(epoch) = epoch else {
-            return Err(UpstreamError::Closed);
+            return Err(UpstreamError::Closed.into());
         };
         let stream = replication
             .start_replication(&self.slot, epoch.position, PUBLICATION)
             .await?;
         // Someone may have moved the slot between the look at it and the start; from now on no one can.
         let state = slot::find(&session, &self.slot, &system.database).await?;
+        let system = SystemIdentity {
+            wal: system.wal.max(epoch.position), // it may have moved on to the new slot's position since
+            ..system
+        };
         match epoch.broken_by(&system, state.as_ref()) {
             None => Ok(stream),
-            Some(reason) => Err(UpstreamError::Changed(reason)),
+            Some(reason) => Err(UpstreamError::Changed(reason).into()),
         }
+    }
+
+    /// What is stored of this slot's stream, checked; `None` if nothing is, or it is damaged.
+    async fn stored(
+        &self,
+        system: &SystemIdentity,
+    ) -> Result<Option<(Epoch, RecoveredJournal)>, IngestError> {
+        let Some(origin) = self.directory.origin() else {
+            return Ok(None);
+        };
+        if !self.restored {
+            require_same_cluster(&self.directory, system)?;
+        }
+        if origin.slot != self.slot {
+            tracing::warn!(
+                "the data directory was slot {}'s: if no other Rektor uses that, drop it, since it holds WAL: select pg_drop_replication_slot('{}')",
+                origin.slot,
+                origin.slot.replace('\'', "''")
+            );
+            return Ok(None);
+        }
+        let journal = match blocking(&self.directory, Directory::journal).await? {
+            Ok(journal) => journal,
+            Err(error @ StoreError::Corrupt { .. }) => {
+                tracing::error!(%error, "what is stored cannot be continued: everything is copied again");
+                return Ok(None);
+            }
+            Err(error) => return Err(error.into()),
+        };
+        Ok(journal.range().map(|(_, end)| {
+            let epoch = Epoch {
+                system_id: origin.system_id,
+                timeline: origin.timeline,
+                position: end,
+                unreadable: false,
+            };
+            (epoch, journal)
+        }))
+    }
+
+    /// Forgets what is stored, and begins with a new slot; its position.
+    async fn begin(
+        &mut self,
+        replication: &mut ReplicationConnection,
+        session: &SqlSession,
+        system: &SystemIdentity,
+    ) -> Result<Lsn, IngestError> {
+        if let Err(error) = self.close_journal().await {
+            tracing::debug!(%error, "the journal had failed");
+        }
+        let stored = self.directory.origin().map_or(0, |origin| origin.epoch);
+        self.epochs = self.epochs.max(stored) + 1;
+        let epoch = self.epochs;
+        blocking(&self.directory, Directory::clear).await??;
+        let creation =
+            replication.create_slot(&self.slot, SlotKind::Permanent, SlotSnapshot::Nothing);
+        let created = while_telling(creation, session, &self.slot, |blockers| {
+            tracing::warn!("the replication slot is {blockers}");
+            let error = Some(format!(
+                "creating replication slot {}: {blockers}",
+                self.slot
+            ));
+            let told = self.controls.try_send(Control::Stream {
+                streaming: false,
+                error,
+            });
+            if told.is_err() {
+                tracing::debug!("the applier is busy");
+            }
+        });
+        let position = created.await?.consistent_point;
+        let origin = Origin {
+            system_id: system.system_id,
+            timeline: system.timeline,
+            database: system.database.clone(),
+            slot: self.slot.clone(),
+            epoch,
+        };
+        let journal = blocking(&self.directory, move |directory| {
+            directory.adopt(&origin)?;
+            directory.journal()
+        });
+        let journal = journal.await??;
+        self.start_journal(journal, position)?;
+        self.restored = true;
+        self.queue.send(Item::Begin { position, epoch }).await?;
+        Ok(position)
+    }
+
+    /// Hands over to the applier what is stored: the indexes of a generation, and the journal since.
+    async fn restore(
+        &mut self,
+        session: &SqlSession,
+        journal: &RecoveredJournal,
+    ) -> Result<(), IngestError> {
+        let (Some(origin), Some((start, end))) = (self.directory.origin(), journal.range()) else {
+            return Ok(());
+        };
+        let entries = read_indexes(session, &[]).await?;
+        let indexes = blocking(&self.directory, move |directory| {
+            load(directory, entries, start)
+        });
+        let indexes = indexes.await?;
+        let from = indexes.iter().map(|index| index.point).min();
+        let position = from.unwrap_or(end).min(end);
+        tracing::info!(indexes = indexes.len(), %position, %end, "continuing from what is stored");
+        let is_empty = indexes.is_empty();
+        self.restored = true;
+        let item = Item::Restore {
+            position,
+            epoch: origin.epoch,
+            indexes,
+        };
+        self.queue.send(item).await?;
+        if is_empty {
+            return Ok(());
+        }
+        match replay(journal, position, &self.queue).await {
+            Ok(()) => Ok(()),
+            Err(ReplayError::Queue(error)) => Err(error.into()),
+            // It was checked a moment ago: the next look at it decides, and begins anew if need be.
+            Err(ReplayError::Store(error)) => {
+                self.restored = false;
+                Err(error.into())
+            }
+            Err(ReplayError::Content(error)) => {
+                tracing::error!(
+                    error,
+                    "what is stored cannot be continued: everything is copied again"
+                );
+                blocking(&self.directory, Directory::clear).await??;
+                Err(UpstreamError::Changed(error).into())
+            }
+        }
+    }
+}
+
+/// Refuses a data directory that was made for another cluster or database.
+pub(crate) fn require_same_cluster(
+    directory: &Directory,
+    system: &SystemIdentity,
+) -> Result<(), StoreError> {
+    match directory.origin() {
+        Some(origin) => {
+            let now = Origin {
+                system_id: system.system_id,
+                database: system.database.clone(),
+                ..origin
+            };
+            directory.adopt(&now).map(drop)
+        }
+        None => Ok(()),
     }
 }
 

@@ -8,14 +8,14 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::catalog::IndexId;
-use crate::index::Writer;
 use crate::index::view::{Generation, IndexState};
+use crate::index::{Snapshot, Writer};
 use crate::lsn::Lsn;
 use crate::upstream::catalogue::IndexEntry;
 use crate::wal::pgoutput::Datum;
 use crate::wal::transaction::{Event, RowImage};
-pub(crate) use one::spec;
-use one::{Difference, Index, Live, Want, difference};
+pub(crate) use one::{Difference, difference, spec};
+use one::{Index, Live, Want};
 
 /// Most bytes of changes kept for tables that are being copied. Beyond it the stream waits for the copy.
 pub(crate) const KEPT_BYTES: usize = 256 << 20;
@@ -28,6 +28,8 @@ pub(crate) struct Indexes {
     generation: Generation,
     job: Option<Job>,
     jobs: u64,
+    /// Counts what became complete.
+    serials: u64,
     /// A slot holds all WAL from now on: without one, what changes after a copy would be lost.
     following: bool,
     /// Something was seen that only reading the catalogue can explain.
@@ -58,6 +60,29 @@ pub(crate) struct CopiedIndex {
     pub(crate) entry: IndexEntry,
     pub(crate) writer: Writer,
     pub(crate) left_out: u64,
+}
+
+/// What an earlier process had stored of an index.
+#[derive(Debug)]
+pub(crate) struct RestoredIndex {
+    /// As the catalogue has it now.
+    pub(crate) entry: IndexEntry,
+    pub(crate) writer: Writer,
+    /// Commits whose record is before this are in it.
+    pub(crate) point: Lsn,
+}
+
+/// A complete index, to be stored.
+#[derive(Debug)]
+pub(crate) struct KeptIndex {
+    pub(crate) entry: IndexEntry,
+    pub(crate) snapshot: Arc<Snapshot>,
+    /// Commits whose record is before this are in it.
+    pub(crate) lsn: Lsn,
+    /// Tells it from what had its definition before.
+    pub(crate) serial: u64,
+    /// It came from what is stored, and the journal has what followed.
+    pub(crate) stored: bool,
 }
 
 impl Indexes {
@@ -186,15 +211,9 @@ impl Indexes {
             missing.retain(|other| *other != id);
             index.want = Want::Nothing;
             index.left_out += made.left_out;
-            index.live = Some(Live {
-                entry: index.entry.clone(),
-                writer: made.writer,
-                point,
-                projection: None,
-                dirty: true,
-                snapshot: None,
-                linked: false,
-            });
+            self.serials += 1;
+            let live = Live::new(index.entry.clone(), made.writer, point, self.serials);
+            index.live = Some(live);
             for event in &job.kept {
                 self.suspicious |= index.apply(event, now);
             }
@@ -260,6 +279,47 @@ impl Indexes {
             index.distrust();
         }
         self.generation.0 += 1;
+    }
+
+    /// What was stored is taken over, and the stream continues from there. The rest is copied.
+    pub(crate) fn restore(&mut self, restored: Vec<RestoredIndex>) {
+        self.following = true;
+        self.job = None;
+        for made in restored {
+            let id = made.entry.definition.id;
+            let index = self
+                .all
+                .entry(id)
+                .or_insert_with(|| Index::new(made.entry.clone()));
+            if !matches!(
+                difference(&made.entry, &index.entry),
+                Difference::Same | Difference::Renamed
+            ) {
+                continue; // the catalogue was read again meanwhile
+            }
+            self.serials += 1;
+            let mut live = Live::new(index.entry.clone(), made.writer, made.point, self.serials);
+            live.stored = true;
+            index.live = Some(live);
+            index.want = Want::Nothing;
+        }
+        self.generation.0 += 1;
+    }
+
+    /// Every complete index as of its last publication, when everything before `position` was applied.
+    pub(crate) fn kept(&self, position: Lsn) -> Vec<KeptIndex> {
+        let lives = self.all.values().filter_map(|index| index.live.as_ref());
+        lives
+            .filter_map(|live| {
+                Some(KeptIndex {
+                    entry: live.entry.clone(),
+                    snapshot: Arc::clone(live.snapshot.as_ref()?),
+                    lsn: position.max(live.point),
+                    serial: live.serial,
+                    stored: live.stored,
+                })
+            })
+            .collect()
     }
 
     /// Time has passed: failed copies are tried again.

@@ -3,16 +3,19 @@
 //!
 //! ```text
 //! walsender ─ receive ─▶ queue ─▶ apply (one thread, owns the writers) ─▶ watch<View>
-//!                 ▲ status            ▲ catalogue   ▲ copied writers
-//!                 └─ applied ─────────┘ follow      └ copier
+//!              │  ▲ status            ▲ catalogue   ▲ copied writers   │ snapshots
+//!              ▼  └─ applied, durable ┘ follow      └ copier           ▼ keep
+//!           journal ───────────────── restore ◀────────────────── generations
 //! ```
 
 mod apply;
 mod copier;
 mod follow;
 mod indexes;
+mod keep;
 mod projection;
 mod receive;
+mod restore;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -26,11 +29,14 @@ use crate::ingest::apply::{Applier, CatalogueRequest, Marks, Outputs};
 use crate::ingest::follow::Follower;
 use crate::ingest::receive::{QUEUE_ITEMS, Queue};
 use crate::lsn::Lsn;
+use crate::store::{Directory, StoreError};
 use crate::upstream::catalogue::check_server;
 use crate::upstream::sql::SqlSession;
 use crate::upstream::walsender::ReplicationConnection;
 use crate::upstream::{Disposition, UpstreamError, slot};
 
+/// Where in the data directory the journal and the generations are.
+const STATE: &str = "state";
 /// Messages between the tasks: each waits for the applier after one.
 const CONTROLS: usize = 16;
 /// How long opening a connection may take, where the connection string says nothing.
@@ -53,9 +59,30 @@ pub enum IngestError {
     /// Upstream refuses, or is not set up.
     #[error(transparent)]
     Upstream(#[from] UpstreamError),
+    /// What is stored cannot be used, or nothing can be stored.
+    #[error(transparent)]
+    Store(#[from] StoreError),
     /// A part of the write path panicked. Its place is in the log.
     #[error("the write path failed: {0}")]
     Panicked(String),
+}
+
+impl IngestError {
+    /// Whether trying again can help.
+    fn disposition(&self) -> Disposition {
+        match self {
+            Self::Upstream(error) => error.disposition(),
+            Self::Store(StoreError::Locked(_) | StoreError::OtherCluster { .. })
+            | Self::Panicked(_) => Disposition::Fatal,
+            // A full disk can be emptied.
+            Self::Store(
+                StoreError::Io { .. }
+                | StoreError::Corrupt { .. }
+                | StoreError::Order(_)
+                | StoreError::Stopped,
+            ) => Disposition::Retry,
+        }
+    }
 }
 
 /// A running write path.
@@ -78,32 +105,47 @@ pub async fn start(
     if settings.upstream.get_connect_timeout().is_none() {
         settings.upstream.connect_timeout(CONNECT_TIMEOUT);
     }
+    let state = settings.data_dir.join(STATE);
+    let opened = tokio::task::spawn_blocking(move || Directory::open(&state)).await;
+    let opened = opened.map_err(|error| IngestError::Panicked(error.to_string()))?;
+    let directory = Arc::new(opened?);
     let mut first = View::default();
-    match preflight(&settings).await {
+    match preflight(&settings, &directory).await {
         Ok(()) => {}
-        Err(error) if error.disposition() == Disposition::Fatal => return Err(error.into()),
+        Err(error) if error.disposition() == Disposition::Fatal => return Err(error),
         Err(error) => {
             tracing::warn!(%error, "upstream cannot be reached yet");
             first.error = Some(error.to_string());
         }
     }
     let (publish, view) = watch::channel(Arc::new(first));
-    let task = tokio::spawn(supervise(settings, publish, shutdown));
+    let task = tokio::spawn(supervise(settings, directory, publish, shutdown));
     Ok(Ingest { view, task })
 }
 
-async fn preflight(settings: &IngestSettings) -> Result<(), UpstreamError> {
-    let mut replication = ReplicationConnection::connect(&settings.upstream).await?;
+async fn preflight(settings: &IngestSettings, directory: &Directory) -> Result<(), IngestError> {
+    let mut replication = match ReplicationConnection::connect(&settings.upstream).await {
+        Ok(replication) => replication,
+        // An ordinary session may be able to say what would mend it.
+        Err(UpstreamError::Server(refusal)) => {
+            let session = SqlSession::connect(&settings.upstream).await?;
+            check_server(&session, &settings.slot).await?;
+            return Err(UpstreamError::Server(refusal).into());
+        }
+        Err(error) => return Err(error.into()),
+    };
     let system = replication.identify_system().await?;
+    follow::require_same_cluster(directory, &system)?;
     let session = SqlSession::connect(&settings.upstream).await?;
     check_server(&session, &settings.slot).await?;
     slot::find(&session, &settings.slot, &system.database).await?;
-    replication.close().await
+    Ok(replication.close().await?)
 }
 
 /// Owns every task of the write path. The first to end ends all.
 async fn supervise(
     settings: IngestSettings,
+    directory: Arc<Directory>,
     view: watch::Sender<Arc<View>>,
     mut shutdown: watch::Receiver<bool>,
 ) -> Result<(), IngestError> {
@@ -113,6 +155,7 @@ async fn supervise(
     let (catalogue, requests) = watch::channel(CatalogueRequest::default());
     let (copy_wanted, wanted) = watch::channel(false);
     let (applied, applied_changes) = watch::channel(Lsn::ZERO);
+    let (trimmer, journal) = watch::channel(None);
     let marks = Arc::new(Marks::default());
     let mut tasks: JoinSet<Result<(), IngestError>> = JoinSet::new();
 
@@ -136,9 +179,19 @@ async fn supervise(
         marks,
         controls: controls.clone(),
         applied: applied_changes,
+        directory: Arc::clone(&directory),
+        journal: None,
+        trimmer,
+        restored: false,
+        epochs: 0,
         stop: stopping.clone(),
     };
-    tasks.spawn(async { Ok(follower.run().await?) });
+    tasks.spawn(follower.run());
+    let (to_applier, stop_keeping) = (controls.clone(), stopping.clone());
+    tasks.spawn(async {
+        keep::run(directory, to_applier, journal, stop_keeping).await;
+        Ok(())
+    });
     let (config, to_applier, stop_watching) = (
         settings.upstream.clone(),
         controls.clone(),

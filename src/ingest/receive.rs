@@ -1,5 +1,5 @@
-//! One stream of the walsender → items for the applier, and status reports back. Reports on its own timer, whatever the applier
-//! does. Never confirms a position before everything up to it is in Rektor's hands.
+//! One stream of the walsender → the journal and items for the applier, and status reports back. Reports on its own timer,
+//! whatever the applier and the journal do. Never confirms a position before everything up to it is durable in the journal.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,6 +11,7 @@ use crate::ingest::apply::{Item, Marks};
 use crate::ingest::indexes::event_bytes;
 use crate::ingest::stopped;
 use crate::lsn::{Lsn, Progress};
+use crate::store::{Entry, Journal, Room};
 use crate::upstream::UpstreamError;
 use crate::upstream::walsender::{ReplicationStream, StatusSender};
 use crate::wal::pgoutput::{LogicalMessage, ReplicationMessage};
@@ -38,6 +39,8 @@ pub(crate) enum Ended {
     Stopped,
     /// There is no room for what comes, and will not be soon.
     Full,
+    /// The journal cannot be written.
+    JournalFailed,
 }
 
 /// The sending end of the applier's queue, bounded in bytes.
@@ -56,7 +59,7 @@ impl Queue {
     }
 
     /// Waits for room for that many bytes. Cancel-safe.
-    async fn reserve(&self, bytes: u32) -> Result<OwnedSemaphorePermit, UpstreamError> {
+    pub(crate) async fn reserve(&self, bytes: u32) -> Result<OwnedSemaphorePermit, UpstreamError> {
         let memory = Arc::clone(&self.memory);
         let permit = memory.acquire_many_owned(bytes).await;
         permit.map_err(|_| UpstreamError::Closed)
@@ -76,7 +79,8 @@ impl Queue {
         Ok(())
     }
 
-    fn push(&self, item: Item) -> Result<(), UpstreamError> {
+    /// Sends an item for which there is room.
+    pub(crate) fn push(&self, item: Item) -> Result<(), UpstreamError> {
         // Full only if the bound in bytes were wrong.
         self.items.try_send(item).map_err(|_| UpstreamError::Closed)
     }
@@ -85,6 +89,7 @@ impl Queue {
 /// How far one connection has come.
 struct Receiver<'a> {
     queue: &'a Queue,
+    journal: &'a Journal,
     marks: &'a Marks,
     transactions: Transactions,
     progress: Progress,
@@ -96,12 +101,31 @@ struct Receiver<'a> {
     news: bool,
 }
 
-enum Held {
+struct Held {
+    what: What,
+    /// What the journal keeps of it.
+    entry: Option<Entry>,
+}
+
+enum What {
     Event(Event),
     Position(Lsn),
 }
 
-/// Receives until `stop` or an error. `position` is where to resume: everything before it is in the queue.
+/// Room for a held item.
+struct Grant {
+    memory: OwnedSemaphorePermit,
+    journal: Option<Room>,
+}
+
+/// Why there will be no room.
+enum Refusal {
+    Applier,
+    Journal,
+}
+
+/// Receives until `stop` or an error. `position` is where to resume: everything before it is in the queue and in the
+/// journal's.
 ///
 /// # Errors
 /// When the stream ends.
@@ -109,16 +133,21 @@ pub(crate) async fn receive(
     stream: ReplicationStream,
     position: &mut Lsn,
     queue: &Queue,
+    journal: &Journal,
     marks: &Marks,
     applied: &mut watch::Receiver<Lsn>,
     stop: &mut watch::Receiver<bool>,
 ) -> Result<Ended, UpstreamError> {
     let (mut incoming, mut status) = stream.split();
-    let mut progress = Progress::starting_at((*applied.borrow_and_update()).min(*position));
-    progress.receive(*position);
-    progress.make_durable(*position);
+    let mut durable = journal.durable();
+    let progress = begin(
+        *position,
+        *durable.borrow_and_update(),
+        *applied.borrow_and_update(),
+    );
     let mut receiver = Receiver {
         queue,
+        journal,
         marks,
         transactions: Transactions::new(),
         progress,
@@ -131,7 +160,7 @@ pub(crate) async fn receive(
     let timer = sleep_until(reported);
     let mut timer = std::pin::pin!(timer);
     loop {
-        *position = receiver.progress.durable();
+        *position = receiver.progress.received();
         // Stopping, then status, then making room: reading comes last, and only when there is room.
         tokio::select! {
             biased;
@@ -150,7 +179,20 @@ pub(crate) async fn receive(
                 receiver.news = false;
                 timer.as_mut().reset(reported + STATUS_INTERVAL);
             }
-            room = receiver.room(), if receiver.held.is_some() => receiver.release(room?)?,
+            moved = durable.changed() => {
+                if moved.is_err() {
+                    return Ok(Ended::JournalFailed);
+                }
+                let durable = *durable.borrow_and_update();
+                receiver.progress.make_durable(durable.min(receiver.progress.received()));
+                receiver.mark();
+                receiver.news = true;
+            }
+            room = receiver.room(), if receiver.held.is_some() => match room {
+                Ok(grant) => receiver.release(grant)?,
+                Err(Refusal::Applier) => return Err(UpstreamError::Closed),
+                Err(Refusal::Journal) => return Ok(Ended::JournalFailed),
+            },
             message = incoming.next(), if receiver.held.is_none() => receiver.message(message?)?,
             changed = applied.changed() => {
                 changed.map_err(|_| UpstreamError::Closed)?;
@@ -168,6 +210,16 @@ pub(crate) async fn receive(
     }
 }
 
+/// Progress of a connection that resumes at `position`, which may be ahead of what is durable and applied.
+fn begin(position: Lsn, durable: Lsn, applied: Lsn) -> Progress {
+    let (durable, applied) = (durable.min(position), applied.min(position));
+    let mut progress = Progress::starting_at(durable.min(applied));
+    progress.receive(position);
+    progress.make_durable(durable);
+    progress.apply(applied);
+    progress
+}
+
 /// Says how far we are and ends the stream, so that the slot is free at once.
 async fn leave(mut status: StatusSender, progress: &Progress) -> Result<(), UpstreamError> {
     status.send_status(progress, false).await?;
@@ -179,10 +231,14 @@ impl Receiver<'_> {
         match message {
             ReplicationMessage::WalData { end, payload, .. } => {
                 self.upstream = self.upstream.max(end);
-                let message = LogicalMessage::decode(payload)?;
+                let message = LogicalMessage::decode(payload.clone())?;
+                let entry = Entry::of(&message, payload);
                 let event = self.transactions.feed(message);
                 let event = event.map_err(|error| UpstreamError::Protocol(error.to_string()))?;
-                self.hold(event.map(Held::Event));
+                self.hold(event.map(|event| Held {
+                    what: What::Event(event),
+                    entry,
+                }));
             }
             ReplicationMessage::Keepalive {
                 end,
@@ -192,7 +248,10 @@ impl Receiver<'_> {
                 self.news |= reply_requested;
                 // Inside a transaction it says nothing of what that will still bring.
                 if !self.transactions.is_inside() && end > self.progress.received() {
-                    self.hold(Some(Held::Position(end)));
+                    self.hold(Some(Held {
+                        what: What::Position(end),
+                        entry: Some(Entry::position(end)),
+                    }));
                 }
             }
         }
@@ -205,24 +264,42 @@ impl Receiver<'_> {
     }
 
     /// Waits until the held item fits. Cancel-safe.
-    async fn room(&self) -> Result<OwnedSemaphorePermit, UpstreamError> {
-        let bytes = match &self.held {
-            Some(Held::Event(event)) => u32::try_from(event_bytes(event)).unwrap_or(u32::MAX),
-            Some(Held::Position(_)) | None => 0,
+    async fn room(&self) -> Result<Grant, Refusal> {
+        let (bytes, entry) = match &self.held {
+            Some(Held {
+                what: What::Event(event),
+                entry,
+            }) => (item_bytes(event), entry.as_ref()),
+            Some(Held {
+                what: What::Position(_),
+                entry,
+            }) => (ITEM_BYTES, entry.as_ref()),
+            None => (ITEM_BYTES, None),
         };
-        // The largest possible row passes alone.
-        self.queue
-            .reserve(bytes.clamp(ITEM_BYTES, QUEUE_BYTES))
-            .await
+        let memory = self.queue.reserve(bytes).await;
+        let memory = memory.map_err(|_| Refusal::Applier)?;
+        let journal = match entry {
+            Some(entry) => Some(
+                self.journal
+                    .room(entry)
+                    .await
+                    .map_err(|_| Refusal::Journal)?,
+            ),
+            None => None,
+        };
+        Ok(Grant { memory, journal })
     }
 
-    /// Hands the held item on: from then on it is ours, and may be confirmed once its transaction is complete.
-    fn release(&mut self, room: OwnedSemaphorePermit) -> Result<(), UpstreamError> {
-        let Some(held) = self.held.take() else {
+    /// Hands the held item on, to the journal and the applier.
+    fn release(&mut self, grant: Grant) -> Result<(), UpstreamError> {
+        let Some(Held { what, entry }) = self.held.take() else {
             return Ok(());
         };
-        let (item, confirmed) = match held {
-            Held::Event(event) => {
+        if let (Some(room), Some(entry)) = (grant.journal, entry) {
+            Journal::append(room, entry);
+        }
+        let (item, received) = match what {
+            What::Event(event) => {
                 let end = match &event {
                     Event::Commit { end_lsn, .. } => Some(*end_lsn),
                     Event::Begin { .. }
@@ -231,21 +308,31 @@ impl Receiver<'_> {
                     | Event::Truncate { .. }
                     | Event::Message { .. } => None,
                 };
-                (Item::Event(event, room), end)
+                (Item::Event(event, grant.memory), end)
             }
-            Held::Position(position) => (Item::Position(position, room), Some(position)),
+            What::Position(position) => (Item::Position(position, grant.memory), Some(position)),
         };
-        if let Some(confirmed) = confirmed {
-            self.progress.receive(confirmed);
-            self.progress.make_durable(confirmed);
+        if let Some(received) = received {
+            self.progress.receive(received);
             self.news = true;
         }
+        self.mark();
+        self.queue.push(item)
+    }
+
+    fn mark(&mut self) {
         self.upstream = self.upstream.max(self.progress.received());
         self.marks.set(
             self.progress.received(),
             self.progress.durable(),
             self.upstream,
         );
-        self.queue.push(item)
     }
+}
+
+/// What an event's item costs of the queue's memory. The largest possible row passes alone.
+pub(crate) fn item_bytes(event: &Event) -> u32 {
+    u32::try_from(event_bytes(event))
+        .unwrap_or(u32::MAX)
+        .clamp(ITEM_BYTES, QUEUE_BYTES)
 }

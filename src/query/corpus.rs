@@ -524,8 +524,8 @@ fn unknown_names_are_listed() {
             &[],
         ),
         (
-            "SELECT mine(a), s.\"Yours\"(a), mine(b) FROM t ORDER BY e <-> $1 LIMIT 1",
-            &["mine", "s.Yours"],
+            "SELECT mine(a), s.\"Yours\"(a), mine(b), app.lower(c), pg_catalog.lower(d), app.l2_norm(e) FROM t ORDER BY e <-> $1 LIMIT 1",
+            &["app.lower", "mine", "s.Yours"],
             &[],
         ),
         (
@@ -534,9 +534,9 @@ fn unknown_names_are_listed() {
             &[],
         ),
         (
-            "SELECT a::mood, b::s.mood[], c::int[], d::_int4, f::varchar(3), g::timestamp with time zone FROM t ORDER BY e <-> $1 LIMIT 1",
+            "SELECT a::mood, b::s.mood[], x::s.int4, y::s.vector, z::pg_catalog.int4, c::int[], d::_int4, f::varchar(3), g::timestamp with time zone FROM t ORDER BY e <-> $1 LIMIT 1",
             &[],
-            &["mood", "s.mood"],
+            &["mood", "s.int4", "s.mood"],
         ),
     ];
     for (sql, functions, types) in table {

@@ -24,8 +24,8 @@ pub(super) enum Nature {
     Window,
 }
 
-/// Functions of `pg_catalog` since PostgreSQL 15 all of whose overloads are immutable or stable and return one value, and
-/// pgvector's. Later servers' functions are left out: on an earlier one such a name may be a user's function.
+/// Functions of `pg_catalog` since PostgreSQL 15 all of whose overloads are immutable or stable and return one value.
+/// Later servers' functions are left out: on an earlier one such a name may be a user's function.
 const STABLE: &str = "
 abbrev abs acos acosd acosh age area array_append array_cat array_dims array_fill array_length array_lower array_ndims
 array_position array_positions array_prepend array_remove array_replace array_to_json array_to_string
@@ -65,7 +65,10 @@ to_json to_jsonb to_number to_regclass to_regnamespace to_regoper to_regoperator
 to_regtype to_timestamp to_tsquery to_tsvector transaction_timestamp translate trim_array trim_scale trunc ts_delete
 ts_filter ts_headline ts_lexize ts_rank ts_rank_cd tsmultirange tsquery_phrase tsrange tstzmultirange tstzrange
 tsvector_to_array unistr upper upper_inc upper_inf varbit varchar version websearch_to_tsquery width width_bucket xml
-xml_is_well_formed xmlcomment xmlexists xpath xpath_exists
+xml_is_well_formed xmlcomment xmlexists xpath xpath_exists";
+
+/// pgvector's functions, and those that `rektor setup` installs for `real[]`: in whatever schema.
+const VECTOR_FUNCTIONS: &str = "
 l2_distance inner_product cosine_distance l1_distance hamming_distance jaccard_distance vector_dims vector_norm
 l2_norm l2_normalize binary_quantize subvector";
 
@@ -109,13 +112,16 @@ grouping";
 const WINDOW: &str = "
 cume_dist dense_rank first_value lag last_value lead nth_value ntile percent_rank rank row_number";
 
-/// Types of `pg_catalog`, and pgvector's, whose input and conversion functions are immutable or stable.
+/// Types of `pg_catalog` whose input and conversion functions are immutable or stable.
 const TYPES: &str = "
 aclitem bit bool box bpchar bytea char cid cidr circle date datemultirange daterange float4 float8 inet int2 int4
 int4multirange int4range int8 int8multirange int8range interval json jsonb jsonpath line lseg macaddr macaddr8 money name
 numeric nummultirange numrange oid path pg_lsn pg_snapshot point polygon regclass regcollation regconfig regdictionary
 regnamespace regoper regoperator regproc regprocedure regrole regtype text tid time timestamp timestamptz timetz
-tsmultirange tsquery tsrange tstzmultirange tstzrange tsvector txid_snapshot uuid varbit varchar xid xid8 xml
+tsmultirange tsquery tsrange tstzmultirange tstzrange tsvector txid_snapshot uuid varbit varchar xid xid8 xml";
+
+/// Types of pgvector and of other extensions, in whatever schema.
+const EXTENSION_TYPES: &str = "
 vector halfvec sparsevec citext hstore ltree lquery ltxtquery geometry geography";
 
 /// Operators of `pg_catalog`, and those that pgvector and PostgreSQL's own extensions add. None has a volatile function.
@@ -138,22 +144,53 @@ static FUNCTIONS: LazyLock<HashMap<&'static str, Nature>> = LazyLock::new(|| {
     .flat_map(|(names, nature)| names.split_whitespace().map(move |name| (name, nature)))
     .collect()
 });
-static KNOWN_TYPES: LazyLock<HashSet<&'static str>> =
-    LazyLock::new(|| TYPES.split_whitespace().collect());
-static KNOWN_OPERATORS: LazyLock<HashSet<&'static str>> =
-    LazyLock::new(|| OPERATORS.split_whitespace().collect());
+static EXTENSION_FUNCTIONS: LazyLock<HashSet<&'static str>> =
+    LazyLock::new(|| set(VECTOR_FUNCTIONS));
+static TYPE_NAMES: LazyLock<HashSet<&'static str>> = LazyLock::new(|| set(TYPES));
+static EXTENSION_TYPE_NAMES: LazyLock<HashSet<&'static str>> =
+    LazyLock::new(|| set(EXTENSION_TYPES));
+static OPERATOR_NAMES: LazyLock<HashSet<&'static str>> = LazyLock::new(|| set(OPERATORS));
+
+fn set(names: &'static str) -> HashSet<&'static str> {
+    names.split_whitespace().collect()
+}
+
+/// Where a name is looked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Scope {
+    /// No schema, or `pg_catalog`: PostgreSQL's own unless the user has an overload.
+    Catalog,
+    /// Another schema: a user's own or an extension's.
+    Schema,
+}
+
+impl Scope {
+    /// The scope of a name's parts.
+    pub(super) fn of(names: &[&str]) -> Self {
+        match names {
+            [_] | ["pg_catalog", _] => Self::Catalog,
+            _ => Self::Schema,
+        }
+    }
+}
 
 /// What a function of that name, in lower case and without its schema, can do; `None` when it is not well known.
-pub(super) fn function(name: &str) -> Option<Nature> {
-    FUNCTIONS.get(name).copied()
+pub(super) fn function(scope: Scope, name: &str) -> Option<Nature> {
+    if EXTENSION_FUNCTIONS.contains(name) {
+        return Some(Nature::Stable);
+    }
+    match scope {
+        Scope::Catalog => FUNCTIONS.get(name).copied(),
+        Scope::Schema => None,
+    }
 }
 
 /// Whether a type of that name has harmless input and conversion functions.
-pub(super) fn type_is_known(name: &str) -> bool {
-    KNOWN_TYPES.contains(name)
+pub(super) fn type_is_known(scope: Scope, name: &str) -> bool {
+    EXTENSION_TYPE_NAMES.contains(name) || (scope == Scope::Catalog && TYPE_NAMES.contains(name))
 }
 
 /// Whether an operator of that name has a harmless function.
 pub(super) fn operator_is_known(name: &str) -> bool {
-    KNOWN_OPERATORS.contains(name)
+    OPERATOR_NAMES.contains(name)
 }

@@ -10,7 +10,7 @@ use pg_query::protobuf::{
 };
 
 use super::RelayReason;
-use super::names::{self, Nature};
+use super::names::{self, Nature, Scope};
 use super::parse;
 
 /// What a SELECT does besides reading tables.
@@ -281,7 +281,7 @@ impl Survey {
             return self.unknown();
         };
         // `_int4` is the array type of `int4`.
-        if !names::type_is_known(last.strip_prefix('_').unwrap_or(last)) {
+        if !names::type_is_known(Scope::of(&names), last.strip_prefix('_').unwrap_or(last)) {
             self.unknown_types.insert(names.join("."));
         }
     }
@@ -296,7 +296,7 @@ impl Survey {
         if let Some(window) = &call.over {
             self.window(window, level);
         }
-        match names::function(last) {
+        match names::function(Scope::of(&name), last) {
             Some(Nature::Stable) => {}
             Some(Nature::Volatile) => self.refuse(RelayReason::Volatile),
             Some(Nature::Writes) => {

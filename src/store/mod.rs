@@ -262,12 +262,17 @@ impl Directory {
             .collect()
     }
 
-    /// Begins a new generation, that becomes visible when it is complete. One at a time.
+    /// Begins a new generation of the stream of that epoch, that becomes visible when it is complete. One at a time.
+    /// Indexes that are not in it need nothing of the journal before `position`.
     ///
     /// # Errors
-    /// When the file system refuses.
-    pub fn begin_generation(&self) -> Result<GenerationWriter<'_>, StoreError> {
-        GenerationWriter::begin(self)
+    /// When the directory is another epoch's by now, or the file system refuses.
+    pub fn begin_generation(
+        &self,
+        epoch: u64,
+        position: Lsn,
+    ) -> Result<GenerationWriter<'_>, StoreError> {
+        GenerationWriter::begin(self, epoch, position)
     }
 
     /// Where the journal must still reach back to, for the older of the kept generations. `None`: nothing is kept.
@@ -277,7 +282,8 @@ impl Directory {
         state
             .generations
             .iter()
-            .filter_map(checkpoint::Generation::least_lsn)
+            .filter(|generation| Some(generation.origin()) == state.origin.as_ref())
+            .map(checkpoint::Generation::least_lsn)
             .min()
     }
 }

@@ -109,7 +109,9 @@ fn state_belongs_to_its_stream() {
     let disk = FaultDisk::new();
     let directory = on(&disk).unwrap();
     assert_eq!(directory.origin(), None);
-    assert!(directory.journal().is_err() && directory.begin_generation().is_err());
+    assert!(
+        directory.journal().is_err() && directory.begin_generation(1, Lsn::new(u64::MAX)).is_err()
+    );
     assert_eq!(directory.adopt(&origin()).unwrap(), Adoption::New);
     assert_eq!(directory.adopt(&origin()).unwrap(), Adoption::Same);
     let directory = on(&disk).unwrap();
@@ -148,8 +150,12 @@ fn generations_round_trip_and_the_older_ones_go() {
     let directory = on(&disk).unwrap();
     directory.adopt(&origin()).unwrap();
     assert_eq!(directory.keep_from(), None);
+    assert!(
+        directory.begin_generation(2, Lsn::ZERO).is_err(),
+        "another epoch"
+    );
     for generation in 1..=4 {
-        let mut writer = directory.begin_generation().unwrap();
+        let mut writer = directory.begin_generation(1, Lsn::new(u64::MAX)).unwrap();
         let rows = some_rows(generation * 10);
         write_rows(
             &mut writer,
@@ -181,6 +187,11 @@ fn generations_round_trip_and_the_older_ones_go() {
         assert_eq!(candidates[0].identity(), "a");
         assert!(directory.candidates(IndexId(3)).is_empty());
     }
+    for position in [500, 600] {
+        let empty = directory.begin_generation(1, Lsn::new(position)).unwrap();
+        empty.commit().unwrap();
+    }
+    assert_eq!(directory.keep_from(), Some(Lsn::new(500)));
 }
 
 #[test]
@@ -190,7 +201,7 @@ fn rows_of_many_blocks_round_trip() {
     directory.adopt(&origin()).unwrap();
     let mut rows = some_rows(40_000);
     rows.insert(50_000, (1.0, Some(vec![5; 3 << 20])));
-    let mut writer = directory.begin_generation().unwrap();
+    let mut writer = directory.begin_generation(1, Lsn::new(u64::MAX)).unwrap();
     write_rows(&mut writer, header(1, 1, ""), &rows).unwrap();
     writer.commit().unwrap();
     let stored = directory.candidates(IndexId(1));
@@ -202,7 +213,7 @@ fn a_row_of_another_form_is_refused_and_leaves_no_trace() {
     let disk = FaultDisk::new();
     let directory = on(&disk).unwrap();
     directory.adopt(&origin()).unwrap();
-    let mut writer = directory.begin_generation().unwrap();
+    let mut writer = directory.begin_generation(1, Lsn::new(u64::MAX)).unwrap();
     let mut index = writer.index(header(1, 1, "")).unwrap();
     let none: [Option<&[u8]>; 0] = [];
     assert!(index.row(b"", Ok(&[1.0]), [None]).is_err());
@@ -232,13 +243,13 @@ fn an_unfinished_generation_is_removed() {
     let disk = FaultDisk::new();
     let directory = on(&disk).unwrap();
     directory.adopt(&origin()).unwrap();
-    let mut writer = directory.begin_generation().unwrap();
+    let mut writer = directory.begin_generation(1, Lsn::new(u64::MAX)).unwrap();
     write_rows(&mut writer, header(1, 1, ""), &some_rows(3)).unwrap();
     std::mem::forget(writer); // the process ends here
     assert!(disk.files().len() > 1);
     let directory = on(&disk).unwrap();
     assert_eq!(disk.files(), [PathBuf::from(ORIGIN_FILE)]);
-    let mut writer = directory.begin_generation().unwrap();
+    let mut writer = directory.begin_generation(1, Lsn::new(u64::MAX)).unwrap();
     write_rows(&mut writer, header(1, 1, ""), &some_rows(3)).unwrap();
     drop(writer); // it could not be completed
     assert_eq!(disk.files(), [PathBuf::from(ORIGIN_FILE)]);
@@ -251,7 +262,7 @@ fn every_flipped_and_truncated_byte_is_seen_and_the_older_generation_stands() {
     let directory = on(&disk).unwrap();
     directory.adopt(&origin()).unwrap();
     for generation in 1..=2 {
-        let mut writer = directory.begin_generation().unwrap();
+        let mut writer = directory.begin_generation(1, Lsn::new(u64::MAX)).unwrap();
         write_rows(&mut writer, header(1, generation, ""), &some_rows(20)).unwrap();
         let graph = |file: &mut dyn std::io::Write| file.write_all(b"graph");
         writer.blob(IndexId(1), "graph", graph).unwrap();
@@ -317,7 +328,7 @@ fn a_damaged_origin_means_to_begin_anew() {
     let disk = FaultDisk::new();
     let directory = on(&disk).unwrap();
     directory.adopt(&origin()).unwrap();
-    let mut writer = directory.begin_generation().unwrap();
+    let mut writer = directory.begin_generation(1, Lsn::new(u64::MAX)).unwrap();
     write_rows(&mut writer, header(1, 1, ""), &some_rows(3)).unwrap();
     writer.commit().unwrap();
     disk.replace(Path::new(ORIGIN_FILE), b"{}".to_vec());
@@ -349,15 +360,17 @@ fn run(disk: &FaultDisk, random: &mut Random) -> Vec<Table> {
             table.rows.insert(key, (random.below(100) as f32, None));
         }
         table.lsn += 10;
-        let written = directory.begin_generation().and_then(|mut writer| {
-            write_rows(&mut writer, header(1, table.lsn, ""), &table.rows)?;
-            writer.blob(IndexId(1), "graph", |file| {
-                file.write_all(&table.lsn.to_le_bytes())
-            })?;
-            // From here it may be found, whether or not the caller learns of it.
-            states.push(table.clone());
-            writer.commit()
-        });
+        let written = directory
+            .begin_generation(1, Lsn::new(u64::MAX))
+            .and_then(|mut writer| {
+                write_rows(&mut writer, header(1, table.lsn, ""), &table.rows)?;
+                writer.blob(IndexId(1), "graph", |file| {
+                    file.write_all(&table.lsn.to_le_bytes())
+                })?;
+                // From here it may be found, whether or not the caller learns of it.
+                states.push(table.clone());
+                writer.commit()
+            });
         if written.is_err() {
             return states;
         }
@@ -398,7 +411,7 @@ fn a_crash_at_any_operation_leaves_a_whole_generation() {
                     }
                     // It goes on.
                     directory.adopt(&origin()).unwrap();
-                    let mut writer = directory.begin_generation().unwrap();
+                    let mut writer = directory.begin_generation(1, Lsn::new(u64::MAX)).unwrap();
                     write_rows(&mut writer, header(1, 999, ""), &some_rows(2)).unwrap();
                     writer.commit().unwrap();
                     let newest = on(&after).unwrap().candidates(IndexId(1));
@@ -415,7 +428,7 @@ fn vectors_that_are_none_are_not_loaded() {
     let disk = FaultDisk::new();
     let directory = on(&disk).unwrap();
     directory.adopt(&origin()).unwrap();
-    let mut writer = directory.begin_generation().unwrap();
+    let mut writer = directory.begin_generation(1, Lsn::new(u64::MAX)).unwrap();
     let mut index = writer.index(header(1, 1, "")).unwrap();
     index.row(b"k", Ok(&[f32::NAN, 1.0]), [None]).unwrap();
     index.finish().unwrap();

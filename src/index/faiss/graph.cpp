@@ -84,7 +84,7 @@ void add_link(RektorGraph& graph, const RektorView& view, uint32_t from, uint32_
     for (size_t i = 0; i <= links.count; i++) {
         s.list.push_back({found[i], nodes[i]});
     }
-    std::sort(s.list.begin(), s.list.end(), nearer);
+    std::sort(s.list.begin(), s.list.end(), Nearer());
     choose(view, s.list, links.count, s, s.kept);
     for (size_t i = 0; i < links.count; i++) {
         store(links.slots + i, i < s.kept.size() ? static_cast<int32_t>(s.kept[i]) : -1);
@@ -105,6 +105,8 @@ bool hang_on_twin(RektorGraph& graph, const RektorView& view, uint32_t node, con
             const std::lock_guard<std::mutex> lock(graph.locks[candidate.id % kLocks]);
             store(graph.twins + node, load(graph.twins + candidate.id));
             store(graph.twins + candidate.id, static_cast<int32_t>(node + 1));
+            __atomic_fetch_or(graph.twin_bits + candidate.id / 64, uint64_t{1} << (candidate.id % 64),
+                              __ATOMIC_RELEASE);
             return true;
         }
     }
@@ -150,7 +152,7 @@ bool find_links(RektorGraph& graph, const RektorView& view, uint32_t node, uint6
     s.chosen[half].resize(std::max<size_t>(s.chosen[half].size(), level + 1));
     for (int l = level; l >= 0; l--) {
         explore(graph, view, query, l, ef, start, s, [&](Candidate c) { keep(s.best, ef, c); });
-        std::sort_heap(s.best.begin(), s.best.end(), nearer);
+        std::sort_heap(s.best.begin(), s.best.end(), Nearer());
         start = s.best.front();
         if (l == 0 && hang_on_twin(graph, view, node, s.best)) {
             return false;
@@ -235,6 +237,7 @@ Candidate descend(const RektorGraph& graph, const RektorView& view, const Query&
 RektorGraph::~RektorGraph() {
     unmap(hnsw.neighbors.view_data, hnsw.neighbors.view_size);
     unmap(twins, capacity);
+    unmap(twin_bits, capacity / 64 + 1);
 }
 
 extern "C" RektorGraph* rektor_graph_new(uint32_t m, uint32_t metric, uint32_t capacity, const RektorGraph* like,
@@ -257,14 +260,16 @@ extern "C" RektorGraph* rektor_graph_new(uint32_t m, uint32_t metric, uint32_t c
         }
         const size_t slots = hnsw.offsets.back();
         hnsw.neighbors = faiss::MaybeOwnedVector<int32_t>::create_view(map_zeroed<int32_t>(slots), slots, nullptr);
-        graph->twins = map_zeroed<int32_t>(capacity);
         graph->capacity = capacity;
+        graph->twins = map_zeroed<int32_t>(capacity);
+        graph->twin_bits = map_zeroed<uint64_t>(capacity / 64 + 1);
         graph->halves = metric == kInnerProduct ? 2 : 1;
         graph->locks = std::make_unique<std::mutex[]>(kLocks);
         if (like != nullptr) {
             const size_t used = like->hnsw.offsets[linked];
             std::memcpy(hnsw.neighbors.view_data, like->hnsw.neighbors.view_data, used * sizeof(int32_t));
             std::memcpy(graph->twins, like->twins, linked * sizeof(int32_t));
+            std::memcpy(graph->twin_bits, like->twin_bits, (linked / 64 + 1) * sizeof(uint64_t));
             graph->entry.store(like->entry.load());
         }
         return graph.release();

@@ -33,6 +33,8 @@ struct RektorGraph {
     std::atomic<uint64_t> entry{kNoEntry};
     // For each node of the graph: 1 + the next node whose row has the same code, or 0. Such nodes have no links.
     int32_t* twins = nullptr;
+    // A bit for each node with twins, set after them: small enough to stay in the cache, which `twins` is not.
+    uint64_t* twin_bits = nullptr;
     // By node number modulo their count.
     std::unique_ptr<std::mutex[]> locks;
     // Taken to link the first node.
@@ -52,12 +54,17 @@ struct Candidate {
     // A node, or a row among results.
     uint32_t id;
 };
-inline bool nearer(const Candidate& a, const Candidate& b) {
-    return a.distance < b.distance;
-}
-inline bool farther(const Candidate& a, const Candidate& b) {
-    return a.distance > b.distance;
-}
+// Orders as types, so that they are inlined.
+struct Nearer {
+    bool operator()(const Candidate& a, const Candidate& b) const {
+        return a.distance < b.distance;
+    }
+};
+struct Farther {
+    bool operator()(const Candidate& a, const Candidate& b) const {
+        return a.distance > b.distance;
+    }
+};
 
 struct Links {
     int32_t* slots;
@@ -70,11 +77,20 @@ inline Links links_of(const RektorGraph& graph, uint32_t node, int level, uint32
     const size_t count = static_cast<size_t>(cumulated[level + 1] - cumulated[level]) / graph.halves;
     return {all + half * count, count};
 }
+inline void prefetch_links(const RektorGraph& graph, uint32_t node, int level) {
+    const char* list = reinterpret_cast<const char*>(links_of(graph, node, level, 0).slots);
+    __builtin_prefetch(list);
+    __builtin_prefetch(list + 64);
+}
 inline int32_t load(const int32_t* slot) {
     return __atomic_load_n(slot, __ATOMIC_ACQUIRE);
 }
 inline void store(int32_t* slot, int32_t node) {
     __atomic_store_n(slot, node, __ATOMIC_RELEASE);
+}
+
+inline bool has_twins(const RektorGraph& graph, uint32_t node) {
+    return (__atomic_load_n(graph.twin_bits + node / 64, __ATOMIC_ACQUIRE) >> (node % 64) & 1) != 0;
 }
 
 // What a walk needs; one a thread, kept from walk to walk.
@@ -115,11 +131,11 @@ Scratch& scratch();
 inline void keep(std::vector<Candidate>& best, size_t most, Candidate candidate) {
     if (best.size() < most) {
         best.push_back(candidate);
-        std::push_heap(best.begin(), best.end(), nearer);
+        std::push_heap(best.begin(), best.end(), Nearer());
     } else if (candidate.distance < best.front().distance) {
-        std::pop_heap(best.begin(), best.end(), nearer);
+        std::pop_heap(best.begin(), best.end(), Nearer());
         best.back() = candidate;
-        std::push_heap(best.begin(), best.end(), nearer);
+        std::push_heap(best.begin(), best.end(), Nearer());
     }
 }
 
@@ -143,7 +159,7 @@ void explore(const RektorGraph& graph, const RektorView& view, const Query& quer
     uint32_t rows[kBatch];
     float found[kBatch];
     while (!s.frontier.empty()) {
-        std::pop_heap(s.frontier.begin(), s.frontier.end(), farther);
+        std::pop_heap(s.frontier.begin(), s.frontier.end(), Farther());
         const Candidate from = s.frontier.back();
         s.frontier.pop_back();
         if (s.best.size() >= ef && from.distance > s.best.front().distance) {
@@ -157,22 +173,23 @@ void explore(const RektorGraph& graph, const RektorView& view, const Query& quer
                 if (node < 0) {
                     break;
                 }
-                if (s.visit(static_cast<uint32_t>(node))) {
-                    nodes[count] = static_cast<uint32_t>(node);
-                    rows[count++] = *at(view.nodes, static_cast<uint32_t>(node), 1);
-                }
+                // No branch: whether a node was visited cannot be foretold.
+                nodes[count] = static_cast<uint32_t>(node);
+                count += s.visit(static_cast<uint32_t>(node)) ? 1 : 0;
             }
         }
-        if (!s.frontier.empty()) {
-            __builtin_prefetch(links_of(graph, s.frontier.front().id, level, 0).slots);
+        for (size_t i = 0; i < count; i++) {
+            rows[i] = *at(view.nodes, nodes[i], 1);
+            __builtin_prefetch(&graph.hnsw.offsets[nodes[i]]);
         }
         distances(kernels, view.codes, query, rows, count, found);
         s.computed += count;
         for (size_t i = 0; i < count; i++) {
             if (s.best.size() < ef || found[i] < s.best.front().distance) {
                 const Candidate candidate{found[i], nodes[i]};
+                prefetch_links(graph, candidate.id, level);
                 s.frontier.push_back(candidate);
-                std::push_heap(s.frontier.begin(), s.frontier.end(), farther);
+                std::push_heap(s.frontier.begin(), s.frontier.end(), Farther());
                 admit(candidate);
             }
         }

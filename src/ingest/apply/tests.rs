@@ -300,7 +300,10 @@ impl Trial {
             begun: 0,
             entries: vec![entry(1, Metric::L2), entry(2, Metric::Cosine)],
         };
-        trial.applier.item(Item::Begin(Lsn::new(1)));
+        trial.applier.item(Item::Begin {
+            position: Lsn::new(1),
+            epoch: 1,
+        });
         trial.redefine();
         trial
     }

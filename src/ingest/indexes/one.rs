@@ -60,6 +60,10 @@ pub(super) struct Live {
     pub(super) snapshot: Option<Arc<Snapshot>>,
     /// Enough rows were linked once; the head stays small from then on.
     pub(super) linked: bool,
+    /// Tells it from what had its definition before.
+    pub(super) serial: u64,
+    /// It came from what is stored.
+    pub(super) stored: bool,
 }
 
 /// Why an index stopped following its table.
@@ -75,7 +79,7 @@ enum Trouble {
 
 /// What a new reading of the catalogue means for an index.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Difference {
+pub(crate) enum Difference {
     Same,
     /// Only names.
     Renamed,
@@ -85,7 +89,8 @@ pub(super) enum Difference {
     Doubtful,
 }
 
-pub(super) fn difference(old: &IndexEntry, new: &IndexEntry) -> Difference {
+/// How two readings of the catalogue differ.
+pub(crate) fn difference(old: &IndexEntry, new: &IndexEntry) -> Difference {
     let (a, b) = (&old.definition, &new.definition);
     if old == new {
         Difference::Same
@@ -268,6 +273,20 @@ fn wanted(entry: &IndexEntry) -> Want {
 }
 
 impl Live {
+    pub(super) fn new(entry: IndexEntry, writer: Writer, point: Lsn, serial: u64) -> Self {
+        Self {
+            entry,
+            writer,
+            point,
+            projection: None,
+            dirty: true,
+            snapshot: None,
+            linked: false,
+            serial,
+            stored: false,
+        }
+    }
+
     /// Whether the row cannot be found.
     fn apply(&mut self, event: &Event) -> Result<bool, Trouble> {
         let change = match event {

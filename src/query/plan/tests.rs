@@ -131,6 +131,18 @@ fn rewrites_differ_only_where_they_must() {
             "SELECT items.order, CAST('where' AS text) AS as, 2 AS order, (SELECT 1 FROM items WHERE cat = 1 ORDER BY id LIMIT 1) FROM items WHERE((cat=2)) AND {K} ORDER BY (items.embedding<->$1::vector(3)) OPERATOR(pg_catalog.+) 0 LIMIT 5",
             "SELECT items.order, CAST('where' AS text) AS as, 2 AS order, (SELECT 1 FROM items WHERE cat = 1 ORDER BY id LIMIT 1) FROM items WHERE(cat=2)ORDER BY (items.embedding<->$1::vector(3)) OPERATOR(pg_catalog.+) 0 LIMIT 5",
         ),
+        (
+            "SELECT 1 FROM items WHERE a = 'x'\n  'y' AND b = U&'d!0061' UESCAPE '!' AND c = $q$ ORDER BY $q$ORDER BY embedding <-> '[1,'\n'2,3]' LIMIT 5",
+            1,
+            "SELECT 1 FROM items WHERE (a = 'x'\n  'y' AND b = U&'d!0061' UESCAPE '!' AND c = $q$ ORDER BY $q$) AND {K} ORDER BY (embedding <-> '[1,'\n'2,3]') OPERATOR(pg_catalog.+) 0 LIMIT 5",
+            "SELECT 1 FROM items WHERE a = 'x'\n  'y' AND b = U&'d!0061' UESCAPE '!' AND c = $q$ ORDER BY $q$ORDER BY (embedding <-> '[1,'\n'2,3]') OPERATOR(pg_catalog.+) 0 LIMIT 5",
+        ),
+        (
+            "SELECT FROM items * WHERE nulls = 'größe' AND \"LIMIT\" = 1 ORDER BY embedding <-> $1 NULLS LAST LIMIT 5",
+            2,
+            "SELECT FROM items * WHERE (nulls = 'größe' AND \"LIMIT\" = 1) AND {K} ORDER BY (embedding <-> $1) OPERATOR(pg_catalog.+) 0 NULLS LAST LIMIT 5",
+            "SELECT FROM items * WHERE nulls = 'größe' AND \"LIMIT\" = 1 ORDER BY (embedding <-> $1) OPERATOR(pg_catalog.+) 0 NULLS LAST LIMIT 5",
+        ),
     ];
     for (sql, parameter, nominate, exact) in table {
         let plan = planned(sql, 0, &items()).unwrap();

@@ -31,6 +31,8 @@ struct Manifest {
     format: u32,
     origin: Origin,
     number: u64,
+    /// As a number of bytes.
+    position: u64,
     indexes: Vec<IndexEntry>,
 }
 
@@ -67,14 +69,10 @@ impl Generation {
         &self.manifest.origin
     }
 
-    /// From where the journal is needed for its indexes.
-    pub(super) fn least_lsn(&self) -> Option<Lsn> {
-        let lsns = self
-            .manifest
-            .indexes
-            .iter()
-            .map(|index| Lsn::new(index.lsn));
-        lsns.min()
+    /// From where the journal is needed.
+    pub(super) fn least_lsn(&self) -> Lsn {
+        let lsns = self.manifest.indexes.iter().map(|index| index.lsn);
+        Lsn::new(lsns.fold(self.manifest.position, u64::min))
     }
 
     pub(super) fn index(&self, disk: &Arc<dyn Disk>, id: IndexId) -> Option<StoredIndex> {
@@ -195,9 +193,13 @@ pub struct GenerationWriter<'a> {
 }
 
 impl<'a> GenerationWriter<'a> {
-    pub(super) fn begin(owner: &'a Directory) -> Result<Self, StoreError> {
-        let origin = owner.origin();
-        let origin = origin.ok_or(StoreError::Order("a generation without an origin"))?;
+    pub(super) fn begin(
+        owner: &'a Directory,
+        epoch: u64,
+        position: Lsn,
+    ) -> Result<Self, StoreError> {
+        let origin = owner.origin().filter(|origin| origin.epoch == epoch);
+        let origin = origin.ok_or(StoreError::Order("a generation of another epoch"))?;
         let disk = &*owner.disk;
         // Above whatever is there, a damaged one included.
         let taken: BTreeSet<u64> = names(disk, &owner.root)?
@@ -220,6 +222,7 @@ impl<'a> GenerationWriter<'a> {
                 format: FORMAT,
                 origin,
                 number,
+                position: position.as_u64(),
                 indexes: Vec::new(),
             },
             committed: false,

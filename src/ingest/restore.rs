@@ -1,0 +1,163 @@
+//! What an earlier process stored → writers as of their generation, and the journal's messages since, for the applier.
+//! Never hands over an index whose definition or table has changed, or a row of a damaged file.
+
+use std::sync::Arc;
+
+use tokio::sync::mpsc;
+
+use crate::index::{ColumnChange, IndexError, Outcome, RowChange, VectorChange, Writer};
+use crate::ingest::apply::Item;
+use crate::ingest::indexes::{Difference, RestoredIndex, difference, spec};
+use crate::ingest::receive::{Queue, item_bytes};
+use crate::lsn::Lsn;
+use crate::store::{Directory, RecoveredJournal, Replayed, StoreError, StoredIndex};
+use crate::upstream::UpstreamError;
+use crate::upstream::catalogue::IndexEntry;
+use crate::wal::pgoutput::LogicalMessage;
+use crate::wal::transaction::Transactions;
+
+/// Rows after which what was loaded is shown to the engine's linker, which works on it while loading goes on.
+const PUBLISH_ROWS: u64 = 10_000;
+/// Messages read ahead of the applier; each is at most 1 GiB, and nearly all are some kilobytes.
+const READ_AHEAD: usize = 64;
+
+/// Why something stored is of no use.
+#[derive(Debug, thiserror::Error)]
+enum LoadError {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Engine(#[from] IndexError),
+    #[error("the engine does not know what to do with a stored row")]
+    Outcome,
+}
+
+/// Loads every index of the catalogue that is stored as it is defined now, and from where the journal, which begins at
+/// `start`, tells the rest. Blocks.
+pub(crate) fn load(
+    directory: &Directory,
+    entries: Vec<IndexEntry>,
+    start: Lsn,
+) -> Vec<RestoredIndex> {
+    let usable = entries.into_iter().filter(|entry| entry.unusable.is_none());
+    usable
+        .filter_map(|entry| {
+            let name = &entry.definition.name;
+            for stored in directory.candidates(entry.definition.id) {
+                let same = serde_json::from_str::<IndexEntry>(stored.identity())
+                    .is_ok_and(|old| {
+                        matches!(
+                            difference(&old, &entry),
+                            Difference::Same | Difference::Renamed
+                        )
+                    });
+                if !same || stored.lsn < start {
+                    continue;
+                }
+                match fill(&stored, &entry) {
+                    Ok(writer) => {
+                        tracing::info!(index = %name, rows = stored.len(), lsn = %stored.lsn, "loaded");
+                        return Some(RestoredIndex {
+                            writer,
+                            point: stored.lsn,
+                            entry,
+                        });
+                    }
+                    Err(error) => tracing::warn!(index = %name, %error, "a stored state is of no use"),
+                }
+            }
+            None
+        })
+        .collect()
+}
+
+fn fill(stored: &StoredIndex, entry: &IndexEntry) -> Result<Writer, LoadError> {
+    let mut writer = Writer::new(spec(&entry.definition))?;
+    let mut since_publication = 0;
+    for row in stored.rows()? {
+        let row = row?;
+        let change = RowChange::Upsert {
+            old_key: None,
+            key: row.key,
+            vector: row
+                .vector
+                .map_or_else(VectorChange::LeftOut, VectorChange::Set),
+            include: row
+                .include
+                .into_iter()
+                .map(|value| value.map_or(ColumnChange::Null, ColumnChange::Set))
+                .collect(),
+        };
+        match writer.apply(change)? {
+            Outcome::Indexed | Outcome::LeftOut(_) => {}
+            Outcome::Removed | Outcome::Unknown => return Err(LoadError::Outcome),
+        }
+        since_publication += 1;
+        if since_publication == PUBLISH_ROWS {
+            since_publication = 0;
+            writer.publish(stored.lsn);
+        }
+    }
+    Ok(writer)
+}
+
+/// Why the journal's messages did not all reach the applier.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ReplayError {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The messages are whole, but not what this version understands.
+    #[error("the journal cannot be understood: {0}")]
+    Content(String),
+    #[error(transparent)]
+    Queue(#[from] UpstreamError),
+}
+
+/// Sends the journal's messages from `from` on to the applier, as the stream would. It skips what it has.
+pub(crate) async fn replay(
+    journal: &RecoveredJournal,
+    from: Lsn,
+    queue: &Queue,
+) -> Result<(), ReplayError> {
+    let messages = journal.replay(from)?;
+    let (send, mut receive) = mpsc::channel(READ_AHEAD);
+    // Joined below; it ends when the receiver is gone.
+    let reader = tokio::task::spawn_blocking(move || {
+        for message in messages {
+            if send.blocking_send(message).is_err() {
+                return;
+            }
+        }
+    });
+    let mut transactions = Transactions::new();
+    let content = |error: &dyn std::fmt::Display| ReplayError::Content(error.to_string());
+    while let Some(message) = receive.recv().await {
+        match message? {
+            Replayed::Message(payload) => {
+                let message = LogicalMessage::decode(payload).map_err(|error| content(&error))?;
+                let event = transactions.feed(message);
+                if let Some(event) = event.map_err(|error| content(&error))? {
+                    let memory = queue.reserve(item_bytes(&event)).await?;
+                    queue.push(Item::Event(event, memory))?;
+                }
+            }
+            Replayed::Position(position) => {
+                let memory = queue.reserve(1).await?;
+                queue.push(Item::Position(position, memory))?;
+            }
+        }
+    }
+    reader
+        .await
+        .map_err(|_| ReplayError::Content("its reader panicked".to_owned()))
+}
+
+/// Runs blocking work of the store on a thread for it.
+pub(crate) async fn blocking<T: Send + 'static>(
+    directory: &Arc<Directory>,
+    work: impl FnOnce(&Directory) -> T + Send + 'static,
+) -> Result<T, StoreError> {
+    let directory = Arc::clone(directory);
+    let done = tokio::task::spawn_blocking(move || work(&directory)).await;
+    done.map_err(|_| StoreError::Stopped)
+}
