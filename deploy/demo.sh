@@ -87,7 +87,8 @@ while :; do
 done
 
 say "Asking"
-ask --echo-queries --file deploy/demo/ask.sql
+# a plan shows the vector's 384 numbers
+ask --echo-queries --file deploy/demo/ask.sql | cut -c 1-120
 
 if command -v psql >/dev/null; then psql=psql; else psql=$pg_bin/psql; fi
 cat <<END
@@ -96,7 +97,8 @@ cat <<END
 
     $psql $url
 
-    select name from packages order by embedding <=> (select embedding from packages where name = 'flask') limit 5;
+    select embedding as flask from packages where name = 'flask' \gset
+    select name from packages order by embedding <=> :'flask' limit 5;
     select * from rektor.stat_indexes;
 
 Metrics: http://$http/metrics. To end it: deploy/demo.sh stop

@@ -14,9 +14,9 @@ begin
         if arguments ->> 'schema' is not null and to_regnamespace(quote_ident(arguments ->> 'schema')) is null then
             raise exception 'schema "%" does not exist', arguments ->> 'schema' using errcode = '3F000';
         end if;
-        target := to_regclass(concat_ws('.', quote_ident(arguments ->> 'schema'), quote_ident(arguments ->> 'table')));
+        target := to_regclass(pg_catalog.concat_ws('.', quote_ident(arguments ->> 'schema'), quote_ident(arguments ->> 'table')));
         if target is null then
-            raise exception 'relation "%" does not exist', concat_ws('.', arguments ->> 'schema', arguments ->> 'table')
+            raise exception 'relation "%" does not exist', pg_catalog.concat_ws('.', arguments ->> 'schema', arguments ->> 'table')
                 using errcode = '42P01';
         end if;
         if (arguments ->> 'only')::boolean
@@ -39,9 +39,9 @@ begin
                 perform rektor.drop_index_at((item ->> 0)::name, (item ->> 1)::name, false);
             else
                 -- One of Postgres's own indexes beside ours in the same statement, or none: Postgres says.
-                execute format('drop index %s %s',
+                execute pg_catalog.format('drop index %s %s',
                     case when (arguments ->> 'if_exists')::boolean then 'if exists' else '' end,
-                    concat_ws('.', quote_ident(item ->> 0), quote_ident(item ->> 1)));
+                    pg_catalog.concat_ws('.', quote_ident(item ->> 0), quote_ident(item ->> 1)));
             end if;
         end loop;
     elsif command ? 'rename_index' then

@@ -140,6 +140,9 @@ $$;
 comment on function rektor.create_index is
     'CREATE INDEX name ON relation USING faiss (column_name opclass) INCLUDE (include) WITH (options)';
 
+-- From here on names are looked up in the caller's search_path, so these functions cannot set their own: what could be
+-- taken for something else there (variadic and polymorphic functions) is qualified.
+
 -- The id of the index of that name, looked for in the caller's search_path if no schema is given; null if there is none.
 create or replace function rektor.find_index(schema_name name, index_name name) returns bigint
 language plpgsql stable
@@ -152,7 +155,7 @@ begin
         join pg_catalog.pg_namespace n on n.oid = c.relnamespace
         where i.name = index_name
             and case when schema_name is null then n.nspname = any (current_schemas(true)) else n.nspname = schema_name end
-        order by array_position(current_schemas(true), n.nspname)
+        order by pg_catalog.array_position(current_schemas(true), n.nspname)
         limit 1);
 end
 $$;
@@ -221,7 +224,7 @@ declare
     target bigint := rektor.own_index(schema_name, index_name, 'relation', '42P01', false);
     option text;
 begin
-    foreach option in array coalesce(reset_options, '{}') || array(select jsonb_object_keys(coalesce(set_options, '{}'))) loop
+    foreach option in array coalesce(reset_options, '{}') operator(pg_catalog.||) array(select jsonb_object_keys(coalesce(set_options, '{}'))) loop
         if option = 'dimensions' then
             raise exception 'dimensions of an index cannot be changed'
                 using errcode = '0A000', hint = 'Drop the index and create another one.';

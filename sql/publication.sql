@@ -45,9 +45,9 @@ begin
     end loop;
     new.options := rektor.check_options(new.options);
 
-    -- Names of relations and of our indexes share one space a schema. Whoever writes a name waits for whoever does too.
-    perform pg_advisory_xact_lock(hashtextextended('rektor.index', 0));
+    -- Names of relations and of our indexes share one space a schema. Whoever takes a name waits for whoever takes it too.
     select c.relnamespace into rel_schema from pg_class c where c.oid = new.relation;
+    perform pg_advisory_xact_lock(hashtextextended(format('rektor.index name %s.%s', rel_schema, new.name), 0));
     if exists (select from pg_class c where c.relnamespace = rel_schema and c.relname = new.name)
         or exists (
             select from rektor.index i join pg_class c on c.oid = i.relation
@@ -72,6 +72,8 @@ declare
     published boolean;
     indexed boolean;
 begin
+    -- A first index and a last one's end, at the same time: the second to come decides by what the first has left.
+    perform pg_advisory_xact_lock(hashtextextended(format('rektor.index table %s', rel), 0));
     -- Rows whose table was dropped went out of the publication with it.
     delete from rektor.index i where not exists (select from pg_class c where c.oid = i.relation);
 

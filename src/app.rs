@@ -57,7 +57,7 @@ pub enum AppError {
     #[error(transparent)]
     Admin(#[from] AdminError),
     /// The indexes cannot be fed.
-    #[error(transparent)]
+    #[error("{0} (rektor check says what mends it)")]
     Ingest(#[from] IngestError),
     /// A part of Rektor ended by itself.
     #[error("{part} ended: {reason}")]
@@ -202,6 +202,7 @@ impl App {
         let context = Context {
             upstream: server.address,
             database: server.database,
+            slot: config.slot.clone(),
             view: ingest.view.clone(),
             max_connections: config.max_connections,
             allow_trust: config.allow_trust,

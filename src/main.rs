@@ -1,6 +1,7 @@
 //! The rektor command: arguments, signals, exit code. The only place that prints or exits.
-#![allow(clippy::print_stdout, clippy::print_stderr)]
+#![allow(clippy::print_stderr)]
 
+use std::io::{self, Write as _};
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -20,6 +21,9 @@ enum Failure {
     Admin(#[from] rektor::admin::AdminError),
     #[error(transparent)]
     App(#[from] app::AppError),
+    /// Nobody reads what is printed.
+    #[error("cannot write to standard output: {0}")]
+    Output(#[from] io::Error),
     /// The findings were printed.
     #[error("the database is not ready for Rektor")]
     Check,
@@ -46,7 +50,9 @@ fn main() -> ExitCode {
             eprintln!("rektor: {failure}");
             match failure {
                 Failure::Config(_) => ExitCode::from(USAGE),
-                Failure::Admin(_) | Failure::App(_) | Failure::Check => ExitCode::FAILURE,
+                Failure::Admin(_) | Failure::App(_) | Failure::Output(_) | Failure::Check => {
+                    ExitCode::FAILURE
+                }
             }
         }
     }
@@ -56,19 +62,24 @@ async fn run(command: Command) -> Result<(), Failure> {
     match command {
         Command::Serve(settings) => {
             let config = settings.resolve()?;
-            app::serve(config, |line| println!("{line}")).await?;
+            app::serve(config, |line| {
+                if let Err(error) = print(line) {
+                    tracing::warn!(%error, "nobody reads standard output");
+                }
+            })
+            .await?;
         }
-        Command::Setup { print: true, .. } => print!("{}", setup::script()),
+        Command::Setup { print: true, .. } => print(&setup::script())?,
         Command::Setup {
             database,
             print: false,
         } => {
             let (database, _) = database.resolve()?;
-            print_lines(&setup::run(&database.connection).await?);
+            print(&setup::run(&database.connection).await?.join("\n"))?;
         }
         Command::Teardown(settings) => {
             let (database, slot) = settings.resolve()?;
-            print_lines(&teardown::run(&database.connection, &slot).await?);
+            print(&teardown::run(&database.connection, &slot).await?.join("\n"))?;
         }
         Command::Check(settings) => run_check(settings).await?,
     }
@@ -79,7 +90,7 @@ async fn run_check(settings: DatabaseSettings) -> Result<(), Failure> {
     let (database, slot) = settings.resolve()?;
     let points = check::run(&database.connection, &slot).await;
     for point in &points {
-        println!("{point}");
+        print(&point.to_string())?;
     }
     if points.iter().all(check::Point::is_well) {
         Ok(())
@@ -88,8 +99,10 @@ async fn run_check(settings: DatabaseSettings) -> Result<(), Failure> {
     }
 }
 
-fn print_lines(lines: &[String]) {
-    for line in lines {
-        println!("{line}");
-    }
+/// Text that ends in a line break.
+fn print(text: &str) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    out.write_all(text.trim_end().as_bytes())?;
+    out.write_all(b"\n")?;
+    out.flush()
 }

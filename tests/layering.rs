@@ -158,9 +158,10 @@ fn code_of(text: &str) -> Vec<&str> {
         .collect()
 }
 
-/// Every path that begins with `crate::`, its braces expanded, without the `crate::`.
+/// Every path that begins with `crate::`, its braces expanded, without the `crate::`. Unit tests at a file's end may use
+/// what they need to build their subject.
 fn used_modules(text: &str) -> Vec<String> {
-    let code = code_of(text).join("\n");
+    let code = code_of(text.split("#[cfg(test)]\nmod ").next().unwrap()).join("\n");
     let mut used = Vec::new();
     for (start, _) in code.match_indices("crate::") {
         expand(&code[start + "crate::".len()..], "", &mut used);

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::{Child, Output, Stdio};
 use std::time::Duration;
 
-use crate::harness::{Rektor, Server, Wire, command, free_port, http, signal, wait_for};
+use crate::harness::{Rektor, Server, Wire, command, free_port, http, message, signal, wait_for};
 
 const LIMIT: Duration = Duration::from_secs(30);
 
@@ -146,7 +146,11 @@ fn a_role_that_may_not_replicate_is_told_so() {
     let url = database.url().replace("postgres@", &format!("{role}@"));
     let directory = tempfile::tempdir().unwrap();
     let (status, said) = complaint(&fails(&["--upstream", &url], directory.path()));
-    assert_eq!((status, said.contains("replication")), (1, true), "{said}");
+    assert_eq!(
+        (status, said.contains("(rektor check says what mends it)")),
+        (1, true),
+        "{said}"
+    );
 }
 
 #[test]
@@ -219,11 +223,46 @@ fn health_and_metrics_tell_of_the_indexes() {
         1.0
     );
     assert_eq!(rektor.metric("rektor_replication_streaming"), 1.0);
-    assert_eq!(rektor.metric("rektor_sessions"), 1.0);
+    wait_for("the other sessions' end", LIMIT, || {
+        (rektor.metric("rektor_sessions") == 1.0).then_some(())
+    });
     wire.run("drop index nearby");
     wait_for("the index to go", LIMIT, || {
         (!rektor.http("/metrics").1.contains("nearby")).then_some(())
     });
+}
+
+#[test]
+fn a_signal_lets_statements_end_and_a_second_one_does_not() {
+    let database = Server::Plain.shared().database();
+    let mut rektor = Rektor::start(&database);
+    let mut idle = rektor.connect();
+    assert!(
+        rektor.stop().success(),
+        "an idle client does not hold it up"
+    );
+    assert_eq!(idle.read().unwrap().field(b'C').as_deref(), Some("57P01"));
+
+    rektor.up();
+    let mut busy = rektor.connect();
+    let pid = busy.pid();
+    busy.send(&message::query("select pg_sleep(60)"));
+    let mut direct = database.connect();
+    wait_for("the statement to run", LIMIT, || {
+        let running = format!(
+            "select count(*) from pg_stat_activity where pid = {pid} and wait_event = 'PgSleep'"
+        );
+        (direct.value(&running) == "1").then_some(())
+    });
+    signal(rektor.pid(), "TERM");
+    signal(rektor.pid(), "INT");
+    let status = wait_for("its end", LIMIT, || rektor.exited());
+    assert_eq!(status.code(), Some(1));
+    assert!(
+        rektor
+            .log()
+            .contains("rektor: stopped at once by a second signal")
+    );
 }
 
 /// A `rektor serve` without upstream.

@@ -101,7 +101,7 @@ fn teardown_removes_the_slot_but_not_from_under_its_user() {
             "select slot_name from pg_replication_slots where database = '{}'",
             database.name
         )),
-        [other.clone()]
+        std::slice::from_ref(&other)
     );
     wire.run(&format!("select pg_drop_replication_slot('{other}')"));
 }
@@ -717,6 +717,58 @@ fn check_names_what_mends_a_server_that_cannot_replicate() {
         let next = after.lines().nth(1).unwrap_or_default();
         assert_eq!(next.trim(), mend, "{report}");
     }
+}
+
+#[test]
+fn setup_without_the_right_to_is_told_of_print() {
+    let database = Server::Pg18.shared().database();
+    let role = format!("poor_{}", database.name);
+    database.connect().run(&format!("create role {role} login"));
+    let url = database.url().replace("postgres@", &format!("{role}@"));
+    let output = command(&["setup", "--upstream", &url]).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert!(
+        error.contains("permission denied for database") && error.contains("rektor setup --print"),
+        "{error}"
+    );
+    assert_eq!(error.lines().count(), 1, "{error}");
+}
+
+#[test]
+fn check_finds_what_the_role_may_not_read() {
+    let database = prepared(Server::Pg16);
+    let role = format!("reader_{}", database.name);
+    let mut wire = database.connect();
+    wire.run(&format!(
+        "create role {role} login replication; alter table items enable row level security"
+    ));
+    wire.run("select rektor.create_index('a', 'items', 'embedding')");
+    let url = database.url().replace("postgres@", &format!("{role}@"));
+    let report = || text(&command(&["check", "--upstream", &url]).output().unwrap());
+    let mends = |mend: &str| {
+        let report = report();
+        assert!(
+            report.lines().any(|line| line.trim() == mend),
+            "{mend} in\n{report}"
+        );
+    };
+    mends(&format!("GRANT SELECT ON items TO {role};"));
+    mends(&format!("ALTER ROLE {role} BYPASSRLS;"));
+    wire.run(&format!(
+        "GRANT SELECT ON items TO {role}; ALTER ROLE {role} BYPASSRLS"
+    ));
+    assert!(
+        !report().contains(&format!("role {role} may not read")),
+        "{}",
+        report()
+    );
+    wire.run("alter publication rektor drop table items");
+    mends("ALTER PUBLICATION rektor ADD TABLE ONLY items;");
+    wire.run("alter publication rektor set (publish = 'insert')");
+    mends(
+        "ALTER PUBLICATION rektor SET (publish = 'insert, update, delete, truncate', publish_via_partition_root = true);",
+    );
 }
 
 #[test]

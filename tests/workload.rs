@@ -14,7 +14,10 @@ const CHECKS: usize = 20;
 
 fn from_environment(name: &str, default: usize) -> usize {
     let value = std::env::var(name).ok();
-    value.map_or(default, |text| text.parse().unwrap_or_else(|_| panic!("{name}={text} is no number")))
+    value.map_or(default, |text| {
+        text.parse()
+            .unwrap_or_else(|_| panic!("{name}={text} is no number"))
+    })
 }
 
 /// A seed that the test prints when it fails.
@@ -34,7 +37,10 @@ fn prepare(rektor: &Rektor<'_>, workload: &mut Workload, wire: &mut Wire) {
                 wire.run(&workload.transaction(&[*table]));
             }
         }
-        rektor.create_index(&table.index(rektor.database.cluster.server), table.index_name());
+        rektor.create_index(
+            &table.index(rektor.database.cluster.server),
+            table.index_name(),
+        );
     }
 }
 
@@ -51,7 +57,11 @@ fn holds_exactly_the_tables_rows(server: Server) {
             let sql = workload.transaction(Table::ALL);
             wire.run(&sql);
         }
-        verify::through_sql(&rektor, &mut workload.random, &format!("check {check} after {} operations", workload.operations));
+        verify::through_sql(
+            &rektor,
+            &mut workload.random,
+            &format!("check {check} after {} operations", workload.operations),
+        );
     }
     verify::after_the_end(rektor);
 }
@@ -78,13 +88,23 @@ fn survives_kills_and_restarts(server: Server) {
                 wire = disturb(check, &database, &mut rektor, &mut workload, wire);
             }
         }
-        verify::through_sql(&rektor, &mut workload.random, &format!("check {check} after {} operations", workload.operations));
+        verify::through_sql(
+            &rektor,
+            &mut workload.random,
+            &format!("check {check} after {} operations", workload.operations),
+        );
     }
     verify::after_the_end(rektor);
 }
 
 /// In turn: Rektor killed and started at once, killed for a while, PostgreSQL stopped, PostgreSQL crashed, Rektor stopped.
-fn disturb<'a>(check: usize, database: &Database<'a>, rektor: &mut Rektor<'a>, workload: &mut Workload, mut wire: Wire) -> Wire {
+fn disturb<'a>(
+    check: usize,
+    database: &Database<'a>,
+    rektor: &mut Rektor<'a>,
+    workload: &mut Workload,
+    mut wire: Wire,
+) -> Wire {
     match check % 5 {
         0 => {
             rektor.kill();
@@ -153,24 +173,39 @@ fn the_primary_is_safe() {
     let rektor = Rektor::start(&database);
     let mut wire = rektor.connect();
     wire.run("create table idle (id int primary key, v vector(3)); insert into idle values (1, '[1,2,3]')");
-    rektor.create_index("create index idle_idx on idle using faiss (v vector_l2_ops)", "idle_idx");
+    rektor.create_index(
+        "create index idle_idx on idle using faiss (v vector_l2_ops)",
+        "idle_idx",
+    );
     // traffic that is none of Rektor's
     wire.run("create table busy (n int)");
     for _ in 0..20 {
         wire.run("insert into busy select generate_series(1, 2000)");
     }
     let lsn = wire.value("select pg_current_wal_lsn()");
-    let confirmed = format!("select confirmed_flush_lsn >= '{lsn}' from pg_replication_slots where slot_name = '{}'", rektor.slot());
-    crate::harness::wait_for("the idle slot to move on", Duration::from_secs(60), || (wire.value(&confirmed) == "t").then_some(()));
+    let confirmed = format!(
+        "select confirmed_flush_lsn >= '{lsn}' from pg_replication_slots where slot_name = '{}'",
+        rektor.slot()
+    );
+    crate::harness::wait_for("the idle slot to move on", Duration::from_secs(60), || {
+        (wire.value(&confirmed) == "t").then_some(())
+    });
     drop(wire);
     let started = Instant::now();
     cluster.down("fast");
-    assert!(started.elapsed() < Duration::from_secs(15), "shutting the primary down took {:?}", started.elapsed());
+    assert!(
+        started.elapsed() < Duration::from_secs(15),
+        "shutting the primary down took {:?}",
+        started.elapsed()
+    );
     cluster.up();
     let mut wire = database.connect();
     wire.run("insert into idle values (2, '[1,2,4]')");
     rektor.wait_ready("idle_idx");
     let mut wire = rektor.connect();
     rektor.catch_up(&mut wire);
-    assert_eq!(wire.column("select id from idle order by v <-> '[1,2,4]' limit 1"), ["2"]);
+    assert_eq!(
+        wire.column("select id from idle order by v <-> '[1,2,4]' limit 1"),
+        ["2"]
+    );
 }

@@ -79,6 +79,7 @@ pub async fn run(database: &tokio_postgres::Config, slot: &str) -> Vec<Point> {
             }
             AdminError::Version(_) => "upgrade PostgreSQL",
             AdminError::Statement { .. }
+            | AdminError::NoRight(_)
             | AdminError::SlotInUse { .. }
             | AdminError::NotInstalled(_) => "",
         };

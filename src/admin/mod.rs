@@ -26,6 +26,11 @@ pub enum AdminError {
         /// What the server said.
         reason: String,
     },
+    /// The role may not do what setup does.
+    #[error(
+        "installing schema rektor: {0}; rektor setup --print writes the SQL for someone with the rights"
+    )]
+    NoRight(String),
     /// The server is too old.
     #[error("PostgreSQL 15 or newer is needed, and this is {0}")]
     Version(String),

@@ -57,6 +57,11 @@ pub enum PrivateError {
         "PostgreSQL does not run as root, and there is neither a user postgres nor nobody to run it as"
     )]
     NoUser,
+    /// The data directory lies where the unprivileged user cannot go.
+    #[error(
+        "PostgreSQL does not run as root, and its user cannot enter {0}: name another --data-dir"
+    )]
+    Closed(PathBuf),
     /// Something about files.
     #[error("{doing} {path}: {source}")]
     Io {
@@ -124,6 +129,9 @@ impl PrivateServer {
         let owner = cluster::owner()?;
         if let Some(owner) = owner {
             cluster::let_pass(data_dir, owner)?;
+            if let Some(closed) = cluster::closed(data_dir, owner) {
+                return Err(PrivateError::Closed(closed));
+            }
         }
         let cluster = data_dir.join("postgres");
         let binaries = binaries::find(pg_bin, owner, &cluster).await?;

@@ -1,7 +1,9 @@
 //! `sql/` → schema rektor and its publication in a database, or the same as one script for someone who has the rights.
 //! Never removes anything.
 
-use super::{AdminError, Connection, failed};
+use tokio_postgres::error::SqlState;
+
+use super::{AdminError, Connection, failed, one_line};
 
 /// The parts in the order in which they rest on each other.
 const PARTS: [&str; 7] = [
@@ -38,7 +40,10 @@ pub async fn run(database: &tokio_postgres::Config) -> Result<Vec<String>, Admin
         .client
         .batch_execute(&script())
         .await
-        .map_err(|e| failed("installing schema rektor", &e))?;
+        .map_err(|e| match e.code() {
+            Some(&SqlState::INSUFFICIENT_PRIVILEGE) => AdminError::NoRight(one_line(&e)),
+            Some(_) | None => failed("installing schema rektor", &e),
+        })?;
     let mut said = vec![format!(
         "schema rektor and publication rektor are installed in database \"{}\" (PostgreSQL {version})",
         database.get_dbname().unwrap_or_default()

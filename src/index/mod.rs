@@ -1,5 +1,30 @@
 //! Changes → rows, codes and one graph → immutable snapshots that can be searched.
-//! CPU only: no I/O, no tokio, no clock that decides anything. Unsafe code only in `faiss/`.
+//! CPU only: no I/O, no tokio, no clock that decides what a search finds. Unsafe code only in `faiss/`.
+//!
+//! ```text
+//! writer.rs    RowChange → rows, records, key map; publish → Snapshot. The only code that changes an index
+//! keys.rs      a key → where its row is
+//! record.rs    key and INCLUDE values ↔ one byte string
+//! pages.rs     copy-on-write tables: live rows, records
+//! snapshot.rs  one state at one LSN: searched, read
+//! linker.rs    the thread that links rows into the graph, and rebuilds it when half is dead
+//! view.rs      all indexes at one moment, as the front end sees them
+//! faiss/       memory that searches share with the writer, and the C++ shim over FAISS
+//!   rows.rs      the writer's side: vectors, which rows are live, when an id may be used again
+//!   view.rs      the rows at one moment: search, scan, link, rebuild
+//!   lineage.rs   one numbering of nodes, with its codes and its graph
+//!   codes.rs     8-bit codes;  graph.rs  handle of a C++ graph;  store.rs  chunks that never move
+//!   shim.h ffi.rs      the line between Rust and C++
+//!   kernels.cpp        dot products of bytes for three kinds of processor
+//!   codes.cpp          vectors and queries → bytes
+//!   graph.cpp          FAISS's HNSW structure, linked while it is searched
+//!   search.cpp         the walk, the scan of what is not linked, exact comparison
+//! ```
+//!
+//! A row's life: `Writer::apply` stores its vector under a new row id, encodes it, and points its key there. `publish`
+//! gives it a node, the next number of the lineage, and makes it live in the new snapshot. Searches compare it one by
+//! one until the linker has put its node into the graph. When the row changes its vector, or goes, it is not live in the
+//! next snapshot; its node stays until a rebuild drops it, and its id comes back once no snapshot can name it.
 
 mod faiss;
 mod keys;
@@ -29,7 +54,33 @@ pub const READY_UNLINKED: u64 = 20_000;
 /// # Errors
 /// When it cannot, in a sentence for an operator.
 pub fn cpu_supported() -> Result<(), String> {
-    Ok(())
+    #[cfg(target_arch = "x86_64")]
+    {
+        // x86-64-v3, for which FAISS and the shim are compiled; VNNI is used where it is found.
+        let features = [
+            ("avx2", std::is_x86_feature_detected!("avx2")),
+            ("bmi1", std::is_x86_feature_detected!("bmi1")),
+            ("bmi2", std::is_x86_feature_detected!("bmi2")),
+            ("f16c", std::is_x86_feature_detected!("f16c")),
+            ("fma", std::is_x86_feature_detected!("fma")),
+            ("lzcnt", std::is_x86_feature_detected!("lzcnt")),
+            ("movbe", std::is_x86_feature_detected!("movbe")),
+            ("popcnt", std::is_x86_feature_detected!("popcnt")),
+        ];
+        let missing = features
+            .into_iter()
+            .filter_map(|(name, here)| (!here).then_some(name));
+        let missing: Vec<_> = missing.collect();
+        if missing.is_empty() {
+            return Ok(());
+        }
+        Err(format!(
+            "this processor lacks {}; Rektor needs x86-64-v3 (Intel Haswell, AMD Zen or later)",
+            missing.join(", ")
+        ))
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    Err("Rektor runs on x86-64 processors only, for now".into())
 }
 
 /// What an index needs to know of its definition.

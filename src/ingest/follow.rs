@@ -33,7 +33,7 @@ const NO_PUBLICATION: &str = "42704";
 /// SQLSTATEs `undefined_table` and `invalid_schema_name`: schema rektor was removed, and with it every index.
 const NOT_INSTALLED: [&str; 2] = ["42P01", "3F000"];
 /// How often the catalogue is read unasked, for what the stream does not tell.
-const CATALOGUE_INTERVAL: Duration = Duration::from_secs(5);
+const CATALOGUE_INTERVAL: Duration = Duration::from_secs(2);
 
 /// What a position in the stream belongs to, and the position.
 #[derive(Clone, Debug)]
@@ -127,6 +127,9 @@ impl Follower {
                     (pause, streamed) = (PAUSE_FIRST, true);
                     self.tell(true, None).await;
                     let received = self.receive(stream, &mut current.position).await;
+                    if *stop.borrow() {
+                        return Ok(()); // the applier is gone already
+                    }
                     self.queue.send(Item::Cut).await?;
                     if let Some(journal) = &self.journal {
                         // If it has failed, the next look at it tells.

@@ -124,7 +124,16 @@ pub async fn start(
 }
 
 async fn preflight(settings: &IngestSettings, directory: &Directory) -> Result<(), IngestError> {
-    let mut replication = ReplicationConnection::connect(&settings.upstream).await?;
+    let mut replication = match ReplicationConnection::connect(&settings.upstream).await {
+        Ok(replication) => replication,
+        // An ordinary session may be able to say what would mend it.
+        Err(UpstreamError::Server(refusal)) => {
+            let session = SqlSession::connect(&settings.upstream).await?;
+            check_server(&session, &settings.slot).await?;
+            return Err(UpstreamError::Server(refusal).into());
+        }
+        Err(error) => return Err(error.into()),
+    };
     let system = replication.identify_system().await?;
     follow::require_same_cluster(directory, &system)?;
     let session = SqlSession::connect(&settings.upstream).await?;

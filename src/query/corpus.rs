@@ -1,7 +1,7 @@
 //! The statements that frameworks, drivers and tutorials send, each with what becomes of it.
 
 use super::{Bound, KnnQuery, QueryVector, RelayReason, StatementKind, analyze};
-use crate::vector::Metric;
+use crate::vector::{Metric, VectorType};
 
 fn claim(sql: &str) -> Result<KnnQuery, RelayReason> {
     let mut statements = analyze(sql).unwrap_or_else(|error| panic!("{error}: {sql}"));
@@ -9,7 +9,9 @@ fn claim(sql: &str) -> Result<KnnQuery, RelayReason> {
     match statements.remove(0).kind {
         StatementKind::Knn(query) => Ok(*query),
         StatementKind::NotClaimed(reason) => Err(reason),
-        other => panic!("{other:?}: {sql}"),
+        other @ (StatementKind::Explain { .. } | StatementKind::Ddl(_) | StatementKind::Other) => {
+            panic!("{other:?}: {sql}")
+        }
     }
 }
 
@@ -17,7 +19,8 @@ fn claim(sql: &str) -> Result<KnnQuery, RelayReason> {
 fn framework_shapes() {
     use RelayReason as R;
     let q = "'[3,1,2]'";
-    let shapes: &[(u8, String, Result<(&str, Metric), R>)] = &[
+    type Shape = (u8, String, Result<(&'static str, Metric), R>);
+    let shapes: &[Shape] = &[
         (1, format!("SELECT * FROM items ORDER BY embedding <-> {q} LIMIT 5"), Ok(("embedding", Metric::L2))),
         (2, "SELECT * FROM items WHERE id != 1 ORDER BY embedding <-> (SELECT embedding FROM items WHERE id = 1) LIMIT 5".into(), Err(R::QueryNotConstant)),
         (3, format!("SELECT * FROM items WHERE embedding <-> {q} < 5"), Err(R::NotOrdered)),
@@ -71,4 +74,583 @@ fn parts_of_a_claim() {
     assert_eq!(query.limit, Bound::Constant(10));
     assert_eq!(query.offset, Bound::Parameter(2));
     assert_eq!(query.parameters, 2);
+}
+
+/// Every cause that the statement itself shows.
+#[test]
+fn reasons() {
+    use RelayReason as R;
+    let table: &[(&str, R)] = &[
+        ("SELECT 1 <-> 2", R::NotOneTable),
+        (
+            "SELECT * FROM t, u ORDER BY e <-> $1 LIMIT 1",
+            R::NotOneTable,
+        ),
+        (
+            "SELECT * FROM f(1) t ORDER BY e <-> $1 LIMIT 1",
+            R::NotOneTable,
+        ),
+        (
+            "SELECT * FROM LATERAL (SELECT 1) t ORDER BY e <-> $1 LIMIT 1",
+            R::NotOneTable,
+        ),
+        ("SELECT * FROM ONLY t ORDER BY e <-> $1 LIMIT 1", R::Only),
+        (
+            "SELECT * FROM t AS a (x, y) ORDER BY e <-> $1 LIMIT 1",
+            R::ColumnAliases,
+        ),
+        (
+            "SELECT * FROM d.s.t ORDER BY e <-> $1 LIMIT 1",
+            R::DatabaseQualified,
+        ),
+        (
+            "SELECT * FROM t TABLESAMPLE system (1) ORDER BY e <-> $1 LIMIT 1",
+            R::TableSample,
+        ),
+        (
+            "WITH c AS (SELECT 1) SELECT * FROM t ORDER BY e <-> $1 LIMIT 1",
+            R::With,
+        ),
+        (
+            "SELECT * FROM t UNION SELECT * FROM t ORDER BY e <-> $1 LIMIT 1",
+            R::SetOperation,
+        ),
+        (
+            "SELECT DISTINCT * FROM t ORDER BY e <-> $1 LIMIT 1",
+            R::Distinct,
+        ),
+        (
+            "SELECT DISTINCT ON (a) * FROM t ORDER BY e <-> $1 LIMIT 1",
+            R::Distinct,
+        ),
+        (
+            "SELECT 1 FROM t GROUP BY a ORDER BY e <-> $1 LIMIT 1",
+            R::Grouped,
+        ),
+        (
+            "SELECT 1 FROM t GROUP BY () ORDER BY e <-> $1 LIMIT 1",
+            R::Grouped,
+        ),
+        (
+            "SELECT 1 FROM t HAVING true ORDER BY e <-> $1 LIMIT 1",
+            R::Grouped,
+        ),
+        (
+            "SELECT count(*) FROM t ORDER BY e <-> $1 LIMIT 1",
+            R::Aggregate,
+        ),
+        (
+            "SELECT 1 + max(a) FILTER (WHERE a > 1) FROM t ORDER BY e <-> $1 LIMIT 1",
+            R::Aggregate,
+        ),
+        (
+            "SELECT percentile_cont(0.5) WITHIN GROUP (ORDER BY a) FROM t ORDER BY e <-> $1 LIMIT 1",
+            R::Aggregate,
+        ),
+        (
+            "SELECT count(*) OVER () FROM t ORDER BY e <-> $1 LIMIT 1",
+            R::Window,
+        ),
+        (
+            "SELECT my_aggregate(a) OVER w FROM t WINDOW w AS (ORDER BY a) ORDER BY e <-> $1 LIMIT 1",
+            R::Window,
+        ),
+        (
+            "SELECT * FROM t WINDOW w AS () ORDER BY e <-> $1 LIMIT 1",
+            R::Window,
+        ),
+        (
+            "SELECT unnest(a) FROM t ORDER BY e <-> $1 LIMIT 1",
+            R::SetReturning,
+        ),
+        (
+            "SELECT generate_series(1, 3) FROM t ORDER BY e <-> $1 LIMIT 1",
+            R::SetReturning,
+        ),
+        (
+            "SELECT * FROM t ORDER BY e <-> $1 LIMIT 1 FOR UPDATE",
+            R::Locking,
+        ),
+        (
+            "SELECT * FROM t ORDER BY e <-> $1 LIMIT 1 FOR KEY SHARE OF t SKIP LOCKED",
+            R::Locking,
+        ),
+        (
+            "SELECT * FROM t WHERE a = (SELECT 1 FROM u FOR UPDATE) ORDER BY e <-> $1 LIMIT 1",
+            R::Locking,
+        ),
+        ("SELECT * INTO u FROM t ORDER BY e <-> $1 LIMIT 1", R::Into),
+        (
+            "SELECT * FROM t ORDER BY e <-> $1 FETCH FIRST 1 ROWS WITH TIES",
+            R::WithTies,
+        ),
+        (
+            "(SELECT * FROM t ORDER BY e <-> $1 LIMIT 1)",
+            R::NotAPlainSelect,
+        ),
+        (
+            "(SELECT * FROM t WHERE a = 1) ORDER BY e <-> $1 LIMIT 1",
+            R::NotAPlainSelect,
+        ),
+        ("TABLE t ORDER BY e <-> $1 LIMIT 1", R::NotAPlainSelect),
+        ("SELECT e <-> $1 FROM t", R::NotOrdered),
+        (
+            "SELECT * FROM t ORDER BY e <-> $1, id LIMIT 1",
+            R::SeveralSortKeys,
+        ),
+        (
+            "SELECT * FROM t ORDER BY e <-> $1 DESC LIMIT 1",
+            R::NotAscending,
+        ),
+        (
+            "SELECT * FROM t ORDER BY e <-> $1 NULLS FIRST LIMIT 1",
+            R::NotAscending,
+        ),
+        (
+            "SELECT * FROM t ORDER BY e <-> $1 USING < LIMIT 1",
+            R::NotAscending,
+        ),
+        (
+            "SELECT e <-> $1 FROM t ORDER BY id LIMIT 1",
+            R::NotADistance,
+        ),
+        (
+            "SELECT * FROM t ORDER BY (e <-> $1) + 0 LIMIT 1",
+            R::NotADistance,
+        ),
+        (
+            "SELECT * FROM t ORDER BY l2_distance(e, $1) LIMIT 1",
+            R::NotADistance,
+        ),
+        ("SELECT * FROM t ORDER BY e <-> f LIMIT 1", R::NotADistance),
+        (
+            "SELECT * FROM t ORDER BY $1::vector <-> $2 LIMIT 1",
+            R::NotADistance,
+        ),
+        (
+            "SELECT * FROM t ORDER BY u.e <-> $1 LIMIT 1",
+            R::NotADistance,
+        ),
+        (
+            "SELECT * FROM t AS a ORDER BY t.e <-> $1 LIMIT 1",
+            R::NotADistance,
+        ),
+        (
+            "SELECT * FROM s.t ORDER BY z.t.e <-> $1 LIMIT 1",
+            R::NotADistance,
+        ),
+        (
+            "SELECT * FROM t ORDER BY t.* <-> $1 LIMIT 1",
+            R::NotADistance,
+        ),
+        (
+            "SELECT * FROM t ORDER BY e[1] <-> $1 LIMIT 1",
+            R::NotADistance,
+        ),
+        (
+            "SELECT * FROM t ORDER BY (e).x <-> $1 LIMIT 1",
+            R::NotADistance,
+        ),
+        (
+            "SELECT * FROM t ORDER BY e <-> ANY (ARRAY[$1]) LIMIT 1",
+            R::NotADistance,
+        ),
+        (
+            "SELECT e <-> $1 AS d FROM t ORDER BY t.d LIMIT 1",
+            R::NotADistance,
+        ),
+        (
+            "SELECT e <-> $1 AS d FROM t ORDER BY d + 0 LIMIT 1",
+            R::NotADistance,
+        ),
+        (
+            "SELECT e <-> $1 AS d FROM t ORDER BY 2 LIMIT 1",
+            R::NotADistance,
+        ),
+        (
+            "SELECT e <-> $1 AS d FROM t ORDER BY 0 LIMIT 1",
+            R::NotADistance,
+        ),
+        (
+            "SELECT e <-> $1 AS d FROM t ORDER BY -1 LIMIT 1",
+            R::NotADistance,
+        ),
+        (
+            "SELECT e <-> $1 AS d FROM t ORDER BY '1' LIMIT 1",
+            R::NotADistance,
+        ),
+        (
+            "SELECT e <-> $1 AS d, a AS d FROM t ORDER BY d LIMIT 1",
+            R::AmbiguousSortKey,
+        ),
+        (
+            "SELECT e <-> $1 AS d, t.d FROM t ORDER BY d LIMIT 1",
+            R::AmbiguousSortKey,
+        ),
+        (
+            "SELECT e <-> $1 AS lower, lower(a) FROM t ORDER BY lower LIMIT 1",
+            R::AmbiguousSortKey,
+        ),
+        (
+            "SELECT e <-> $1 AS d, a::d FROM t ORDER BY d LIMIT 1",
+            R::AmbiguousSortKey,
+        ),
+        (
+            "SELECT e <-> $1 AS d, (r).d FROM t ORDER BY d LIMIT 1",
+            R::AmbiguousSortKey,
+        ),
+        (
+            "SELECT e <-> $1 AS d, (SELECT d FROM u) FROM t ORDER BY d LIMIT 1",
+            R::AmbiguousSortKey,
+        ),
+        (
+            "SELECT e <-> $1 AS d, (SELECT 1 AS d) FROM t ORDER BY d LIMIT 1",
+            R::AmbiguousSortKey,
+        ),
+        (
+            "SELECT e <-> $1 AS d, (SELECT d UNION SELECT 1) FROM t ORDER BY d LIMIT 1",
+            R::AmbiguousSortKey,
+        ),
+        (
+            "SELECT e <-> $1 AS d, CASE WHEN a THEN 1 ELSE d END FROM t ORDER BY d LIMIT 1",
+            R::AmbiguousSortKey,
+        ),
+        (
+            "SELECT e <-> $1 AS d, t.d COLLATE \"C\" FROM t ORDER BY d LIMIT 1",
+            R::AmbiguousSortKey,
+        ),
+        (
+            "SELECT e <-> $1 AS \"coalesce\", coalesce(a, b) FROM t ORDER BY \"coalesce\" LIMIT 1",
+            R::AmbiguousSortKey,
+        ),
+        (
+            "SELECT *, e <-> $1 AS d FROM t ORDER BY 2 LIMIT 1",
+            R::AmbiguousSortKey,
+        ),
+        (
+            "SELECT t.*, e <-> $1 AS d FROM t ORDER BY 2 LIMIT 1",
+            R::AmbiguousSortKey,
+        ),
+        (
+            "SELECT * FROM t ORDER BY e <+> $1 LIMIT 1",
+            R::UnsupportedOperator,
+        ),
+        (
+            "SELECT * FROM t ORDER BY e <~> $1 LIMIT 1",
+            R::UnsupportedOperator,
+        ),
+        (
+            "SELECT * FROM t ORDER BY e <-> $1::text::vector LIMIT 1",
+            R::QueryNotConstant,
+        ),
+        (
+            "SELECT * FROM t ORDER BY e <-> $1::float8[] LIMIT 1",
+            R::QueryNotConstant,
+        ),
+        (
+            "SELECT * FROM t ORDER BY e <-> $1::sparsevec LIMIT 1",
+            R::QueryNotConstant,
+        ),
+        (
+            "SELECT * FROM t ORDER BY e <-> ARRAY[1, 2] LIMIT 1",
+            R::QueryNotConstant,
+        ),
+        (
+            "SELECT * FROM t ORDER BY e <-> ARRAY[1, a]::vector LIMIT 1",
+            R::QueryNotConstant,
+        ),
+        (
+            "SELECT * FROM t ORDER BY e <-> ARRAY[ARRAY[1]]::vector LIMIT 1",
+            R::QueryNotConstant,
+        ),
+        (
+            "SELECT * FROM t ORDER BY e <-> 5 LIMIT 1",
+            R::QueryNotConstant,
+        ),
+        (
+            "SELECT * FROM t ORDER BY e <-> l2_normalize($1) LIMIT 1",
+            R::QueryNotConstant,
+        ),
+        ("SELECT * FROM t ORDER BY e <-> NULL LIMIT 1", R::NullQuery),
+        (
+            "SELECT * FROM t ORDER BY e <-> NULL::vector LIMIT 1",
+            R::NullQuery,
+        ),
+        ("SELECT * FROM t ORDER BY e <-> $1", R::NoLimit),
+        ("SELECT * FROM t ORDER BY e <-> $1 OFFSET 3", R::NoLimit),
+        ("SELECT * FROM t ORDER BY e <-> $1 LIMIT ALL", R::NoLimit),
+        ("SELECT * FROM t ORDER BY e <-> $1 LIMIT NULL", R::NoLimit),
+        (
+            "SELECT * FROM t ORDER BY e <-> $1 LIMIT 1 + 1",
+            R::LimitNotConstant,
+        ),
+        (
+            "SELECT * FROM t ORDER BY e <-> $1 LIMIT 2.5",
+            R::LimitNotConstant,
+        ),
+        (
+            "SELECT * FROM t ORDER BY e <-> $1 LIMIT 'x'",
+            R::LimitNotConstant,
+        ),
+        (
+            "SELECT * FROM t ORDER BY e <-> $1 LIMIT $2::text::int",
+            R::LimitNotConstant,
+        ),
+        (
+            "SELECT * FROM t ORDER BY e <-> $1 LIMIT (SELECT 1)",
+            R::LimitNotConstant,
+        ),
+        (
+            "SELECT * FROM t ORDER BY e <-> $1 LIMIT 1 OFFSET (SELECT 1)",
+            R::LimitNotConstant,
+        ),
+        (
+            "SELECT * FROM t ORDER BY e <-> $1 LIMIT 0",
+            R::LimitNotPositive,
+        ),
+        (
+            "SELECT * FROM t ORDER BY e <-> $1 LIMIT -1",
+            R::LimitNotPositive,
+        ),
+        (
+            "SELECT * FROM t ORDER BY e <-> $1 LIMIT 1 OFFSET -1",
+            R::LimitNotPositive,
+        ),
+        (
+            "SELECT * FROM t ORDER BY e <-> $1 LIMIT 1000001",
+            R::LimitTooLarge,
+        ),
+        (
+            "SELECT * FROM t ORDER BY e <-> $1 LIMIT 9223372036854775807",
+            R::LimitTooLarge,
+        ),
+        (
+            "SELECT * FROM t ORDER BY e <-> $1 LIMIT 99999999999999999999999",
+            R::LimitNotConstant,
+        ),
+        (
+            "SELECT * FROM t ORDER BY e <-> $1 LIMIT 999999 OFFSET 2",
+            R::LimitTooLarge,
+        ),
+        (
+            "SELECT random() FROM t ORDER BY e <-> $1 LIMIT 1",
+            R::Volatile,
+        ),
+        (
+            "SELECT * FROM t WHERE nextval('s') > 1 ORDER BY e <-> $1 LIMIT 1",
+            R::Volatile,
+        ),
+        (
+            "SELECT * FROM t WHERE a = (SELECT pg_sleep(1)::text) ORDER BY e <-> $1 LIMIT 1",
+            R::Volatile,
+        ),
+        (
+            "SELECT set_config('a', 'b', true) FROM t ORDER BY e <-> $1 LIMIT 1",
+            R::Volatile,
+        ),
+        (
+            "SELECT * FROM t WHERE a IN (SELECT 1 FROM u TABLESAMPLE system (1)) ORDER BY e <-> $1 LIMIT 1",
+            R::TableSample,
+        ),
+        (
+            "SELECT * FROM t WHERE a !!!! b ORDER BY e <-> $1 LIMIT 1",
+            R::UnknownOperator,
+        ),
+        (
+            "SELECT * FROM t WHERE a OPERATOR(s.@#@) ANY (ARRAY[1]) ORDER BY e <-> $1 LIMIT 1",
+            R::UnknownOperator,
+        ),
+        (
+            "SELECT * FROM t WHERE a @#@ ANY (SELECT 1) ORDER BY e <-> $1 LIMIT 1",
+            R::UnknownOperator,
+        ),
+        (
+            "SELECT (r).field FROM t ORDER BY e <-> $1 LIMIT 1",
+            R::UnknownExpression,
+        ),
+        (
+            "SELECT JSON_OBJECT('a': 1) FROM t ORDER BY e <-> $1 LIMIT 1",
+            R::UnknownExpression,
+        ),
+        (
+            "SELECT JSON_VALUE(a, '$') FROM t ORDER BY e <-> $1 LIMIT 1",
+            R::UnknownExpression,
+        ),
+        (
+            "SELECT * FROM t WHERE a IN (SELECT 1 FROM JSON_TABLE(b, '$' COLUMNS (c int))) ORDER BY e <-> $1 LIMIT 1",
+            R::UnknownExpression,
+        ),
+        (
+            "SELECT * FROM t ORDER BY e <-> $65536 LIMIT 1",
+            R::QueryNotConstant,
+        ),
+        (
+            "SELECT * FROM t WHERE a = $65536 ORDER BY e <-> $1 LIMIT 1",
+            R::TooManyParameters,
+        ),
+    ];
+    for (sql, expected) in table {
+        assert_eq!(claim(sql).map(|_| ()), Err(*expected), "{sql}");
+    }
+}
+
+/// Claimed, and what of it asks upstream first.
+#[test]
+fn unknown_names_are_listed() {
+    let table: &[(&str, &[&str], &[&str])] = &[
+        (
+            "SELECT * FROM t WHERE a = 1 AND b LIKE 'x%' AND c BETWEEN 1 AND 2 AND d IS NOT NULL AND e2 IS TRUE ORDER BY e <-> $1 LIMIT 1",
+            &[],
+            &[],
+        ),
+        (
+            "SELECT lower(a) || b, now(), current_timestamp, coalesce(a, b), CASE a WHEN 1 THEN 2 ELSE 3 END, greatest(a, b), nullif(a, b), ROW(a, b), ARRAY[a, b], a[1], a[1:2] FROM t ORDER BY e <-> $1 LIMIT 1",
+            &[],
+            &[],
+        ),
+        (
+            "SELECT extract(year FROM a), a AT TIME ZONE 'UTC', substring(a from 1 for 2), trim(both from a), position('a' in b), overlay(a placing b from 1), a COLLATE \"C\", INTERVAL '1 day', (a, b) OVERLAPS (c, d), a IS NORMALIZED FROM t ORDER BY e <-> $1 LIMIT 1",
+            &[],
+            &[],
+        ),
+        (
+            "SELECT * FROM t WHERE a IN (WITH w AS (SELECT max(x) FROM u GROUP BY y) SELECT count(*) OVER () FROM w, unnest(ARRAY[1]) n, generate_series(1, 2) LIMIT 3) ORDER BY e <-> $1 LIMIT 1",
+            &[],
+            &[],
+        ),
+        (
+            "SELECT (SELECT array_agg(x ORDER BY y) FROM u WHERE u.t = t.id), EXISTS (SELECT 1), ARRAY(SELECT 2) FROM t ORDER BY e <-> $1 LIMIT 1",
+            &[],
+            &[],
+        ),
+        (
+            "SELECT mine(a), s.\"Yours\"(a), mine(b), app.lower(c), pg_catalog.lower(d), app.l2_norm(e) FROM t ORDER BY e <-> $1 LIMIT 1",
+            &["app.lower", "mine", "s.Yours"],
+            &[],
+        ),
+        (
+            "SELECT * FROM t WHERE a IN (SELECT 1 FROM theirs(1)) ORDER BY e <-> $1 LIMIT 1",
+            &["theirs"],
+            &[],
+        ),
+        (
+            "SELECT a::mood, b::s.mood[], x::s.int4, y::s.vector, z::pg_catalog.int4, c::int[], d::_int4, f::varchar(3), g::timestamp with time zone FROM t ORDER BY e <-> $1 LIMIT 1",
+            &[],
+            &["mood", "s.int4", "s.mood"],
+        ),
+    ];
+    for (sql, functions, types) in table {
+        let query = claim(sql).unwrap_or_else(|reason| panic!("{reason}: {sql}"));
+        assert_eq!(query.unknown_functions, *functions, "{sql}");
+        assert_eq!(query.unknown_types, *types, "{sql}");
+    }
+}
+
+#[test]
+fn query_vectors() {
+    use QueryVector::{Literal, Parameter};
+    let table = [
+        ("$1", Parameter(1), None),
+        ("$1::vector", Parameter(1), Some((VectorType::Vector, None))),
+        (
+            "CAST($1 AS vector(3))",
+            Parameter(1),
+            Some((VectorType::Vector, Some(3))),
+        ),
+        (
+            "$1::extensions.halfvec(3)",
+            Parameter(1),
+            Some((VectorType::Halfvec, Some(3))),
+        ),
+        (
+            "$1::real[]",
+            Parameter(1),
+            Some((VectorType::RealArray, None)),
+        ),
+        (
+            "$1::float4[3]",
+            Parameter(1),
+            Some((VectorType::RealArray, None)),
+        ),
+        (
+            "$1::_float4",
+            Parameter(1),
+            Some((VectorType::RealArray, None)),
+        ),
+        ("'[1,2]'", Literal("[1,2]".into()), None),
+        ("E'[1,\\x32]'", Literal("[1,2]".into()), None),
+        ("$$[1,2]$$", Literal("[1,2]".into()), None),
+        (
+            "vector '[1,2]'",
+            Literal("[1,2]".into()),
+            Some((VectorType::Vector, None)),
+        ),
+        (
+            "('[1,2]'::vector)",
+            Literal("[1,2]".into()),
+            Some((VectorType::Vector, None)),
+        ),
+        (
+            "'nonsense'::vector",
+            Literal("nonsense".into()),
+            Some((VectorType::Vector, None)),
+        ),
+        (
+            "ARRAY[1, -2.5, 3e2, 4]::vector(4)",
+            Literal("[1,-2.5,3e2,4]".into()),
+            Some((VectorType::Vector, Some(4))),
+        ),
+        (
+            "ARRAY[1, 2]::real[]",
+            Literal("{1,2}".into()),
+            Some((VectorType::RealArray, None)),
+        ),
+    ];
+    for (text, vector, cast) in table {
+        for sql in [
+            format!("SELECT * FROM t ORDER BY e <-> {text} LIMIT 1"),
+            format!("SELECT * FROM t ORDER BY {text} <-> e LIMIT 1"),
+            format!("SELECT {text} <-> e AS d FROM t ORDER BY d LIMIT 1"),
+        ] {
+            let query = claim(&sql).unwrap_or_else(|reason| panic!("{reason}: {sql}"));
+            assert_eq!(query.query, vector, "{sql}");
+            let found = query.cast.map(|cast| (cast.kind, cast.dimensions));
+            assert_eq!(found, cast, "{sql}");
+        }
+    }
+}
+
+#[test]
+fn limits() {
+    use Bound::{Absent, Constant, Parameter};
+    let table = [
+        ("LIMIT 5", Constant(5), Absent),
+        ("LIMIT 5 OFFSET 0", Constant(5), Constant(0)),
+        ("OFFSET 2 LIMIT 5", Constant(5), Constant(2)),
+        (
+            "OFFSET 2 ROWS FETCH NEXT 5 ROWS ONLY",
+            Constant(5),
+            Constant(2),
+        ),
+        ("FETCH FIRST ROW ONLY", Constant(1), Absent),
+        ("FETCH FIRST (5) ROWS ONLY", Constant(5), Absent),
+        ("LIMIT '5'", Constant(5), Absent),
+        (
+            "LIMIT '10'::bigint OFFSET '1'::bigint",
+            Constant(10),
+            Constant(1),
+        ),
+        ("LIMIT $2 OFFSET $3", Parameter(2), Parameter(3)),
+        (
+            "LIMIT CAST($2 AS integer) OFFSET NULL",
+            Parameter(2),
+            Absent,
+        ),
+        ("LIMIT $2::int8", Parameter(2), Absent),
+        ("NULLS LAST LIMIT 5", Constant(5), Absent),
+    ];
+    for (text, limit, offset) in table {
+        let query = claim(&format!("SELECT * FROM t ORDER BY e <-> $1 {text}")).expect(text);
+        assert_eq!((query.limit, query.offset), (limit, offset), "{text}");
+    }
 }

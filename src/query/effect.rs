@@ -226,3 +226,6 @@ fn constant(node: &Node) -> Option<&str> {
         Some(_) | None => None,
     }
 }
+
+#[cfg(test)]
+mod tests;

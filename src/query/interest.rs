@@ -2,7 +2,7 @@
 //! statement: false positives cost a parse, false negatives are defects. Never looks at quoting; comments only where a
 //! statement begins.
 
-use super::names::{self, Nature};
+use super::names::{self, Nature, Scope};
 
 /// What a statement's bytes mention. The first four false: it is relayed unparsed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -45,10 +45,7 @@ pub fn interest(sql: &[u8]) -> Interest {
             Class::Nothing => scan.at += 1,
             Class::Word => scan.word(),
             Class::Less => scan.less(),
-            Class::Semicolon => {
-                scan.place = Place::Start;
-                scan.at += 1;
-            }
+            Class::Semicolon => scan.semicolon(),
             Class::Paren => scan.paren(),
             Class::Comment => scan.comment_sign(byte),
             Class::Newline => {
@@ -102,7 +99,7 @@ static CLASSES: [Class; 256] = {
     classes
 };
 
-/// Whether the next word is the first of a statement. A semicolon within a string leads astray only until the next one.
+/// Whether the next word is the first of a statement.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Place {
     /// It is.
@@ -113,6 +110,8 @@ enum Place {
     BlockComment(u32),
     /// It is not.
     Within,
+    /// A semicolon stood in what looked like a comment: either it is one, or a string was taken for one. Any word may be.
+    Doubt,
 }
 
 struct Scan<'a> {
@@ -147,6 +146,17 @@ impl<'a> Scan<'a> {
         self.sql.get(self.at + ahead).copied()
     }
 
+    fn semicolon(&mut self) {
+        self.place = match self.place {
+            Place::Start | Place::Within => Place::Start,
+            Place::LineComment | Place::BlockComment(_) | Place::Doubt => {
+                self.found.writes = true;
+                Place::Doubt
+            }
+        };
+        self.at += 1;
+    }
+
     fn word(&mut self) {
         let rest = self.sql.get(self.at..).unwrap_or_default();
         let length = rest
@@ -163,9 +173,7 @@ impl<'a> Scan<'a> {
             self.first_word(b"");
             return;
         };
-        if self.place == Place::Start {
-            self.first_word(word);
-        }
+        self.first_word(word);
         match word {
             b"l2_distance" | b"cosine_distance" | b"inner_product" | b"l1_distance" => {
                 self.found.distance = true;
@@ -189,10 +197,11 @@ impl<'a> Scan<'a> {
 
     /// The first word of a statement, in lower case.
     fn first_word(&mut self, word: &[u8]) {
-        if self.place != Place::Start {
-            return;
+        match self.place {
+            Place::Start => self.place = Place::Within,
+            Place::Doubt => {}
+            Place::LineComment | Place::BlockComment(_) | Place::Within => return,
         }
-        self.place = Place::Within;
         match word {
             b"select" | b"with" | b"values" | b"table" | b"show" | b"savepoint" | b"release"
             | b"fetch" | b"move" | b"close" | b"declare" | b"explain" | b"listen" | b"unlisten"
@@ -234,11 +243,16 @@ impl<'a> Scan<'a> {
         if !called || start == end {
             return;
         }
+        let before = self.sql.get(..start).unwrap_or_default().trim_ascii_end();
+        let scope = match before.strip_suffix(b".") {
+            Some(schema) if !ends_with_catalog(schema.trim_ascii_end()) => Scope::Schema,
+            Some(_) | None => Scope::Catalog,
+        };
         let mut buffer = [0; LONGEST_WORD];
         let word = lower(self.sql.get(start..end).unwrap_or_default(), &mut buffer);
         let harmless = word
             .and_then(|word| std::str::from_utf8(word).ok())
-            .is_some_and(harmless_before_paren);
+            .is_some_and(|word| harmless_before_paren(scope, word));
         self.found.writes |= !harmless;
     }
 
@@ -282,8 +296,21 @@ fn lower<'b>(word: &[u8], buffer: &'b mut [u8; LONGEST_WORD]) -> Option<&'b [u8]
     Some(target)
 }
 
+/// Whether a text ends with the word `pg_catalog`.
+fn ends_with_catalog(text: &[u8]) -> bool {
+    let name = b"pg_catalog";
+    text.len() >= name.len()
+        && text
+            .get(text.len() - name.len()..)
+            .is_some_and(|end| end.eq_ignore_ascii_case(name))
+        && !text
+            .get(..text.len() - name.len())
+            .and_then(<[u8]>::last)
+            .is_some_and(|before| matches!(class(*before), Class::Word))
+}
+
 /// Whether a word before a bracket is neither a function that writes nor one that is not known.
-fn harmless_before_paren(word: &str) -> bool {
+fn harmless_before_paren(scope: Scope, word: &str) -> bool {
     let keyword = matches!(
         word,
         "all"
@@ -360,10 +387,10 @@ fn harmless_before_paren(word: &str) -> bool {
             | "int"
             | "precision"
     );
-    if keyword || names::type_is_known(word) {
+    if (keyword && scope == Scope::Catalog) || names::type_is_known(scope, word) {
         return true;
     }
-    match names::function(word) {
+    match names::function(scope, word) {
         Some(
             Nature::Stable
             | Nature::Volatile
@@ -377,119 +404,4 @@ fn harmless_before_paren(word: &str) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn flags(sql: &str) -> String {
-        let found = interest(sql.as_bytes());
-        [
-            (found.distance, 'd'),
-            (found.ddl, 'i'),
-            (found.stat, 's'),
-            (found.settings, 'g'),
-            (found.writes, 'w'),
-        ]
-        .into_iter()
-        .filter_map(|(on, letter)| on.then_some(letter))
-        .collect()
-    }
-
-    #[test]
-    fn what_matters_is_seen() {
-        let table = [
-            ("", ""),
-            ("  ;; ; ", ""),
-            ("SELECT 1", ""),
-            ("select abalance from pgbench_accounts where aid = $1", ""),
-            (
-                "SELECT count(*), lower (x), CAST(a AS varchar(10)) FROM t WHERE a IN (1) AND b = ANY($1)",
-                "",
-            ),
-            ("SELECT * FROM (VALUES (1)) v WHERE EXISTS (SELECT 1)", ""),
-            ("SHOW server_version", ""),
-            ("BEGIN", ""),
-            ("begin transaction isolation level serializable", "g"),
-            ("start transaction read only", ""),
-            ("FETCH 10 FROM c", ""),
-            // distances
-            ("SELECT a<->b", "d"),
-            ("SELECT a OPERATOR(public.<#>) b", "d"),
-            ("SELECT a OPERATOR ( \"public\" . <=> ) b", "d"),
-            ("SELECT a <+> b", "d"),
-            ("SELECT a<->-1", "d"),
-            ("SELECT a << -> b, a < -b, a <= b, a <> b", ""),
-            ("SELECT L2_Distance(a, b)", "d"),
-            ("SELECT cosine_distance (a, b), inner_product(a, b)", "d"),
-            ("SELECT 'x; -- ' <-> c", "d"),
-            ("SELECT '/* ' <-> c", "d"),
-            // DDL
-            ("CREATE INDEX ON t USING FAISS (e)", "iw"),
-            ("create index on t using\"faiss\"(e)", "iw"),
-            ("CREATE INDEX ON t (e)", "w"),
-            ("DROP INDEX a", "iw"),
-            ("drop/**/index a", "iw"),
-            ("DROP INDEX CONCURRENTLY IF EXISTS a", "iw"),
-            ("ALTER INDEX a RENAME TO b", "iw"),
-            ("REINDEX INDEX a", "iw"),
-            ("REINDEX (VERBOSE) INDEX a", "iw"),
-            ("DROP TABLE t", "w"),
-            ("SELECT rektor.create_index('a')", "iw"),
-            ("CREATE INDEX ON t USING U&\"f\\0061iss\" (e)", "disgw"),
-            // stat views
-            ("SELECT * FROM rektor.stat_indexes", "is"),
-            ("TABLE \"stat_replication\"", "s"),
-            ("SELECT * FROM pg_stat_activity", ""),
-            // settings
-            ("SET rektor.recall_target = 0.9", "ig"),
-            ("  \n\tset hnsw.ef_search=10", "g"),
-            ("/* a /* b */ c */ -- d\n SET x = 1", "g"),
-            ("-- c\r\nRESET ALL", "g"),
-            ("SELECT 1; SET x = 1", "g"),
-            ("SELECT 1;SET x = 1", "g"),
-            ("SELECT 'a;' ; /* ; */ DISCARD ALL", "g"),
-            ("SELECT set_config('x', 'y', false)", "g"),
-            ("SELECT pg_catalog . SET_CONFIG ('x', 'y', false)", "g"),
-            ("UPDATE t SET x = 1", "w"),
-            ("ROLLBACK", "g"),
-            ("ABORT", "g"),
-            ("COMMIT AND CHAIN", "g"),
-            ("end", "g"),
-            ("SELECT CASE WHEN a THEN 1 END", ""),
-            ("PREPARE p AS SELECT 1", "g"),
-            ("DEALLOCATE ALL", "g"),
-            ("EXECUTE p(1)", "gw"),
-            ("CALL p()", "gw"),
-            ("DO $$ begin perform 1; end $$", "gw"),
-            ("SET TRANSACTION SNAPSHOT 'x'", "g"),
-            // writes
-            ("INSERT INTO t VALUES (1)", "w"),
-            ("WITH x AS (DELETE FROM t RETURNING *) SELECT * FROM x", "w"),
-            ("SELECT * INTO u FROM t", "w"),
-            ("SELECT * FROM t FOR UPDATE", "w"),
-            ("SELECT my_function(1)", "w"),
-            ("SELECT \"lower\"(1)", "w"),
-            ("SELECT my_function /* lower */ (1)", "w"),
-            ("SELECT my_function -- lower\n (1)", "w"),
-            ("SELECT nextval('s')", "w"),
-            ("COPY t FROM STDIN", "w"),
-            ("COMMIT PREPARED 'x'", "gw"),
-            ("SET CONSTRAINTS ALL IMMEDIATE", "gw"),
-            ("VACUUM", "w"),
-            ("EXPLAIN ANALYZE INSERT INTO t VALUES (1)", "w"),
-        ];
-        for (sql, expected) in table {
-            assert_eq!(flags(sql), expected, "{sql}");
-        }
-    }
-
-    #[test]
-    fn any_bytes_will_do() {
-        for byte in 0..=u8::MAX {
-            for length in 0..5 {
-                interest(&vec![byte; length]);
-            }
-        }
-        assert!(!interest(&[0x83, b'S', b'E', b'T', 0x80]).settings);
-        assert!(interest(&[b"x".repeat(5_000).as_slice(), b" <-> "].concat()).distance);
-    }
-}
+mod tests;

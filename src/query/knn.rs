@@ -6,47 +6,15 @@ use pg_query::protobuf::a_const::Val;
 use pg_query::protobuf::node::Node as Tree;
 use pg_query::protobuf::{
     AConst, AExprKind, Alias, LimitOption, Node, RangeVar, ResTarget, SelectStmt, SetOperation,
-    SortByDir, SortByNulls, TypeCast, TypeName,
+    SortByDir, SortByNulls,
 };
 
 use super::RelayReason;
+use super::operand::{self, Bound, MAX_ROWS, QueryCast, QueryVector};
 use super::parse::{self, Token};
 use super::splice::{SortKey, Splices};
 use super::survey::Survey;
-use crate::vector::{Metric, VectorType};
-
-/// Most rows, LIMIT and OFFSET together, that an index is asked for by constants: above it a scan is the better search, and
-/// Postgres has a better one.
-pub(super) const MAX_ROWS: i64 = 1_000_000;
-
-/// Where a number of the statement comes from.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Bound {
-    /// Absent: no OFFSET.
-    Absent,
-    /// A constant in the text, checked to be in range.
-    Constant(i64),
-    /// `$n`, from 1: the caller checks range and NULL.
-    Parameter(u16),
-}
-
-/// Where the query vector comes from.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum QueryVector {
-    /// A literal's text, `[…]` or `{…}`; not yet looked at.
-    Literal(String),
-    /// `$n`, from 1.
-    Parameter(u16),
-}
-
-/// A cast that the query vector is written with.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct QueryCast {
-    /// The type.
-    pub kind: VectorType,
-    /// Its modifier, as in `vector(384)`.
-    pub dimensions: Option<i64>,
-}
+use crate::vector::Metric;
 
 /// A statement in the shape `SELECT … FROM table [WHERE …] ORDER BY column <op> query [ASC] LIMIT k [OFFSET n]`.
 #[derive(Clone, Debug)]
@@ -95,9 +63,9 @@ pub(super) fn recognise(
     let (distance, sort_key) = sort_key(select)?;
     let distance = Distance::of(distance)?;
     let column = distance.column_of(table)?;
-    let (query, cast) = query_vector(distance.query)?;
-    let limit = limit(select)?;
-    let offset = offset(select)?;
+    let (query, cast) = operand::query_vector(distance.query)?;
+    let limit = operand::limit(select)?;
+    let offset = operand::offset(select)?;
     if let Some(obstacle) = survey.obstacle {
         return Err(obstacle);
     }
@@ -248,20 +216,12 @@ fn target_named(targets: &[Node], name: &str) -> Result<usize, RelayReason> {
     for (index, node) in targets.iter().enumerate() {
         let target = res_target(node).ok_or(RelayReason::AmbiguousSortKey)?;
         if target.name.is_empty() {
-            // Its output name is PostgreSQL's choice: only a column's, and an operator's `?column?`, are plain to see.
-            match target.val.as_ref().and_then(|value| value.node.as_ref()) {
-                Some(Tree::ColumnRef(column)) => {
-                    if column.fields.last().and_then(parse::string) == Some(name) {
-                        return Err(RelayReason::AmbiguousSortKey);
-                    }
-                }
-                Some(Tree::AExpr(_)) => {}
-                Some(Tree::FuncCall(call)) => {
-                    if call.funcname.last().and_then(parse::string) == Some(name) {
-                        return Err(RelayReason::AmbiguousSortKey);
-                    }
-                }
-                Some(_) | None => return Err(RelayReason::AmbiguousSortKey),
+            if target
+                .val
+                .as_deref()
+                .is_none_or(|value| may_be_named(value, name))
+            {
+                return Err(RelayReason::AmbiguousSortKey);
             }
         } else if target.name == name {
             if found.is_ok() {
@@ -271,6 +231,73 @@ fn target_named(targets: &[Node], name: &str) -> Result<usize, RelayReason> {
         }
     }
     found
+}
+
+/// Output names that PostgreSQL gives to expressions of its own syntax.
+const CHOSEN_NAMES: &[&str] = &[
+    "?column?",
+    "array",
+    "case",
+    "coalesce",
+    "current_catalog",
+    "current_date",
+    "current_role",
+    "current_schema",
+    "current_time",
+    "current_timestamp",
+    "current_user",
+    "exists",
+    "greatest",
+    "grouping",
+    "least",
+    "localtime",
+    "localtimestamp",
+    "nullif",
+    "row",
+    "session_user",
+    "system_user",
+    "user",
+];
+
+/// Whether PostgreSQL may call an item of the select list that has no alias by this name.
+fn may_be_named(value: &Node, name: &str) -> bool {
+    let last = |names: &[Node]| names.last().and_then(parse::string) == Some(name);
+    let inner = |node: Option<&Node>| node.is_some_and(|node| may_be_named(node, name));
+    CHOSEN_NAMES.contains(&name)
+        || match &value.node {
+            Some(Tree::ColumnRef(column)) => last(&column.fields),
+            Some(Tree::FuncCall(call)) => last(&call.funcname),
+            Some(Tree::TypeCast(cast)) => {
+                cast.type_name.as_ref().is_none_or(|kind| last(&kind.names))
+                    || inner(cast.arg.as_deref())
+            }
+            Some(Tree::CollateClause(collate)) => inner(collate.arg.as_deref()),
+            Some(Tree::AIndirection(field)) => {
+                field
+                    .indirection
+                    .iter()
+                    .any(|step| parse::string(step) == Some(name))
+                    || inner(field.arg.as_deref())
+            }
+            Some(Tree::CaseExpr(case)) => inner(case.defresult.as_deref()),
+            Some(Tree::SubLink(link)) => match link
+                .subselect
+                .as_deref()
+                .and_then(|select| select.node.as_ref())
+            {
+                Some(Tree::SelectStmt(select)) => select
+                    .target_list
+                    .first()
+                    .and_then(res_target)
+                    .is_none_or(|target| {
+                        target.name == name
+                            || (target.name.is_empty() && inner(target.val.as_deref()))
+                    }),
+                Some(_) | None => true,
+            },
+            Some(_) => false,
+            None => true,
+        }
 }
 
 /// The select-list item that a number in ORDER BY means; no `*` may stand before it.
@@ -361,157 +388,6 @@ fn column_ref(node: &Node) -> Option<Vec<&str>> {
     match &node.node {
         Some(Tree::ColumnRef(column)) => parse::names(&column.fields),
         Some(_) | None => None,
-    }
-}
-
-/// The query vector: `$n`, a string, or a cast of one of them or of an array of numbers to a vector type.
-fn query_vector(node: &Node) -> Result<(QueryVector, Option<QueryCast>), RelayReason> {
-    if let Some(vector) = uncast_vector(node)? {
-        return Ok((vector, None));
-    }
-    let Some(Tree::TypeCast(cast)) = &node.node else {
-        return Err(RelayReason::QueryNotConstant);
-    };
-    let (Some(kind), Some(argument)) = (
-        cast.type_name.as_ref().and_then(vector_type),
-        cast.arg.as_deref(),
-    ) else {
-        return Err(RelayReason::QueryNotConstant);
-    };
-    if let Some(vector) = uncast_vector(argument)? {
-        return Ok((vector, Some(kind)));
-    }
-    let text = array_text(argument, kind.kind).ok_or(RelayReason::QueryNotConstant)?;
-    Ok((QueryVector::Literal(text), Some(kind)))
-}
-
-fn uncast_vector(node: &Node) -> Result<Option<QueryVector>, RelayReason> {
-    match &node.node {
-        Some(Tree::ParamRef(parameter)) => Ok(Some(QueryVector::Parameter(
-            parameter_number(parameter.number).ok_or(RelayReason::QueryNotConstant)?,
-        ))),
-        Some(Tree::AConst(constant)) if constant.isnull => Err(RelayReason::NullQuery),
-        Some(Tree::AConst(AConst {
-            val: Some(Val::Sval(text)),
-            ..
-        })) => Ok(Some(QueryVector::Literal(text.sval.clone()))),
-        Some(_) | None => Ok(None),
-    }
-}
-
-fn parameter_number(number: i32) -> Option<u16> {
-    u16::try_from(number).ok().filter(|number| *number > 0)
-}
-
-/// `vector`, `halfvec`, `real[]`, `float4[]`, with or without schema and modifier.
-fn vector_type(name: &TypeName) -> Option<QueryCast> {
-    let names = parse::names(&name.names)?;
-    if name.setof || name.pct_type {
-        return None;
-    }
-    let array = !name.array_bounds.is_empty();
-    let kind = match (*names.last()?, array) {
-        ("vector", false) => VectorType::Vector,
-        ("halfvec", false) => VectorType::Halfvec,
-        ("float4", true) | ("_float4", false) => VectorType::RealArray,
-        _ => return None,
-    };
-    let dimensions = match name.typmods.as_slice() {
-        [] => None,
-        [modifier] => match &modifier.node {
-            Some(Tree::AConst(constant)) => Some(integer(constant)?),
-            Some(_) | None => return None,
-        },
-        [_, _, ..] => return None,
-    };
-    Some(QueryCast { kind, dimensions })
-}
-
-/// The text form of `ARRAY[1, 2.5, -3e2]`.
-fn array_text(node: &Node, kind: VectorType) -> Option<String> {
-    let Some(Tree::AArrayExpr(array)) = &node.node else {
-        return None;
-    };
-    let mut text = String::new();
-    for element in &array.elements {
-        let Some(Tree::AConst(constant)) = &element.node else {
-            return None;
-        };
-        if !text.is_empty() {
-            text.push(',');
-        }
-        match constant.val.as_ref()? {
-            Val::Ival(number) => text.push_str(&number.ival.to_string()),
-            Val::Fval(number) => text.push_str(&number.fval),
-            Val::Boolval(_) | Val::Sval(_) | Val::Bsval(_) => return None,
-        }
-    }
-    Some(match kind {
-        VectorType::Vector | VectorType::Halfvec => format!("[{text}]"),
-        VectorType::RealArray => format!("{{{text}}}"),
-    })
-}
-
-fn limit(select: &SelectStmt) -> Result<Bound, RelayReason> {
-    let node = select.limit_count.as_deref().ok_or(RelayReason::NoLimit)?;
-    match bound(node)? {
-        Some(Bound::Constant(limit)) if limit < 1 => Err(RelayReason::LimitNotPositive),
-        Some(Bound::Constant(limit)) if limit > MAX_ROWS => Err(RelayReason::LimitTooLarge),
-        Some(bound) => Ok(bound),
-        None => Err(RelayReason::NoLimit),
-    }
-}
-
-fn offset(select: &SelectStmt) -> Result<Bound, RelayReason> {
-    let Some(node) = select.limit_offset.as_deref() else {
-        return Ok(Bound::Absent);
-    };
-    match bound(node)? {
-        Some(Bound::Constant(offset)) if offset < 0 => Err(RelayReason::LimitNotPositive),
-        Some(Bound::Constant(offset)) if offset > MAX_ROWS => Err(RelayReason::LimitTooLarge),
-        Some(bound) => Ok(bound),
-        None => Ok(Bound::Absent), // OFFSET NULL
-    }
-}
-
-/// A number of LIMIT or OFFSET; `None` is NULL.
-fn bound(node: &Node) -> Result<Option<Bound>, RelayReason> {
-    let inner = match &node.node {
-        Some(Tree::TypeCast(cast)) if casts_to_integer(cast) => {
-            cast.arg.as_deref().ok_or(RelayReason::LimitNotConstant)?
-        }
-        Some(_) | None => node,
-    };
-    match &inner.node {
-        Some(Tree::ParamRef(parameter)) => parameter_number(parameter.number)
-            .map(|number| Some(Bound::Parameter(number)))
-            .ok_or(RelayReason::LimitNotConstant),
-        Some(Tree::AConst(constant)) if constant.isnull => Ok(None),
-        Some(Tree::AConst(constant)) => integer(constant)
-            .map(|number| Some(Bound::Constant(number)))
-            .ok_or(RelayReason::LimitNotConstant),
-        Some(_) | None => Err(RelayReason::LimitNotConstant),
-    }
-}
-
-fn casts_to_integer(cast: &TypeCast) -> bool {
-    cast.type_name.as_ref().is_some_and(|name| {
-        name.array_bounds.is_empty()
-            && !name.setof
-            && matches!(
-                parse::names(&name.names).as_deref(),
-                Some(["int2" | "int4" | "int8"] | ["pg_catalog", "int2" | "int4" | "int8"])
-            )
-    })
-}
-
-/// An integer constant: `5`, `'5'`, or one beyond 32 bits, which the grammar keeps as text.
-fn integer(constant: &AConst) -> Option<i64> {
-    match constant.val.as_ref()? {
-        Val::Ival(number) => Some(i64::from(number.ival)),
-        Val::Fval(number) => number.fval.parse().ok(),
-        Val::Sval(text) => text.sval.trim_matches(' ').parse().ok(),
-        Val::Boolval(_) | Val::Bsval(_) => None,
     }
 }
 

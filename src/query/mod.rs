@@ -4,7 +4,8 @@
 pub use ddl::{AlterIndex, CreateIndex, Ddl, DdlError, ObjectName};
 pub use effect::{Effect, Isolation, TransactionEffect};
 pub use interest::{Interest, interest};
-pub use knn::{Bound, KnnQuery, QueryCast, QueryVector};
+pub use knn::KnnQuery;
+pub use operand::{Bound, QueryCast, QueryVector};
 pub use parse::ParseError;
 pub use plan::{Plan, plan};
 pub use reason::RelayReason;
@@ -15,6 +16,7 @@ mod effect;
 mod interest;
 mod knn;
 mod names;
+mod operand;
 mod parse;
 mod plan;
 mod quote;
@@ -25,3 +27,5 @@ mod survey;
 
 #[cfg(test)]
 mod corpus;
+#[cfg(test)]
+mod properties;

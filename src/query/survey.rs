@@ -1,5 +1,6 @@
 //! A SELECT's parse tree → everything in it that could make running it twice, or under a restriction to keys, wrong.
-//! Goes through constructs on an allow-list only; whatever else occurs is an obstacle.
+//! Goes through constructs on an allow-list only; whatever else occurs is an obstacle. That an operator, or a function
+//! called as `(row).field`, writes is beyond it.
 
 use std::collections::BTreeSet;
 
@@ -9,7 +10,7 @@ use pg_query::protobuf::{
 };
 
 use super::RelayReason;
-use super::names::{self, Nature};
+use super::names::{self, Nature, Scope};
 use super::parse;
 
 /// What a SELECT does besides reading tables.
@@ -187,7 +188,8 @@ impl Survey {
                 for step in &indirection.indirection {
                     match &step.node {
                         Some(Tree::AIndices(_)) => self.expression(step, level),
-                        Some(_) | None => self.unknown(), // `(row).field` may be a call of function `field`
+                        // `(row).field` may be a call of function `field`.
+                        Some(_) | None => self.refuse(RelayReason::UnknownExpression),
                     }
                 }
             }
@@ -208,6 +210,11 @@ impl Survey {
                 self.option(when.expr.as_deref(), level);
                 self.option(when.result.as_deref(), level);
             }
+            Tree::XmlExpr(xml) => {
+                self.list(&xml.named_args, level);
+                self.list(&xml.args, level);
+            }
+            Tree::JsonIsPredicate(test) => self.option(test.expr.as_deref(), level),
             Tree::SubLink(link) => {
                 self.operator(&link.oper_name);
                 self.option(link.testexpr.as_deref(), level);
@@ -257,7 +264,6 @@ impl Survey {
             .all(|b| b.is_ascii_uppercase() || b == b' ');
         if !word && !names::operator_is_known(operator) {
             self.refuse(RelayReason::UnknownOperator);
-            self.writes = true;
         }
     }
 
@@ -275,7 +281,7 @@ impl Survey {
             return self.unknown();
         };
         // `_int4` is the array type of `int4`.
-        if !names::type_is_known(last.strip_prefix('_').unwrap_or(last)) {
+        if !names::type_is_known(Scope::of(&names), last.strip_prefix('_').unwrap_or(last)) {
             self.unknown_types.insert(names.join("."));
         }
     }
@@ -290,7 +296,7 @@ impl Survey {
         if let Some(window) = &call.over {
             self.window(window, level);
         }
-        match names::function(last) {
+        match names::function(Scope::of(&name), last) {
             Some(Nature::Stable) => {}
             Some(Nature::Volatile) => self.refuse(RelayReason::Volatile),
             Some(Nature::Writes) => {

@@ -6,13 +6,15 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::SessionError;
+use super::exchange::End;
+use super::explain::Explain;
 use super::frame::Frame;
 use super::knn::{Claim, knn_query};
 use super::messages::{self, BindBody, Body, ParseBody};
 use super::pending::{Completion, Installs, Kind, Owner};
 use super::prepared::{Meaning, Portal, Prepared};
 use super::relay::Session;
-use crate::query::{Effect, RelayReason, StatementKind};
+use crate::query::{Effect, RelayReason};
 
 /// The client's Sync, as it comes.
 const SYNC: &[u8] = b"S\0\0\0\x04";
@@ -24,6 +26,11 @@ pub(super) struct Held {
     portal: Bytes,
     bind: Frame,
     describe: Option<Frame>,
+}
+
+/// Whether executions of a statement are held back, to be answered.
+fn is_answered(prepared: &Prepared) -> bool {
+    knn_query(prepared).is_some() || Explain::of(&prepared.analysis).is_some()
 }
 
 impl Session {
@@ -142,7 +149,7 @@ impl Session {
         };
         let meaning = self.book.statement(statement).cloned();
         if let Some(Meaning::Analysed(prepared)) = &meaning {
-            if knn_query(prepared).is_some() && BindBody::read(frame.body()).is_some() {
+            if is_answered(prepared) && BindBody::read(frame.body()).is_some() {
                 self.held = Some(Held {
                     prepared: Arc::clone(prepared),
                     portal: Bytes::copy_from_slice(portal),
@@ -152,7 +159,7 @@ impl Session {
                 return;
             }
             if prepared.analysis.interest.stat {
-                self.send_stat();
+                self.send_stat(End::Flush);
             }
         }
         let portal = portal.to_vec();
@@ -217,24 +224,24 @@ impl Session {
             return Box::pin(self.answer(claim)).await;
         }
         self.release(RelayReason::Portal);
-        let (effect, tag) = match self.book.portal(&portal) {
-            Some(Portal::Relayed(meaning)) => (meaning.effect(), meaning.tag()),
+        let (effect, completion) = match self.book.portal(&portal) {
+            Some(Portal::Relayed(meaning)) => {
+                let completion = Completion {
+                    tag: meaning.tag(),
+                    rows: meaning.explained(),
+                };
+                let reason = meaning.not_claimed();
+                let effect = meaning.effect();
+                if let Some(reason) = reason {
+                    self.shared.context.counters.relayed(&reason.to_string());
+                }
+                (effect, completion)
+            }
             Some(Portal::Held(_)) => return self.fetch_held(&portal, max_rows).await,
-            None => (Effect::UNKNOWN, None),
+            None => (Effect::UNKNOWN, Completion::default()),
         };
-        if let Some(Portal::Relayed(Meaning::Analysed(prepared))) = self.book.portal(&portal)
-            && let Some(statement) = prepared.analysis.single()
-            && let StatementKind::NotClaimed(reason) = &statement.kind
-        {
-            self.shared.context.counters.relayed(&reason.to_string());
-        }
         self.statement_relayed(effect);
-        self.forward(
-            &frame,
-            Some(Kind::Execute {
-                completion: Completion { tag, rows: None },
-            }),
-        );
+        self.forward(&frame, Some(Kind::Execute { completion }));
         self.executed = true;
         Ok(())
     }

@@ -97,14 +97,14 @@ impl Session {
             Served::Done => Ok(()),
             Served::Relay(reason) => {
                 self.shared.context.counters.relayed(&reason.to_string());
-                self.relay_claim(&claim);
+                self.relay_claim(&claim, None);
                 Ok(())
             }
         }
     }
 
-    /// Lets the client's own statement run.
-    fn relay_claim(&mut self, claim: &Claim) {
+    /// Lets the client's own statement run; `rows` are given before its end.
+    pub(super) fn relay_claim(&mut self, claim: &Claim, rows: Option<Bytes>) {
         self.facts.pin(|| self.shared.context.view.borrow().clone());
         self.forward(&claim.bind, Some(Kind::Bind));
         self.book.set_portal(
@@ -119,7 +119,7 @@ impl Session {
         self.forward(
             &claim.execute,
             Some(Kind::Execute {
-                completion: Completion::default(),
+                completion: Completion { tag: None, rows },
             }),
         );
         self.executed = true;
@@ -128,7 +128,7 @@ impl Session {
     }
 
     /// Sends the client's Sync, where it was taken with the claim.
-    fn end_claim(&mut self, claim: &Claim) {
+    pub(super) fn end_claim(&mut self, claim: &Claim) {
         if claim.sync {
             messages::sync(&mut self.upstream.outbox);
             self.pending.sent(Kind::Sync, Owner::Client);
@@ -151,7 +151,7 @@ impl Session {
         }
         self.facts.pin(|| self.shared.context.view.borrow().clone());
         let Some(query) = knn_query(&claim.prepared) else {
-            return Ok(Served::Relay(RelayReason::NotDirect));
+            return Box::pin(self.serve_explain(claim)).await;
         };
         let bind = BindBody::read(claim.bind.body());
         let planned = match self.planned(&claim.prepared, query) {
@@ -209,8 +209,13 @@ impl Session {
             Ok(request) => request,
             Err(reason) => return Ok(Err(reason.into())),
         };
+        let end = if bind.is_some() {
+            End::Flush
+        } else {
+            End::Sync
+        };
         if self.facts.get(subject, Instant::now()).is_none()
-            && let Err(unready) = self.look_up(query, definition, subject).await?
+            && let Err(unready) = self.look_up(query, definition, subject, end).await?
         {
             return Ok(Err(unready));
         }
@@ -394,10 +399,12 @@ impl Session {
         let fresh = self.is_fresh();
         let sync_with_it = claim.sync && !self.executed;
         let end = if sync_with_it { End::Sync } else { End::Flush };
-        let sql = claim.prepared.analysis.sql.as_str();
         let Some(bind) = BindBody::read(claim.bind.body()) else {
             return Ok(Attempt::Refused);
         };
+        if let Some(failed) = self.verify_original(claim, fresh).await? {
+            return Ok(failed);
+        }
         let mut completions = 2;
         if !first && !(fresh && sync_with_it) {
             messages::close(&mut self.upstream.outbox, b'P', &claim.portal);
@@ -423,25 +430,8 @@ impl Session {
             return Ok(Attempt::Reported);
         }
         self.executed = end == End::Flush;
-        if let Some(error) = &replies.error {
-            let cancelled = replies.sqlstate() == Some(QUERY_CANCELED);
-            if fresh && !cancelled {
-                if end == End::Flush {
-                    self.recover().await?;
-                }
-                let names = self.rewrites.distrust(sql);
-                self.close_own(&names);
-                return Ok(Attempt::Refused);
-            }
-            self.client.outbox.extend_from_slice(error.bytes());
-            match &replies.ready {
-                Some(ready) => self.client.outbox.extend_from_slice(ready.bytes()),
-                None => {
-                    self.pending.skip_to_sync();
-                    self.end_claim(claim);
-                }
-            }
-            return Ok(Attempt::Reported);
+        if replies.error.is_some() {
+            return self.failed(claim, &replies, fresh).await;
         }
         if replies.overflow {
             return Ok(Attempt::TooLarge);
@@ -450,6 +440,58 @@ impl Session {
             return Ok(Attempt::Short { rows: replies.rows });
         }
         Ok(Attempt::Enough(replies))
+    }
+
+    /// Before an own statement is parsed for a client's statement that is older: whether the client's is still valid. Its
+    /// result may have changed since (a column was added under `select *`); then it must fail, as it would without Rektor.
+    async fn verify_original(
+        &mut self,
+        claim: &Claim,
+        fresh: bool,
+    ) -> Result<Option<Attempt>, SessionError> {
+        let rewrite = self.rewrites.get(&claim.prepared.analysis.sql);
+        let known = rewrite.is_some_and(|rewrite| rewrite.nominate.is_some());
+        let Some(bind) = BindBody::read(claim.bind.body()) else {
+            return Ok(Some(Attempt::Refused));
+        };
+        if known || !self.pending.is_empty() {
+            return Ok(None); // its Parse is on its way
+        }
+        messages::describe(&mut self.upstream.outbox, b'S', bind.statement);
+        let replies = self.exchange(End::Flush, 1).await?;
+        if replies.skipped {
+            self.end_claim(claim);
+            return Ok(Some(Attempt::Reported));
+        }
+        if replies.error.is_none() {
+            return Ok(None);
+        }
+        self.failed(claim, &replies, fresh).await.map(Some)
+    }
+
+    /// What an attempt's error means.
+    async fn failed(
+        &mut self,
+        claim: &Claim,
+        replies: &Replies,
+        fresh: bool,
+    ) -> Result<Attempt, SessionError> {
+        if fresh && replies.sqlstate() != Some(QUERY_CANCELED) {
+            if replies.ready.is_none() {
+                self.recover().await?;
+            }
+            let names = self.rewrites.distrust(&claim.prepared.analysis.sql);
+            self.close_own(&names);
+            return Ok(Attempt::Refused);
+        }
+        for frame in replies.error.iter().chain(&replies.ready) {
+            self.client.outbox.extend_from_slice(frame.bytes());
+        }
+        if replies.ready.is_none() {
+            self.pending.skip_to_sync();
+            self.end_claim(claim);
+        }
+        Ok(Attempt::Reported)
     }
 
     /// The nominating statement's name; whether a Parse of it was put into the outbox.
@@ -486,7 +528,7 @@ impl Session {
         };
         let (subject, plan) = (rewrite.subject.clone(), Arc::clone(&rewrite.plan));
         if self
-            .look_up(query, &plan.index.definition, &subject)
+            .look_up(query, &plan.index.definition, &subject, End::Flush)
             .await?
             .is_err()
         {
@@ -540,6 +582,9 @@ impl Session {
         let Some(bind) = BindBody::read(claim.bind.body()) else {
             return Ok(Served::Relay(RelayReason::MalformedQuery));
         };
+        if let Some(failed) = self.verify_original(claim, fresh).await? {
+            return Ok(served_after(&failed));
+        }
         let next = self.rewrites.next_own();
         let Some(rewrite) = self.rewrites.get(&claim.prepared.analysis.sql) else {
             return Ok(Served::Relay(RelayReason::StaleGeneration));
@@ -554,12 +599,8 @@ impl Session {
             Some(own) => own,
             None => {
                 let sql = rewrite.plan.exact.as_bytes();
-                messages::parse(
-                    &mut self.upstream.outbox,
-                    &next.name,
-                    sql,
-                    &claim.prepared.types,
-                );
+                let types = &claim.prepared.types;
+                messages::parse(&mut self.upstream.outbox, &next.name, sql, types);
                 completions += 1;
                 let old = rewrite.exact.replace(next.clone());
                 self.retired.extend(old.map(|own| own.name));
@@ -568,17 +609,13 @@ impl Session {
         };
         bind.redirect(&mut self.upstream.outbox, &own.name, &[]);
         let replies = self.exchange(End::Flush, completions).await?;
-        if let Some(error) = replies.error {
-            if fresh {
-                self.recover().await?;
-                let names = self.rewrites.distrust(&claim.prepared.analysis.sql);
-                self.close_own(&names);
-                return Ok(Served::Relay(RelayReason::RewriteRefused));
-            }
-            self.client.outbox.extend_from_slice(error.bytes());
-            self.pending.skip_to_sync();
+        if replies.skipped {
             self.end_claim(claim);
             return Ok(Served::Done);
+        }
+        if replies.error.is_some() {
+            let failed = self.failed(claim, &replies, fresh).await?;
+            return Ok(served_after(&failed));
         }
         let bound = replies
             .frames
@@ -612,6 +649,16 @@ impl Session {
         names
             .iter()
             .for_each(|_| self.pending.sent(Kind::Close, Owner::Rektor));
+    }
+}
+
+/// What a failed attempt leaves to do.
+fn served_after(failed: &Attempt) -> Served {
+    match failed {
+        Attempt::Refused => Served::Relay(RelayReason::RewriteRefused),
+        Attempt::Reported | Attempt::Enough(_) | Attempt::Short { .. } | Attempt::TooLarge => {
+            Served::Done
+        }
     }
 }
 

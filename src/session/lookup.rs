@@ -17,12 +17,14 @@ const LOOKUP: &str = include_str!("../../sql/session_lookup.sql");
 const PORTAL: &[u8] = b"rektor_lookup";
 
 impl Session {
-    /// Asks what a statement on this index depends on, and notes the answer.
+    /// Asks what a statement on this index depends on, and notes the answer. A simple Query's look-up ends with a Sync: what
+    /// follows a Flush is part of a pipeline to Postgres, and leaves a simple Query inside a block.
     pub(super) async fn look_up(
         &mut self,
         query: &KnnQuery,
         index: &IndexDefinition,
         subject: &str,
+        end: End,
     ) -> Result<Result<(), Unready>, SessionError> {
         self.shared
             .context
@@ -45,7 +47,7 @@ impl Session {
         messages::bind_text(&mut self.upstream.outbox, PORTAL, &own.name, &values);
         messages::execute(&mut self.upstream.outbox, PORTAL, 0);
         messages::close(&mut self.upstream.outbox, b'P', PORTAL);
-        let replies = self.exchange(End::Flush, completions).await?;
+        let replies = self.exchange(end, completions).await?;
         if replies.skipped {
             return Ok(Err(Unready::Reported));
         }
@@ -54,7 +56,9 @@ impl Session {
                 String::from_utf8_lossy(replies.sqlstate().unwrap_or_default()).into_owned();
             tracing::debug!(sqlstate, "the look-up failed");
             if fresh {
-                self.recover().await?;
+                if replies.ready.is_none() {
+                    self.recover().await?;
+                }
                 return Ok(Err(Unready::Relay(RelayReason::RewriteRefused)));
             }
             self.client.outbox.extend_from_slice(error.bytes());

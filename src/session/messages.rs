@@ -146,6 +146,15 @@ pub(super) fn command_complete(out: &mut BytesMut, tag: &[u8]) {
     frame(out, b'C', |out| put_string(out, tag));
 }
 
+/// `DataRow` of one text value.
+pub(super) fn data_row(out: &mut BytesMut, value: &[u8]) {
+    frame(out, b'D', |out| {
+        out.put_u16(1);
+        out.put_u32(u32::try_from(value.len()).unwrap_or(u32::MAX));
+        out.put_slice(value);
+    });
+}
+
 /// `PortalSuspended`
 pub(super) fn portal_suspended(out: &mut BytesMut) {
     frame(out, b's', |_| {});

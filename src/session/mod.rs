@@ -44,6 +44,8 @@ pub struct Context {
     pub upstream: UpstreamAddress,
     /// The database whose tables are indexed.
     pub database: String,
+    /// The replication slot, for `rektor.stat_replication`.
+    pub slot: String,
     /// The published indexes.
     pub view: watch::Receiver<Arc<View>>,
     /// Most client connections at a time.

@@ -165,6 +165,11 @@ impl Pending {
         self.queue.front_mut()
     }
 
+    /// The message that was sent last.
+    pub(super) fn last(&mut self) -> Option<&mut Expected> {
+        self.queue.back_mut()
+    }
+
     /// Takes note of a reply.
     pub(super) fn reply(&mut self, tag: u8) -> Result<Reply, Unexpected> {
         let Some(head) = self.queue.front() else {

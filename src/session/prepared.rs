@@ -6,7 +6,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 
-use crate::query::{self, Effect, Interest, Statement};
+use super::explain;
+use crate::query::{self, Effect, Interest, RelayReason, Statement, StatementKind};
 
 /// Statements noted for one session: more are relayed.
 const MAX_STATEMENTS: usize = 10_000;
@@ -121,6 +122,28 @@ impl Meaning {
         match self {
             Self::Plain(effect) => *effect,
             Self::Analysed(prepared) => prepared.analysis.effect(),
+        }
+    }
+
+    /// Why it is relayed, when it is a search that is not claimed.
+    pub(super) fn not_claimed(&self) -> Option<RelayReason> {
+        let Self::Analysed(prepared) = self else {
+            return None;
+        };
+        match &prepared.analysis.single()?.kind {
+            StatementKind::NotClaimed(reason) => Some(*reason),
+            StatementKind::Knn(_)
+            | StatementKind::Explain { .. }
+            | StatementKind::Ddl(_)
+            | StatementKind::Other => None,
+        }
+    }
+
+    /// What its EXPLAIN says of Rektor, when that is known without more.
+    pub(super) fn explained(&self) -> Option<Bytes> {
+        match self {
+            Self::Plain(_) => None,
+            Self::Analysed(prepared) => explain::not_claimed(&prepared.analysis),
         }
     }
 

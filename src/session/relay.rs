@@ -132,8 +132,8 @@ impl Session {
             if stopping && self.pending.is_empty() {
                 return self.terminate().await;
             }
-            self.from_upstream();
             self.from_client().await?;
+            self.from_upstream(); // also what came while a statement was answered
             if self.client.ended && self.upstream.outbox.is_empty() {
                 self.upstream.finish().await?;
             }

@@ -35,8 +35,13 @@ impl Session {
                 return Ok(());
             }
         };
-        if analysis.interest.stat && self.transaction != Transaction::Failed {
-            self.send_stat();
+        if analysis.interest.stat {
+            if !self.pending.is_empty() {
+                self.settle().await?;
+            }
+            if self.transaction != Transaction::Failed && !self.executed {
+                self.send_stat(End::Sync);
+            }
         }
         if analysis.interest.ddl && self.simple_ddl(&analysis) {
             return Ok(());
@@ -50,10 +55,7 @@ impl Session {
             }
             Some(StatementKind::NotClaimed(reason)) => Some(*reason),
             Some(StatementKind::Explain { .. }) => {
-                if Box::pin(self.simple_explain(&analysis)).await? {
-                    return Ok(());
-                }
-                None
+                return Box::pin(self.simple_explain(&frame, &analysis)).await;
             }
             Some(StatementKind::Ddl(_) | StatementKind::Other) | None => None,
         };
@@ -100,7 +102,7 @@ impl Session {
     }
 
     /// After an error that was given to the client: ReadyForQuery.
-    async fn ready_after_error(&mut self) -> Result<Served, SessionError> {
+    pub(super) async fn ready_after_error(&mut self) -> Result<Served, SessionError> {
         messages::sync(&mut self.upstream.outbox);
         self.pending.sent(Kind::Sync, Owner::Client);
         self.settle().await?;
@@ -144,7 +146,10 @@ impl Session {
             }
             if replies.rows == 0 && self.transaction == Transaction::Open {
                 let definition = &planned.plan.index.definition;
-                match self.look_up(query, definition, &planned.subject).await? {
+                match self
+                    .look_up(query, definition, &planned.subject, End::Sync)
+                    .await?
+                {
                     Ok(()) => {}
                     Err(Unready::Relay(reason)) => return Ok(Served::Relay(reason)),
                     Err(Unready::Reported) => return self.ready_after_error().await,

@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 
+use super::exchange::End;
 use super::messages;
 use super::pending::{Installs, Kind, Owner};
 use super::relay::Session;
@@ -14,8 +15,9 @@ const SET: &str = include_str!("../../sql/session_stat.sql");
 const PORTAL: &[u8] = b"rektor_stat";
 
 impl Session {
-    /// Sends the settings that `rektor.stat_*` read; upstream's replies are swallowed.
-    pub(super) fn send_stat(&mut self) {
+    /// Sends the settings that `rektor.stat_*` read; upstream's replies are swallowed. Before a simple Query they end with a
+    /// Sync, as its look-up does.
+    pub(super) fn send_stat(&mut self, end: End) {
         let view = self.shared.context.view.borrow().clone();
         let own = match self.stat.take() {
             Some(own) => own,
@@ -27,7 +29,10 @@ impl Session {
                 own
             }
         };
-        let (indexes, replication) = (indexes(&view).to_string(), replication(&view).to_string());
+        let (indexes, replication) = (
+            indexes(&view).to_string(),
+            replication(&view, &self.shared.context.slot).to_string(),
+        );
         let values = [indexes.as_bytes(), replication.as_bytes()];
         let out = &mut self.upstream.outbox;
         messages::bind_text(out, PORTAL, &own.name, &values);
@@ -36,6 +41,10 @@ impl Session {
         let completion = super::pending::Completion::default();
         for kind in [Kind::Bind, Kind::Execute { completion }, Kind::Close] {
             self.pending.sent(kind, Owner::Rektor);
+        }
+        if end == End::Sync {
+            messages::sync(&mut self.upstream.outbox);
+            self.pending.sent(Kind::Sync, Owner::Rektor);
         }
         self.stat = Some(own);
     }
@@ -75,11 +84,11 @@ fn one_index(index: &IndexState, view: &View) -> Value {
 }
 
 /// `rektor.stat_replication`
-fn replication(view: &View) -> Value {
+fn replication(view: &View, slot: &str) -> Value {
     let applied = view.indexes.iter().map(|index| index.applied).min();
     let applied = applied.unwrap_or(view.received);
     json!([{
-        "slot_name": Value::Null,
+        "slot_name": slot,
         "streaming": view.streaming,
         "received_lsn": lsn(view.received),
         "durable_lsn": lsn(view.durable),

@@ -2,7 +2,9 @@
 //! the indexes, and turns false as soon as Rektor is told to stop.
 
 use std::fmt::Write as _;
+use std::future::IntoFuture as _;
 use std::io;
+use std::time::Duration;
 
 use axum::Router;
 use axum::extract::State;
@@ -17,6 +19,9 @@ use crate::index::view::{Phase, View};
 
 /// An index that is further behind than a WAL segment is not caught up.
 const READY_LAG_BYTES: u64 = 16 << 20;
+
+/// How long a scrape that has begun may go on after the end was asked for.
+const SHUTDOWN_GRACE: Duration = Duration::from_secs(2);
 
 #[derive(Clone)]
 struct Shared {
@@ -36,12 +41,20 @@ pub async fn serve(
         .route("/livez", get(|| async { "live\n" }))
         .route("/readyz", get(ready_page))
         .with_state(Shared { sources, stopping });
-    axum::serve(listener, router)
-        .with_graceful_shutdown(async move {
-            // A sender that is gone means the same as true.
-            drop(shutdown.wait_for(|stop| *stop).await);
-        })
-        .await
+    let mut told = shutdown.clone();
+    let served = axum::serve(listener, router).with_graceful_shutdown(async move {
+        // A sender that is gone means the same as true.
+        drop(shutdown.wait_for(|stop| *stop).await);
+    });
+    let limit = async {
+        drop(told.wait_for(|stop| *stop).await);
+        tokio::time::sleep(SHUTDOWN_GRACE).await;
+    };
+    tokio::select! {
+        biased;
+        result = served.into_future() => result,
+        () = limit => Ok(()),
+    }
 }
 
 async fn metrics_page(State(shared): State<Shared>) -> Response {

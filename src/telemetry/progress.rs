@@ -40,12 +40,15 @@ fn update(bars: &MultiProgress, shown: &mut HashMap<IndexId, ProgressBar>, view:
             Phase::Ready | Phase::Failed { .. } => continue,
         };
         let bar = shown.entry(index.definition.id).or_insert_with(|| {
-            let bar = bars.add(ProgressBar::new(100));
+            // Dressed before it is added, which draws it.
+            let bar = ProgressBar::hidden();
+            bar.set_length(100);
             if let Ok(style) = ProgressStyle::with_template(STYLE) {
                 bar.set_style(style);
             }
             bar.set_prefix(index.definition.name.to_string());
-            bar
+            bar.set_message(word);
+            bars.add(bar)
         });
         bar.set_message(word);
         bar.set_position(whole(percent));

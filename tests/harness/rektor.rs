@@ -138,6 +138,11 @@ impl<'a> Rektor<'a> {
         status
     }
 
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.running.as_ref().expect("running").child.id()
+    }
+
     /// Its exit status, if it has ended by itself.
     pub fn exited(&mut self) -> Option<ExitStatus> {
         self.running.as_mut()?.child.try_wait().unwrap()

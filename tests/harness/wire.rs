@@ -370,3 +370,34 @@ pub fn cancel(port: u16, key: &[u8]) {
         "no answer to a cancel"
     );
 }
+
+/// Sends the bytes, answers CopyInResponse with `copy_in`, and reads to the `ready`th ReadyForQuery.
+pub fn exchange(wire: &mut Wire, bytes: &[u8], ready: usize, copy_in: &[u8]) -> Vec<Frame> {
+    let extended = bytes[0] != b'Q';
+    let sending = wire.send_beside(bytes.to_vec());
+    let mut frames = Vec::new();
+    let mut seen = 0;
+    while seen < ready {
+        let frame = wire.read().unwrap_or_else(|error| {
+            panic!(
+                "{error} after {frames:?}, sent {}",
+                bytes[..bytes.len().min(300)].escape_ascii()
+            )
+        });
+        match frame.tag {
+            b'Z' => seen += 1,
+            b'G' => {
+                let mut answer = message::copy_data(copy_in);
+                answer.extend(message::copy_done());
+                if extended {
+                    answer.extend(message::sync()); // the one sent before was ignored in copy-in mode
+                }
+                wire.send(&answer);
+            }
+            _ => {}
+        }
+        frames.push(frame);
+    }
+    sending.join().unwrap().unwrap();
+    frames
+}

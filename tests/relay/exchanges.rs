@@ -437,7 +437,7 @@ fn portals_pipelines_and_their_errors_are_the_same() {
             let bytes = messages.concat();
             pair.compare(&format!("{server:?}, in small pieces: {label}"), |wire| {
                 bytes.chunks(3).for_each(|piece| wire.send(piece));
-                super::compare::exchange(wire, &sync(), ready + 1, b"")
+                crate::harness::wire::exchange(wire, &sync(), ready + 1, b"")
             });
             pair.query("rollback; deallocate all");
         }

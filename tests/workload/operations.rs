@@ -52,9 +52,15 @@ impl Table {
     pub fn definition(self, server: Server) -> String {
         let v = server.vector_type(self.dimensions());
         match self {
-            Self::Narrow => format!("create table narrow (id int primary key, v {v}, tag text, story text)"),
-            Self::Wide => format!("create table wide (tag text, v {v}, id text primary key, story text)"),
-            Self::Paired => format!("create table \"Paired up\" (b uuid, tag text, v {v}, a bigint, story text, primary key (a, b))"),
+            Self::Narrow => {
+                format!("create table narrow (id int primary key, v {v}, tag text, story text)")
+            }
+            Self::Wide => {
+                format!("create table wide (tag text, v {v}, id text primary key, story text)")
+            }
+            Self::Paired => format!(
+                "create table \"Paired up\" (b uuid, tag text, v {v}, a bigint, story text, primary key (a, b))"
+            ),
         }
     }
 
@@ -65,8 +71,16 @@ impl Table {
             Self::Paired => "vector_cosine_ops",
         };
         let dimensions = self.dimensions();
-        let options = if server.has_pgvector() { String::new() } else { format!(" with (dimensions = {dimensions})") };
-        format!("create index {} on {} using faiss (v {class}) include (tag, story){options}", self.index_name(), self.name())
+        let options = if server.has_pgvector() {
+            String::new()
+        } else {
+            format!(" with (dimensions = {dimensions})")
+        };
+        format!(
+            "create index {} on {} using faiss (v {class}) include (tag, story){options}",
+            self.index_name(),
+            self.name()
+        )
     }
 
     /// The operator of the index.
@@ -102,7 +116,9 @@ impl Table {
         match self {
             Self::Narrow => "'00000004' || encode(int4send(id), 'hex')",
             Self::Wide => "lpad(to_hex(octet_length(id)), 8, '0') || encode(textsend(id), 'hex')",
-            Self::Paired => "'00000008' || encode(int8send(a), 'hex') || '00000010' || encode(uuid_send(b), 'hex')",
+            Self::Paired => {
+                "'00000008' || encode(int8send(a), 'hex') || '00000010' || encode(uuid_send(b), 'hex')"
+            }
         }
     }
 
@@ -175,8 +191,16 @@ impl Workload {
         self.operations += 1;
         // the wide table's rows are long: fewer of them
         let at = self.random.below(tables.len() * 4);
-        let table = if at < tables.len() { tables[at] } else { tables[at % tables.len().min(2)] };
-        let table = if table == Table::Wide && tables.len() > 1 && self.random.below(4) > 0 { Table::Narrow } else { table };
+        let table = if at < tables.len() {
+            tables[at]
+        } else {
+            tables[at % tables.len().min(2)]
+        };
+        let table = if table == Table::Wide && tables.len() > 1 && self.random.below(4) > 0 {
+            Table::Narrow
+        } else {
+            table
+        };
         let (name, n) = (table.name(), self.random.below(table.keys()));
         let (columns, key, is_key) = (table.key_columns(), table.key(n), table.is_key(n));
         let other = self.random.below(table.keys());

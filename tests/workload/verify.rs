@@ -24,19 +24,41 @@ pub fn through_sql(rektor: &Rektor<'_>, random: &mut Random, moment: &str) {
         rektor.wait_ready(table.index_name());
         rektor.catch_up(&mut through);
         let (name, key, indexable) = (table.name(), table.encoded_key(), table.indexable());
-        let expected = direct.rows(&format!("select {key}, md5(v::text) from {name} where {indexable} order by 1"));
+        let expected = direct.rows(&format!(
+            "select {key}, md5(v::text) from {name} where {indexable} order by 1"
+        ));
         let query = random.vector(table.dimensions(), server);
-        let nearest = format!("from {name} where {indexable} order by v {} '{query}'", table.operator());
-        let mut got = through.rows(&format!("select {key}, md5(v::text) {nearest} limit {}", expected.len()));
+        let nearest = format!(
+            "from {name} where {indexable} order by v {} '{query}'",
+            table.operator()
+        );
+        let mut got = through.rows(&format!(
+            "select {key}, md5(v::text) {nearest} limit {}",
+            expected.len()
+        ));
         got.sort();
         assert_eq!(expected, got, "{moment}: rows of {name}");
-        let rows = format!("select rows from rektor.stat_indexes where index_name = '{}'", table.index_name());
-        assert_eq!(through.value(&rows), expected.len().to_string(), "{moment}: number of rows of {name}");
+        let rows = format!(
+            "select rows from rektor.stat_indexes where index_name = '{}'",
+            table.index_name()
+        );
+        assert_eq!(
+            through.value(&rows),
+            expected.len().to_string(),
+            "{moment}: number of rows of {name}"
+        );
         through.run("set hnsw.ef_search = 1000");
         for _ in 0..5 {
             let query = random.vector(table.dimensions(), server);
-            let sql = format!("select v {0} '{query}' from {name} where {indexable} order by v {0} '{query}' limit 10", table.operator());
-            assert_eq!(direct.column(&sql), through.column(&sql), "{moment}: the nearest of {name}");
+            let sql = format!(
+                "select v {0} '{query}' from {name} where {indexable} order by v {0} '{query}' limit 10",
+                table.operator()
+            );
+            assert_eq!(
+                direct.column(&sql),
+                through.column(&sql),
+                "{moment}: the nearest of {name}"
+            );
         }
     }
 }
@@ -61,7 +83,11 @@ pub fn after_the_end(mut rektor: Rektor<'_>) {
             ready.count() == Table::ALL.len()
         };
         let caught_up = ingest.view.wait_for(ready);
-        let view = tokio::time::timeout(Duration::from_secs(60), caught_up).await.expect("the index catches up").unwrap().clone();
+        let view = tokio::time::timeout(Duration::from_secs(60), caught_up)
+            .await
+            .expect("the index catches up")
+            .unwrap()
+            .clone();
         for index in &view.indexes {
             compare(&database, index);
         }
@@ -70,7 +96,10 @@ pub fn after_the_end(mut rektor: Rektor<'_>) {
     });
     let mut direct = database.connect();
     wait_for("the slot to be free", Duration::from_secs(20), || {
-        let sql = format!("select active from pg_replication_slots where slot_name = '{}'", rektor.slot());
+        let sql = format!(
+            "select active from pg_replication_slots where slot_name = '{}'",
+            rektor.slot()
+        );
         (direct.value(&sql) == "f").then_some(())
     });
 }
@@ -81,7 +110,10 @@ fn position(database: &Database<'_>) -> String {
 
 fn compare(database: &Database<'_>, index: &IndexState) {
     let name = &index.definition.name.name;
-    let table = Table::ALL.iter().find(|table| table.index_name() == name).expect("an index of the workload");
+    let table = Table::ALL
+        .iter()
+        .find(|table| table.index_name() == name)
+        .expect("an index of the workload");
     let expected = rows_of_table(&mut database.connect(), *table);
     let snapshot = index.snapshot.as_ref().expect("a snapshot");
     let mut held = Rows::new();
@@ -89,22 +121,38 @@ fn compare(database: &Database<'_>, index: &IndexState) {
         let key = snapshot.key(row).expect("a key");
         let key: String = key.iter().map(|byte| format!("{byte:02x}")).collect();
         let vector = snapshot.vector(row).expect("a vector").to_vec();
-        assert!(held.insert(key.clone(), vector).is_none(), "{name} holds {key} twice");
+        assert!(
+            held.insert(key.clone(), vector).is_none(),
+            "{name} holds {key} twice"
+        );
     }
     for (key, vector) in &expected {
         assert_eq!(held.get(key), Some(vector), "{name}: row {key}");
     }
-    assert_eq!(held.len(), expected.len(), "{name} holds rows that the table has not");
+    assert_eq!(
+        held.len(),
+        expected.len(),
+        "{name} holds rows that the table has not"
+    );
 }
 
 fn rows_of_table(wire: &mut Wire, table: Table) -> Rows {
     let (key, indexable, name) = (table.encoded_key(), table.indexable(), table.name());
-    let rows = wire.rows(&format!("select {key}, v::real[]::text from {name} where {indexable}"));
+    let rows = wire.rows(&format!(
+        "select {key}, v::real[]::text from {name} where {indexable}"
+    ));
     rows.into_iter()
         .map(|row| {
-            let [Some(key), Some(vector)] = <[_; 2]>::try_from(row).unwrap() else { panic!("a NULL") };
+            let [Some(key), Some(vector)] = <[_; 2]>::try_from(row).unwrap() else {
+                panic!("a NULL")
+            };
             let components = vector.trim_matches(['{', '}']).split(',');
-            (key, components.map(|component| component.parse().unwrap()).collect())
+            (
+                key,
+                components
+                    .map(|component| component.parse().unwrap())
+                    .collect(),
+            )
         })
         .collect()
 }

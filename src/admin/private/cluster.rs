@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, chown};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::binaries::Binaries;
 use super::{Owner, PrivateError, STOP_LIMIT_SECONDS, USER, io_error, run};
@@ -42,6 +42,28 @@ pub(super) fn let_pass(data_dir: &Path, owner: Owner) -> Result<(), PrivateError
     chown(data_dir, None, Some(owner.gid)).map_err(io_error("giving passage through", data_dir))?;
     fs::set_permissions(data_dir, fs::Permissions::from_mode(0o710))
         .map_err(io_error("giving passage through", data_dir))
+}
+
+/// The first directory on the way to `path` that the server's user cannot enter.
+pub(super) fn closed(path: &Path, owner: Owner) -> Option<PathBuf> {
+    let mut way = path.ancestors().collect::<Vec<_>>();
+    way.reverse();
+    let enters = |directory: &&Path| {
+        let Ok(found) = fs::metadata(directory) else {
+            return false;
+        };
+        let bit = if found.uid() == owner.uid {
+            0o100
+        } else if found.gid() == owner.gid {
+            0o010
+        } else {
+            0o001
+        };
+        found.mode() & bit != 0
+    };
+    way.into_iter()
+        .find(|directory| !enters(directory))
+        .map(Path::to_owned)
 }
 
 /// Makes the cluster: superuser `postgres`, UTF8, anyone who reaches the socket (which only its owner does) is let in.
@@ -140,6 +162,26 @@ mod tests {
         assert!(find_user(passwd, "nobody").is_none());
         assert!(find_user(passwd, "root").is_none(), "never root");
         assert!(find_user("postgres:x:abc", "postgres").is_none());
+    }
+
+    #[test]
+    fn a_closed_directory_on_the_way_is_named() {
+        let parent = tempfile::tempdir().unwrap();
+        let stranger = Owner {
+            uid: u32::MAX - 1,
+            gid: u32::MAX - 1,
+        };
+        let (open, shut) = (parent.path().join("open"), parent.path().join("open/shut"));
+        let inner = shut.join("inner");
+        fs::create_dir_all(&inner).unwrap();
+        fs::set_permissions(parent.path(), fs::Permissions::from_mode(0o711)).unwrap();
+        fs::set_permissions(&open, fs::Permissions::from_mode(0o755)).unwrap();
+        assert_eq!(closed(&open, stranger), None);
+        fs::set_permissions(&shut, fs::Permissions::from_mode(0o700)).unwrap();
+        assert_eq!(closed(&inner, stranger), Some(shut.clone()));
+        let own = fs::metadata(&shut).unwrap();
+        let (uid, gid) = (own.uid(), own.gid());
+        assert_eq!(closed(&inner, Owner { uid, gid }), None);
     }
 
     #[test]

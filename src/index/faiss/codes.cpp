@@ -60,30 +60,35 @@ Query code_query(const RektorCodes& codes, const float* query, int8_t* bytes, st
     }
     std::fill(bytes + codes.dim, bytes + codes.stride, int8_t{0});
     const float scale = most / 127;
-    return {bytes, 128 * sum, inner ? scale : 2 * scale, 0, !inner, false, 0};
+    return {bytes, 128 * sum, inner ? scale : 2 * scale, 0, inner ? 0u : 1u};
 }
 
-Query row_query(const RektorCodes& codes, uint32_t row, int8_t* bytes) {
+Query row_query(const RektorCodes& codes, uint32_t row, Measure measure, int8_t* bytes) {
     const int32_t sum = kernels(best_kernel()).to_signed(code_of(codes, row), bytes, codes.stride);
-    const float* scale = at(codes.scales, row, 2);
-    const bool inner = codes.metric == kInnerProduct;
-    return {bytes, 128 * sum, 2 * scale[0], scale[1], true, inner, inner ? height_of(codes, row) : 0};
+    const float* scale = at(codes.scales, row, kScales);
+    if (measure == Measure::kDot) {
+        // −x·y = −(x − m)·(y − m) − m·x − m·y + m·m, of which scale[2] holds m·m/2 − m·x.
+        return {bytes, 128 * sum, scale[0], scale[2], 2};
+    }
+    return {bytes, 128 * sum, 2 * scale[0], scale[1], 1};
 }
 
 }  // namespace rektor
 
 using namespace rektor;
 
-extern "C" void rektor_encode(const RektorCodes* codes, const float* x, uint8_t* code, float* scale, float* norm) {
+extern "C" void rektor_encode(const RektorCodes* codes, const float* x, uint8_t* code, float* scale) {
     const float factor = unit(*codes, x);
     const size_t dim = codes->dim;
     float most = 0;
-    double centred_norm = 0;
+    double norm = 0;
+    double shift = 0;
     for (size_t j = 0; j < dim; j++) {
         const float value = x[j] * factor - codes->mean[j];
         const float size = std::fabs(value);
         most = size > most ? size : most;
-        centred_norm += static_cast<double>(value) * value;
+        norm += static_cast<double>(value) * value;
+        shift += codes->mean[j] * (0.5 * codes->mean[j] - x[j]);
     }
     const float inverse = most > 0 ? 127 / most : 0;
     for (size_t j = 0; j < dim; j++) {
@@ -91,8 +96,9 @@ extern "C" void rektor_encode(const RektorCodes* codes, const float* x, uint8_t*
     }
     std::fill(code + dim, code + codes->stride, uint8_t{128});
     scale[0] = most / 127;
-    scale[1] = static_cast<float>(centred_norm);
-    *norm = static_cast<float>(squared_norm(x, dim));
+    scale[1] = static_cast<float>(norm);
+    scale[2] = static_cast<float>(shift);
+    scale[3] = 0;
 }
 
 extern "C" uint32_t rektor_best_kernel() {

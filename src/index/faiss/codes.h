@@ -11,6 +11,8 @@
 namespace rektor {
 
 constexpr uint32_t kChunkMask = (1u << kChunkShift) - 1;
+// Floats beside a code.
+constexpr size_t kScales = 4;
 // Most distances computed in one call: a list of links has at most 2 × 100.
 constexpr size_t kBatch = 256;
 
@@ -29,37 +31,29 @@ inline bool is_live(const RektorView& view, uint32_t row) {
 }
 
 // What codes are compared with: a query, or a row during linking.
-//   distance(x) = [norm(x)] − weight × scale(x) × (dot(x) − correction) + bias [+ (height(x) − height)²]
+//   distance(x) = bias − weight × scale(x) × (dot(x) − correction) [+ addend(x)]
 // For queries it leaves out what is the same for every row, so it may be negative; it orders rows as the metric does.
 struct Query {
     const int8_t* bytes;
     int32_t correction;
     float weight;
     float bias;
-    bool norms;
-    bool heights;
-    float height;
+    uint32_t addend;  // which of the row's floats; 0 for none
 };
+
+// How rows are compared with each other.
+enum class Measure { kSquare, kDot };
 
 // Coded form of a client's query; `bytes` has codes.stride bytes.
 Query code_query(const RektorCodes& codes, const float* query, int8_t* bytes, std::vector<float>& centred);
-// A row as a query: distances are squared L2, of the augmented vectors for inner product.
-Query row_query(const RektorCodes& codes, uint32_t row, int8_t* bytes);
-
-// (sqrt(ceiling − |x|²)): the extra dimension that turns inner product into L2.
-inline float height_of(const RektorCodes& codes, uint32_t row) {
-    return std::sqrt(std::max(codes.ceiling - *at(codes.norms, row, 1), 0.0f));
-}
+// A row as a query: squared L2 (of unit vectors under cosine), or negative inner product.
+Query row_query(const RektorCodes& codes, uint32_t row, Measure measure, int8_t* bytes);
 
 inline float from_dot(const RektorCodes& codes, const Query& q, uint32_t row, int32_t dot) {
-    const float* scale = at(codes.scales, row, 2);
+    const float* scale = at(codes.scales, row, kScales);
     float d = q.bias - q.weight * scale[0] * static_cast<float>(dot - q.correction);
-    if (q.norms) {
-        d += scale[1];
-    }
-    if (q.heights) {
-        const float h = height_of(codes, row) - q.height;
-        d += h * h;
+    if (q.addend != 0) {
+        d += scale[q.addend];
     }
     // Never NaN: heaps and sorts rely on an order.
     return d < std::numeric_limits<float>::infinity() ? d : std::numeric_limits<float>::infinity();
@@ -76,7 +70,7 @@ inline void distances(const Kernels& kernels, const RektorCodes& codes, const Qu
     int32_t dots[kBatch];
     for (size_t i = 0; i < count; i++) {
         addresses[i] = code_of(codes, rows[i]);
-        __builtin_prefetch(at(codes.scales, rows[i], 2));
+        __builtin_prefetch(at(codes.scales, rows[i], kScales));
     }
     kernels.dots(q.bytes, addresses, count, codes.stride, dots);
     for (size_t i = 0; i < count; i++) {

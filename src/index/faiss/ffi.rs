@@ -6,11 +6,9 @@
 pub(super) struct RawCodes {
     pub(super) codes: *const *const u8,
     pub(super) scales: *const *const f32,
-    pub(super) norms: *const *const f32,
     pub(super) mean: *const f32,
     pub(super) dim: usize,
     pub(super) stride: usize,
-    pub(super) ceiling: f32,
     pub(super) metric: u32,
 }
 
@@ -42,10 +40,10 @@ unsafe extern "C" {
         x: *const f32,
         code: *mut u8,
         scale: *mut f32,
-        norm: *mut f32,
     );
     pub(super) fn rektor_graph_new(
         m: u32,
+        metric: u32,
         capacity: u32,
         like: *const RawGraph,
         linked: u32,

@@ -40,7 +40,7 @@ void choose(const RektorView& view, const std::vector<Candidate>& candidates, si
     uint32_t chosen_rows[kBatch];
     for (const Candidate& candidate : candidates) {
         const uint32_t row = *at(view.nodes, candidate.id, 1);
-        const Query query = row_query(view.codes, row, s.other.data());
+        const Query query = row_query(view.codes, row, s.measure, s.other.data());
         bool good = true;
         for (size_t i = 0; good && i < chosen.size(); i++) {
             good = distance(kernels, view.codes, query, chosen_rows[i]) > candidate.distance;
@@ -56,10 +56,11 @@ void choose(const RektorView& view, const std::vector<Candidate>& candidates, si
 }
 
 // Adds `to` to the list of `from`, which may drop others for it, or it for others.
-void add_link(RektorGraph& graph, const RektorView& view, uint32_t from, uint32_t to, int level, Scratch& s) {
+void add_link(RektorGraph& graph, const RektorView& view, uint32_t from, uint32_t to, int level, uint32_t half,
+              Scratch& s) {
     const Kernels& kernels = rektor::kernels(best_kernel());
     const std::lock_guard<std::mutex> lock(graph.locks[from % kLocks]);
-    const Links links = links_of(graph, from, level);
+    const Links links = links_of(graph, from, level, half);
     if (links.slots[links.count - 1] < 0) {
         size_t free = 0;
         while (links.slots[free] >= 0) {
@@ -77,83 +78,113 @@ void add_link(RektorGraph& graph, const RektorView& view, uint32_t from, uint32_
     }
     nodes[links.count] = to;
     rows[links.count] = *at(view.nodes, to, 1);
-    const Query query = row_query(view.codes, *at(view.nodes, from, 1), s.other.data());
+    const Query query = row_query(view.codes, *at(view.nodes, from, 1), s.measure, s.other.data());
     distances(kernels, view.codes, query, rows, links.count + 1, found);
     s.list.clear();
     for (size_t i = 0; i <= links.count; i++) {
         s.list.push_back({found[i], nodes[i]});
     }
-    std::sort(s.list.begin(), s.list.end(), nearer);
-    static thread_local std::vector<uint32_t> chosen;
-    choose(view, s.list, links.count, s, chosen);
+    std::sort(s.list.begin(), s.list.end(), Nearer());
+    choose(view, s.list, links.count, s, s.kept);
     for (size_t i = 0; i < links.count; i++) {
-        store(links.slots + i, i < chosen.size() ? static_cast<int32_t>(chosen[i]) : -1);
+        store(links.slots + i, i < s.kept.size() ? static_cast<int32_t>(s.kept[i]) : -1);
     }
 }
 
 bool same_code(const RektorCodes& codes, uint32_t a, uint32_t b) {
-    const float* x = at(codes.scales, a, 2);
-    const float* y = at(codes.scales, b, 2);
+    const float* x = at(codes.scales, a, kScales);
+    const float* y = at(codes.scales, b, kScales);
     return x[0] == y[0] && x[1] == y[1] && std::memcmp(code_of(codes, a), code_of(codes, b), codes.stride) == 0;
 }
 
+// Copies of a row hang on the first of them: linked, they would form a region with no way out.
+bool hang_on_twin(RektorGraph& graph, const RektorView& view, uint32_t node, const std::vector<Candidate>& near) {
+    const uint32_t row = *at(view.nodes, node, 1);
+    for (const Candidate& candidate : near) {
+        if (same_code(view.codes, row, *at(view.nodes, candidate.id, 1))) {
+            const std::lock_guard<std::mutex> lock(graph.locks[candidate.id % kLocks]);
+            store(graph.twins + node, load(graph.twins + candidate.id));
+            store(graph.twins + candidate.id, static_cast<int32_t>(node + 1));
+            __atomic_fetch_or(graph.twin_bits + candidate.id / 64, uint64_t{1} << (candidate.id % 64),
+                              __ATOMIC_RELEASE);
+            return true;
+        }
+    }
+    return false;
+}
+
 // Writes the lists of a node that nobody can reach yet.
-void write_lists(RektorGraph& graph, uint32_t node, int level, const std::vector<std::vector<uint32_t>>& chosen) {
-    for (int l = 0; l <= level; l++) {
-        const Links links = links_of(graph, node, l);
-        const bool known = static_cast<size_t>(l) < chosen.size();
-        for (size_t i = 0; i < links.count; i++) {
-            store(links.slots + i, known && i < chosen[l].size() ? static_cast<int32_t>(chosen[l][i]) : -1);
+void write_lists(RektorGraph& graph, uint32_t node, int level, int linked_levels, const Scratch& s) {
+    for (uint32_t half = 0; half < graph.halves; half++) {
+        for (int l = 0; l <= level; l++) {
+            const Links links = links_of(graph, node, l, half);
+            const size_t known = l < linked_levels ? s.chosen[half][l].size() : 0;
+            for (size_t i = 0; i < links.count; i++) {
+                store(links.slots + i, i < known ? static_cast<int32_t>(s.chosen[half][l][i]) : -1);
+            }
         }
     }
 }
 
 // True if the node is now the first of an empty graph.
-bool link_first(RektorGraph& graph, uint32_t node, int level) {
+bool link_first(RektorGraph& graph, uint32_t node, int level, const Scratch& s) {
     const std::lock_guard<std::mutex> lock(graph.first);
     if (graph.entry.load(std::memory_order_acquire) != kNoEntry) {
         return false;
     }
-    write_lists(graph, node, level, {});
+    write_lists(graph, node, level, 0, s);
     graph.entry.store(static_cast<uint64_t>(level) << 32 | node, std::memory_order_release);
     return true;
 }
 
-void link(RektorGraph& graph, const RektorView& view, uint32_t node, size_t ef, Scratch& s) {
+// Chooses what a half of the node's lists will hold, on the levels that the graph has; false if it hangs on a twin.
+bool find_links(RektorGraph& graph, const RektorView& view, uint32_t node, uint64_t entry, size_t ef, uint32_t half,
+                Scratch& s) {
     const Kernels& kernels = rektor::kernels(best_kernel());
-    const int level = graph.hnsw.levels[node] - 1;
-    if (graph.entry.load(std::memory_order_acquire) == kNoEntry && link_first(graph, node, level)) {
-        return;
-    }
-    s.query.resize(view.codes.stride);
-    s.other.resize(view.codes.stride);
-    const uint32_t row = *at(view.nodes, node, 1);
-    const Query query = row_query(view.codes, row, s.query.data());
-    const uint64_t entry = graph.entry.load(std::memory_order_acquire);
     const int top = static_cast<int>(entry >> 32);
     const uint32_t first = static_cast<uint32_t>(entry);
+    const int level = std::min(graph.hnsw.levels[node] - 1, top);
+    const Query query = row_query(view.codes, *at(view.nodes, node, 1), s.measure, s.query.data());
     Candidate start{distance(kernels, view.codes, query, *at(view.nodes, first, 1)), first};
     for (int l = top; l > level; l--) {
         start = descend(graph, view, query, l, start, s);
     }
-    s.chosen.resize(std::min(level, top) + 1);
-    for (int l = std::min(level, top); l >= 0; l--) {
+    s.chosen[half].resize(std::max<size_t>(s.chosen[half].size(), level + 1));
+    for (int l = level; l >= 0; l--) {
         explore(graph, view, query, l, ef, start, s, [&](Candidate c) { keep(s.best, ef, c); });
-        std::sort_heap(s.best.begin(), s.best.end(), nearer);
+        std::sort_heap(s.best.begin(), s.best.end(), Nearer());
         start = s.best.front();
-        // Copies of a row hang on the first of them: linked, they would form a region with no way out.
-        if (l == 0 && same_code(view.codes, row, *at(view.nodes, start.id, 1))) {
-            const std::lock_guard<std::mutex> lock(graph.locks[start.id % kLocks]);
-            store(graph.twins + node, load(graph.twins + start.id));
-            store(graph.twins + start.id, static_cast<int32_t>(node + 1));
+        if (l == 0 && hang_on_twin(graph, view, node, s.best)) {
+            return false;
+        }
+        choose(view, s.best, links_of(graph, node, l, half).count, s, s.chosen[half][l]);
+    }
+    return true;
+}
+
+void link(RektorGraph& graph, const RektorView& view, uint32_t node, size_t ef, Scratch& s) {
+    const int level = graph.hnsw.levels[node] - 1;
+    if (graph.entry.load(std::memory_order_acquire) == kNoEntry && link_first(graph, node, level, s)) {
+        return;
+    }
+    s.query.resize(view.codes.stride);
+    s.other.resize(view.codes.stride);
+    constexpr Measure kMeasures[] = {Measure::kSquare, Measure::kDot};
+    const uint64_t entry = graph.entry.load(std::memory_order_acquire);
+    for (uint32_t half = 0; half < graph.halves; half++) {
+        s.measure = kMeasures[half];
+        if (!find_links(graph, view, node, entry, ef, half, s)) {
             return;
         }
-        choose(view, s.best, links_of(graph, node, l).count, s, s.chosen[l]);
     }
-    write_lists(graph, node, level, s.chosen);
-    for (size_t l = 0; l < s.chosen.size(); l++) {
-        for (const uint32_t other : s.chosen[l]) {
-            add_link(graph, view, other, node, static_cast<int>(l), s);
+    const int levels = std::min(level, static_cast<int>(entry >> 32)) + 1;
+    write_lists(graph, node, level, levels, s);
+    for (int l = 0; l < levels; l++) {
+        for (uint32_t half = 0; half < graph.halves; half++) {
+            s.measure = kMeasures[half];
+            for (const uint32_t other : s.chosen[half][l]) {
+                add_link(graph, view, other, node, l, half, s);
+            }
         }
     }
     uint64_t now = entry;
@@ -176,15 +207,17 @@ Candidate descend(const RektorGraph& graph, const RektorView& view, const Query&
     uint32_t rows[kBatch];
     float found[kBatch];
     for (Candidate best = start;; start = best) {
-        const Links links = links_of(graph, start.id, level);
         size_t count = 0;
-        for (; count < links.count; count++) {
-            const int32_t node = load(links.slots + count);
-            if (node < 0) {
-                break;
+        for (uint32_t half = 0; half < graph.halves; half++) {
+            const Links links = links_of(graph, start.id, level, half);
+            for (size_t i = 0; i < links.count; i++) {
+                const int32_t node = load(links.slots + i);
+                if (node < 0) {
+                    break;
+                }
+                nodes[count] = static_cast<uint32_t>(node);
+                rows[count++] = *at(view.nodes, static_cast<uint32_t>(node), 1);
             }
-            nodes[count] = static_cast<uint32_t>(node);
-            rows[count] = *at(view.nodes, nodes[count], 1);
         }
         distances(kernels, view.codes, query, rows, count, found);
         s.computed += count;
@@ -204,9 +237,11 @@ Candidate descend(const RektorGraph& graph, const RektorView& view, const Query&
 RektorGraph::~RektorGraph() {
     unmap(hnsw.neighbors.view_data, hnsw.neighbors.view_size);
     unmap(twins, capacity);
+    unmap(twin_bits, capacity / 64 + 1);
 }
 
-extern "C" RektorGraph* rektor_graph_new(uint32_t m, uint32_t capacity, const RektorGraph* like, uint32_t linked) {
+extern "C" RektorGraph* rektor_graph_new(uint32_t m, uint32_t metric, uint32_t capacity, const RektorGraph* like,
+                                         uint32_t linked) {
     try {
         auto graph = std::make_unique<RektorGraph>(m);
         faiss::HNSW& hnsw = graph->hnsw;
@@ -225,13 +260,16 @@ extern "C" RektorGraph* rektor_graph_new(uint32_t m, uint32_t capacity, const Re
         }
         const size_t slots = hnsw.offsets.back();
         hnsw.neighbors = faiss::MaybeOwnedVector<int32_t>::create_view(map_zeroed<int32_t>(slots), slots, nullptr);
-        graph->twins = map_zeroed<int32_t>(capacity);
         graph->capacity = capacity;
+        graph->twins = map_zeroed<int32_t>(capacity);
+        graph->twin_bits = map_zeroed<uint64_t>(capacity / 64 + 1);
+        graph->halves = metric == kInnerProduct ? 2 : 1;
         graph->locks = std::make_unique<std::mutex[]>(kLocks);
         if (like != nullptr) {
             const size_t used = like->hnsw.offsets[linked];
             std::memcpy(hnsw.neighbors.view_data, like->hnsw.neighbors.view_data, used * sizeof(int32_t));
             std::memcpy(graph->twins, like->twins, linked * sizeof(int32_t));
+            std::memcpy(graph->twin_bits, like->twin_bits, (linked / 64 + 1) * sizeof(uint64_t));
             graph->entry.store(like->entry.load());
         }
         return graph.release();

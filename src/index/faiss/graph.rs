@@ -3,13 +3,24 @@
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
+use super::codes::raw_metric;
 use super::ffi::{self, RawGraph, RawView};
 use crate::index::IndexError;
+use crate::vector::Metric;
 
 /// Nodes for which another thread is worth starting: some 25 ms of linking.
 const PARALLEL_FROM: u32 = 256;
 /// The first nodes of a graph are linked one after another, so that the later ones find something to link to.
 const SERIAL_FIRST: u32 = 256;
+
+/// What a graph keeps for life.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Shape {
+    /// Links of a node, see [`IndexOptions`](crate::catalog::IndexOptions).
+    pub(super) m: u16,
+    /// What it is searched by.
+    pub(super) metric: Metric,
+}
 
 /// A graph with room for a fixed number of nodes.
 #[derive(Debug)]
@@ -27,24 +38,32 @@ unsafe impl Sync for Graph {}
 
 impl Graph {
     /// An empty graph with room for `capacity` nodes.
-    pub(super) fn new(m: u16, capacity: u32) -> Result<Self, IndexError> {
-        Self::create(m, capacity, std::ptr::null(), 0)
+    pub(super) fn new(shape: Shape, capacity: u32) -> Result<Self, IndexError> {
+        Self::create(shape, capacity, std::ptr::null(), 0)
     }
 
     /// The same graph with more room. Nobody links into `self` meanwhile.
-    pub(super) fn enlarged(&self, m: u16, capacity: u32) -> Result<Self, IndexError> {
+    pub(super) fn enlarged(&self, shape: Shape, capacity: u32) -> Result<Self, IndexError> {
         assert!(capacity >= self.capacity);
-        Self::create(m, capacity, self.raw.as_ptr(), self.linked())
+        Self::create(shape, capacity, self.raw.as_ptr(), self.linked())
     }
 
     fn create(
-        m: u16,
+        shape: Shape,
         capacity: u32,
         like: *const RawGraph,
         linked: u32,
     ) -> Result<Self, IndexError> {
-        // SAFETY: `like` is null or a graph of the same m with at least `linked` nodes.
-        let raw = unsafe { ffi::rektor_graph_new(u32::from(m), capacity, like, linked) };
+        // SAFETY: `like` is null or a graph of the same shape with at least `linked` nodes.
+        let raw = unsafe {
+            ffi::rektor_graph_new(
+                u32::from(shape.m),
+                raw_metric(shape.metric),
+                capacity,
+                like,
+                linked,
+            )
+        };
         let raw = NonNull::new(raw);
         Ok(Self {
             raw: raw.ok_or_else(|| IndexError::Full("no memory for the graph".into()))?,

@@ -12,7 +12,7 @@ use arc_swap::ArcSwapOption;
 
 use super::codes::Codes;
 use super::ffi::RawView;
-use super::graph::Graph;
+use super::graph::{Graph, Shape};
 use super::store::Store;
 use crate::catalog::IndexOptions;
 use crate::index::IndexError;
@@ -130,13 +130,17 @@ impl Lineage {
 
     /// A graph with room for all nodes there are and half as many again.
     fn grow(&self, graph: Option<&Graph>, m: u16) -> Result<Arc<Graph>, IndexError> {
+        let shape = Shape {
+            m,
+            metric: self.codes.metric(),
+        };
         let extent = self.extent();
         let capacity = extent
             .saturating_add(extent / 2)
             .clamp(LEAST_CAPACITY, i32::MAX.unsigned_abs());
         let grown = Arc::new(match graph {
-            Some(graph) => graph.enlarged(m, capacity)?,
-            None => Graph::new(m, capacity)?,
+            Some(graph) => graph.enlarged(shape, capacity)?,
+            None => Graph::new(shape, capacity)?,
         });
         self.graph.store(Some(Arc::clone(&grown)));
         Ok(grown)

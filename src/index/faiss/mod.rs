@@ -9,6 +9,8 @@ mod graph;
 mod lineage;
 mod rows;
 mod store;
+#[cfg(test)]
+mod tests;
 mod view;
 
 pub(super) use rows::Rows;

@@ -75,6 +75,21 @@ void prefetch_vector(const RektorView& view, uint32_t row) {
     }
 }
 
+// The rows of the same code as a candidate's.
+void admit_twins(const RektorGraph& graph, const RektorView& view, Candidate of, size_t ef, Scratch& s) {
+    for (int32_t twin = load(graph.twins + of.id); twin != 0;) {
+        if (s.best.size() >= ef && of.distance >= s.best.front().distance) {
+            return;
+        }
+        const uint32_t node = static_cast<uint32_t>(twin - 1);
+        const uint32_t row = *at(view.nodes, node, 1);
+        if (node < view.linked && is_live(view, row)) {
+            keep(s.best, ef, {of.distance, row});
+        }
+        twin = load(graph.twins + node);
+    }
+}
+
 // Leaves the ef nearest live linked rows in s.best.
 void walk(const RektorGraph& graph, const RektorView& view, const Query& query, size_t ef, Scratch& s) {
     const Kernels& kernels = rektor::kernels(best_kernel());
@@ -89,20 +104,13 @@ void walk(const RektorGraph& graph, const RektorView& view, const Query& query, 
         start = descend(graph, view, query, level, start, s);
     }
     explore(graph, view, query, 0, ef, start, s, [&](Candidate c) {
-        // The node, and those of the same code, which hang on it. Nodes from `linked` on are scanned instead.
-        for (uint32_t node = c.id;;) {
-            const uint32_t row = *at(view.nodes, node, 1);
-            if (node < view.linked && is_live(view, row)) {
-                if (s.best.size() >= ef && c.distance >= s.best.front().distance) {
-                    return;
-                }
-                keep(s.best, ef, {c.distance, row});
-            }
-            const int32_t twin = load(graph.twins + node);
-            if (twin == 0) {
-                return;
-            }
-            node = static_cast<uint32_t>(twin - 1);
+        // Nodes from `linked` on are scanned instead.
+        const uint32_t row = *at(view.nodes, c.id, 1);
+        if (c.id < view.linked && is_live(view, row)) {
+            keep(s.best, ef, {c.distance, row});
+        }
+        if (has_twins(graph, c.id)) {
+            admit_twins(graph, view, c, ef, s);
         }
     });
 }
@@ -141,7 +149,7 @@ int64_t search(const RektorGraph* graph, const RektorView& view, const float* x,
     scan_head(view, query, ef, s);
 
     const size_t count = std::min(s.best.size(), compared_exactly(k));
-    std::partial_sort(s.best.begin(), s.best.begin() + static_cast<ptrdiff_t>(count), s.best.end(), nearer);
+    std::partial_sort(s.best.begin(), s.best.begin() + static_cast<ptrdiff_t>(count), s.best.end(), Nearer());
     const Exact exact(view, x);
     s.exact.clear();
     for (size_t i = 0; i < std::min(count, kVectorsAhead); i++) {

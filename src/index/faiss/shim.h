@@ -17,12 +17,11 @@ enum RektorMetric : uint32_t { kL2 = 0, kInnerProduct = 1, kCosine = 2 };
 // The 8-bit codes of rows: x ≈ mean + scale × (code − 128).
 struct RektorCodes {
     const uint8_t* const* codes;  // stride bytes a row; the bytes beyond dim are 128
-    const float* const* scales;   // two floats a row: scale, squared norm of x − mean
-    const float* const* norms;    // one float a row: squared norm of x; null but for inner product
+    // Four floats a row: scale, squared norm of x − mean, what centring takes from its inner products, unused.
+    const float* const* scales;
     const float* mean;            // dim floats
     size_t dim;
     size_t stride;  // dim rounded up to a multiple of 64
-    float ceiling;  // largest squared norm of a row so far, for inner product
     uint32_t metric;
 };
 
@@ -44,12 +43,12 @@ uint32_t rektor_best_kernel();
 // Dot product of stride code bytes (unsigned) and query bytes (signed), by kernel 0, 1 or 2. For tests.
 int32_t rektor_dot(uint32_t kernel, const uint8_t* code, const int8_t* query, size_t stride);
 
-// Writes the code of x: stride bytes, two floats, and the squared norm of x.
-void rektor_encode(const RektorCodes* codes, const float* x, uint8_t* code, float* scale, float* norm);
+// Writes the code of x: stride bytes and four floats.
+void rektor_encode(const RektorCodes* codes, const float* x, uint8_t* code, float* scale);
 
 // A graph with room for `capacity` nodes; null when there is no memory. `like`, when not null, is copied up to
 // `linked` nodes; nobody links into it meanwhile.
-RektorGraph* rektor_graph_new(uint32_t m, uint32_t capacity, const RektorGraph* like, uint32_t linked);
+RektorGraph* rektor_graph_new(uint32_t m, uint32_t metric, uint32_t capacity, const RektorGraph* like, uint32_t linked);
 void rektor_graph_free(RektorGraph* graph);
 size_t rektor_graph_bytes(const RektorGraph* graph);
 // Links a node. Several threads may link different nodes, and any number search, at the same time.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use proptest::prelude::*;
 
-use super::*;
+use super::super::*;
 use crate::catalog::{Method, RowKey};
 use crate::lsn::Lsn;
 use crate::vector::Vector;

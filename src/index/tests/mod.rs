@@ -1,0 +1,134 @@
+//! Tests of the engine through its interface: against a model, for recall, and under concurrency.
+
+mod concurrency;
+mod model;
+mod recall;
+
+use std::sync::Arc;
+
+use super::*;
+use crate::catalog::RowKey;
+use crate::lsn::Lsn;
+use crate::vector::Vector;
+
+/// Seeded random numbers (SplitMix64), so that a failure repeats.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        z ^ (z >> 31)
+    }
+
+    fn below(&mut self, bound: u64) -> u64 {
+        self.next() % bound
+    }
+
+    fn index(&mut self, bound: usize) -> usize {
+        usize::try_from(self.below(bound as u64)).unwrap()
+    }
+
+    /// About normal: the sum of twelve uniform numbers.
+    #[allow(clippy::cast_precision_loss)]
+    fn normal(&mut self) -> f32 {
+        (0..12)
+            .map(|_| (self.next() >> 40) as f32 / (1 << 24) as f32)
+            .sum::<f32>()
+            - 6.0
+    }
+
+    fn vector(&mut self, dim: usize) -> Vec<f32> {
+        (0..dim).map(|_| self.normal()).collect()
+    }
+}
+
+/// Vectors around centres of unequal weight, as embeddings lie.
+struct Clusters {
+    centres: Vec<Vec<f32>>,
+    random: Random,
+}
+
+impl Clusters {
+    fn new(seed: u64, dim: usize) -> Self {
+        let mut random = Random(seed);
+        let centres = (0..40).map(|_| random.vector(dim)).collect();
+        Self { centres, random }
+    }
+
+    fn next(&mut self) -> Vec<f32> {
+        let widest = 1 + self.random.index(self.centres.len());
+        let centre = self.random.index(widest);
+        self.centres[centre]
+            .iter()
+            .map(|c| c + 0.4 * self.random.normal())
+            .collect()
+    }
+}
+
+fn spec(dim: usize, metric: Metric) -> IndexSpec {
+    IndexSpec {
+        dim: Dim::new(dim).unwrap(),
+        metric,
+        options: IndexOptions::default(),
+        include: 0,
+    }
+}
+
+fn key(number: u64) -> RowKey {
+    RowKey::from_parts([&number.to_be_bytes()[..]])
+}
+
+fn upsert(number: u64, vector: Vec<f32>) -> RowChange {
+    RowChange::Upsert {
+        old_key: None,
+        key: key(number),
+        vector: VectorChange::Set(Vector::new(vector).unwrap()),
+        include: vec![],
+    }
+}
+
+/// Waits for the linker; a minute is far more than any test's rows need.
+fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
+    let start = std::time::Instant::now();
+    while !condition() {
+        assert!(
+            start.elapsed().as_secs() < 60,
+            "waited a minute for: {what}"
+        );
+        std::thread::yield_now();
+    }
+}
+
+/// An index of these vectors, all linked, keys counted from 0.
+fn linked(spec: IndexSpec, vectors: impl Iterator<Item = Vec<f32>>) -> (Writer, Arc<Snapshot>) {
+    let mut writer = Writer::new(spec).unwrap();
+    for (number, vector) in (0..).zip(vectors) {
+        writer.apply(upsert(number, vector)).unwrap();
+    }
+    let snapshot = writer.publish(Lsn::new(1));
+    wait_until("linking", || snapshot.stats().unlinked == 0);
+    (writer, snapshot)
+}
+
+/// The share of the true `k` nearest that a search finds, counting rows as near as the last of them as found.
+fn recall(snapshot: &Snapshot, queries: &[Vec<f32>], k: usize, ef: usize) -> f64 {
+    let (mut found, mut wanted) = (0, 0);
+    for query in queries {
+        let query = Vector::new(query.clone()).unwrap();
+        let exact = snapshot.search_exact(&query, k).unwrap().neighbors;
+        let last = exact.last().unwrap().distance;
+        let got = snapshot.search(&query, k, ef).unwrap();
+        assert_eq!(got.neighbors.len(), exact.len());
+        assert!(got.distances < snapshot.stats().live, "searched by a scan");
+        found += got
+            .neighbors
+            .iter()
+            .filter(|neighbor| neighbor.distance <= last)
+            .count();
+        wanted += exact.len();
+    }
+    found as f64 / wanted as f64
+}

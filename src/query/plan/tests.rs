@@ -1,0 +1,359 @@
+//! Rewritten statements, letter by letter, and the choice of an index.
+
+use super::*;
+use crate::catalog::{
+    ColumnNumber, IndexId, IndexOptions, KeyColumn, QualifiedName, TypeId, VectorColumn,
+};
+use crate::index::{IndexSpec, Writer};
+use crate::lsn::Lsn;
+use crate::query::{StatementKind, analyze};
+use crate::vector::{Dim, Metric, VectorType};
+
+/// An index on `embedding` of a table `schema.name`, whose OID is `relation`.
+fn index(
+    id: i64,
+    relation: u32,
+    (schema, name): (&str, &str),
+    metric: Metric,
+    key: &[(&str, KeyType)],
+    phase: Phase,
+) -> Arc<IndexState> {
+    let (dim, options) = (Dim::new(3).unwrap(), IndexOptions::default());
+    let spec = IndexSpec {
+        dim,
+        metric,
+        options,
+        include: 0,
+    };
+    let qualified = |name: &str| QualifiedName {
+        schema: schema.into(),
+        name: name.into(),
+    };
+    let definition = IndexDefinition {
+        id: IndexId(id),
+        name: qualified(&format!("index_{id}")),
+        relation: RelationId(relation),
+        table: qualified(name),
+        column: VectorColumn {
+            name: "embedding".into(),
+            number: ColumnNumber(9),
+            kind: VectorType::Vector,
+            type_id: TypeId(9999),
+        },
+        dim,
+        metric,
+        key: (1..)
+            .zip(key)
+            .map(|(number, (name, kind))| KeyColumn {
+                name: (*name).into(),
+                number: ColumnNumber(number),
+                kind: *kind,
+            })
+            .collect(),
+        include: vec![],
+        options,
+    };
+    Arc::new(IndexState {
+        definition: Arc::new(definition),
+        phase,
+        snapshot: Some(Writer::new(spec).unwrap().publish(Lsn::default())),
+        applied: Lsn::default(),
+        left_out_changes: 0,
+    })
+}
+
+fn view(indexes: Vec<Arc<IndexState>>) -> View {
+    View {
+        indexes,
+        ..View::default()
+    }
+}
+
+const BIGINT: &[(&str, KeyType)] = &[("id", KeyType::Int8)];
+
+pub(in crate::query) fn items() -> View {
+    view(vec![index(
+        1,
+        77,
+        ("public", "items"),
+        Metric::L2,
+        BIGINT,
+        Phase::Ready,
+    )])
+}
+
+fn knn(sql: &str) -> KnnQuery {
+    let mut statements = analyze(sql).unwrap();
+    match statements.remove(0).kind {
+        StatementKind::Knn(query) => *query,
+        other @ (StatementKind::NotClaimed(_)
+        | StatementKind::Explain { .. }
+        | StatementKind::Ddl(_)
+        | StatementKind::Other) => panic!("{other:?}: {sql}"),
+    }
+}
+
+fn planned(sql: &str, declared: u16, view: &View) -> Result<Plan, RelayReason> {
+    plan(sql, &knn(sql), declared, None, view)
+}
+
+/// `{K}` stands for the conditions of the single bigint key as `$n` and the guards.
+#[test]
+fn rewrites_differ_only_where_they_must() {
+    let table = [
+        (
+            "SELECT id FROM items ORDER BY embedding <-> '[1,2,3]' LIMIT 5",
+            1,
+            "SELECT id FROM items WHERE {K} ORDER BY (embedding <-> '[1,2,3]') OPERATOR(pg_catalog.+) 0 LIMIT 5",
+            "SELECT id FROM items ORDER BY (embedding <-> '[1,2,3]') OPERATOR(pg_catalog.+) 0 LIMIT 5",
+        ),
+        (
+            "/*+ hint */ select *\nfrom items -- all of them\nwhere cat = 1 or cat = 2 -- two\n order by embedding<->$1 -- near\n asc nulls last limit $2 -- few",
+            3,
+            "/*+ hint */ select *\nfrom items -- all of them\nwhere (cat = 1 or cat = 2) AND {K} -- two\n order by (embedding<->$1) OPERATOR(pg_catalog.+) 0 -- near\n asc nulls last limit $2 -- few",
+            "/*+ hint */ select *\nfrom items -- all of them\nwhere cat = 1 or cat = 2 -- two\n order by (embedding<->$1) OPERATOR(pg_catalog.+) 0 -- near\n asc nulls last limit $2 -- few",
+        ),
+        (
+            "SELECT id, embedding <-> $1 AS d FROM items WHERE id IN (1, 2) ORDER BY d LIMIT $3",
+            4,
+            "SELECT id, embedding <-> $1 AS d FROM items WHERE (id IN (1, 2)) AND {K} ORDER BY (embedding <-> $1) OPERATOR(pg_catalog.+) 0 LIMIT $3",
+            "SELECT id, embedding <-> $1 AS d FROM items WHERE id IN (1, 2) ORDER BY (embedding <-> $1) OPERATOR(pg_catalog.+) 0 LIMIT $3",
+        ),
+        (
+            "SELECT ALL name, ((embedding <-> $1)) dist, cat IS DISTINCT FROM 3 AS \"from\", 1 AS where FROM items ORDER BY 2 ASC OFFSET 1 FETCH FIRST 3 ROWS ONLY;",
+            2,
+            "SELECT ALL name, ((embedding <-> $1)) dist, cat IS DISTINCT FROM 3 AS \"from\", 1 AS where FROM items WHERE {K} ORDER BY (((embedding <-> $1))) OPERATOR(pg_catalog.+) 0 ASC OFFSET 1 FETCH FIRST 3 ROWS ONLY",
+            "SELECT ALL name, ((embedding <-> $1)) dist, cat IS DISTINCT FROM 3 AS \"from\", 1 AS where FROM items ORDER BY (((embedding <-> $1))) OPERATOR(pg_catalog.+) 0 ASC OFFSET 1 FETCH FIRST 3 ROWS ONLY",
+        ),
+        (
+            "SELECT items.order, CAST('where' AS text) AS as, 2 AS order, (SELECT 1 FROM items WHERE cat = 1 ORDER BY id LIMIT 1) FROM items WHERE(cat=2)ORDER BY items.embedding<->$1::vector(3)LIMIT 5",
+            2,
+            "SELECT items.order, CAST('where' AS text) AS as, 2 AS order, (SELECT 1 FROM items WHERE cat = 1 ORDER BY id LIMIT 1) FROM items WHERE((cat=2)) AND {K} ORDER BY (items.embedding<->$1::vector(3)) OPERATOR(pg_catalog.+) 0 LIMIT 5",
+            "SELECT items.order, CAST('where' AS text) AS as, 2 AS order, (SELECT 1 FROM items WHERE cat = 1 ORDER BY id LIMIT 1) FROM items WHERE(cat=2)ORDER BY (items.embedding<->$1::vector(3)) OPERATOR(pg_catalog.+) 0 LIMIT 5",
+        ),
+        (
+            "SELECT 1 FROM items WHERE a = 'x'\n  'y' AND b = U&'d!0061' UESCAPE '!' AND c = $q$ ORDER BY $q$ORDER BY embedding <-> '[1,'\n'2,3]' LIMIT 5",
+            1,
+            "SELECT 1 FROM items WHERE (a = 'x'\n  'y' AND b = U&'d!0061' UESCAPE '!' AND c = $q$ ORDER BY $q$) AND {K} ORDER BY (embedding <-> '[1,'\n'2,3]') OPERATOR(pg_catalog.+) 0 LIMIT 5",
+            "SELECT 1 FROM items WHERE a = 'x'\n  'y' AND b = U&'d!0061' UESCAPE '!' AND c = $q$ ORDER BY $q$ORDER BY (embedding <-> '[1,'\n'2,3]') OPERATOR(pg_catalog.+) 0 LIMIT 5",
+        ),
+        (
+            "SELECT FROM items * WHERE nulls = 'größe' AND \"LIMIT\" = 1 ORDER BY embedding <-> $1 NULLS LAST LIMIT 5",
+            2,
+            "SELECT FROM items * WHERE (nulls = 'größe' AND \"LIMIT\" = 1) AND {K} ORDER BY (embedding <-> $1) OPERATOR(pg_catalog.+) 0 NULLS LAST LIMIT 5",
+            "SELECT FROM items * WHERE nulls = 'größe' AND \"LIMIT\" = 1 ORDER BY (embedding <-> $1) OPERATOR(pg_catalog.+) 0 NULLS LAST LIMIT 5",
+        ),
+    ];
+    for (sql, parameter, nominate, exact) in table {
+        let plan = planned(sql, 0, &items()).unwrap();
+        let keys = format!(
+            "\"items\".\"id\" OPERATOR(pg_catalog.=) ANY (${parameter}::pg_catalog.int8[]) \
+             AND '\"items\"'::pg_catalog.regclass OPERATOR(pg_catalog.=) '77'::pg_catalog.oid \
+             AND pg_catalog.pg_current_xact_id_if_assigned() IS NULL"
+        );
+        assert_eq!(plan.nominate, nominate.replace("{K}", &keys));
+        assert_eq!(plan.exact, exact);
+        assert_eq!(plan.first_key_param, parameter);
+    }
+}
+
+fn nominated(sql: &str, view: &View) -> String {
+    planned(sql, 0, view).unwrap().nominate
+}
+
+#[test]
+fn keys_are_named_by_what_the_statement_calls_the_table() {
+    let composite = &[
+        ("a", KeyType::Int4),
+        ("b", KeyType::Text),
+        ("c", KeyType::Uuid),
+    ];
+    let comp = view(vec![index(
+        1,
+        77,
+        ("s", "comp"),
+        Metric::L2,
+        composite,
+        Phase::Ready,
+    )]);
+    assert_eq!(
+        nominated(
+            "SELECT * FROM s.comp AS c ORDER BY c.embedding <-> $1 LIMIT $2",
+            &comp
+        ),
+        "SELECT * FROM s.comp AS c WHERE (\"c\".\"a\", \"c\".\"b\", \"c\".\"c\") OPERATOR(pg_catalog.=) \
+         ANY (SELECT * FROM ROWS FROM (pg_catalog.unnest($3::pg_catalog.int4[]), pg_catalog.unnest($4::pg_catalog.text[]), \
+         pg_catalog.unnest($5::pg_catalog.uuid[]))) \
+         AND '\"s\".\"comp\"'::pg_catalog.regclass OPERATOR(pg_catalog.=) '77'::pg_catalog.oid \
+         AND pg_catalog.pg_current_xact_id_if_assigned() IS NULL \
+         ORDER BY (c.embedding <-> $1) OPERATOR(pg_catalog.+) 0 LIMIT $2"
+    );
+    let odd = r#"O'Neil"s \ table"#;
+    let key = &[("Ke\"y", KeyType::Varchar)];
+    let odd = view(vec![index(
+        1,
+        4_000_000_000,
+        ("public", odd),
+        Metric::L2,
+        key,
+        Phase::Ready,
+    )]);
+    assert_eq!(
+        nominated(
+            r#"SELECT 1 FROM "O'Neil""s \ table" ORDER BY embedding <-> $1 LIMIT 1"#,
+            &odd
+        ),
+        r#"SELECT 1 FROM "O'Neil""s \ table" WHERE "O'Neil""s \ table"."Ke""y" OPERATOR(pg_catalog.=) ANY ($2::pg_catalog.varchar[]) AND E'"O''Neil""s \\ table"'::pg_catalog.regclass OPERATOR(pg_catalog.=) '4000000000'::pg_catalog.oid AND pg_catalog.pg_current_xact_id_if_assigned() IS NULL ORDER BY (embedding <-> $1) OPERATOR(pg_catalog.+) 0 LIMIT 1"#
+    );
+}
+
+#[test]
+fn only_the_statement_itself_is_rewritten() {
+    let sql = "SET x = 1; /* a */ SELECT id FROM items ORDER BY embedding <-> '[1,2,3]' LIMIT 1; SELECT 2";
+    let statements = analyze(sql).unwrap();
+    let StatementKind::Knn(query) = &statements[1].kind else {
+        panic!("{statements:?}")
+    };
+    let plan = plan(sql, query, 0, None, &items()).unwrap();
+    assert_eq!(
+        plan.exact,
+        "/* a */ SELECT id FROM items ORDER BY (embedding <-> '[1,2,3]') OPERATOR(pg_catalog.+) 0 LIMIT 1"
+    );
+    let sql =
+        "EXPLAIN (ANALYZE) /* b */ SELECT id FROM items ORDER BY embedding <-> '[1,2,3]' LIMIT 1";
+    let statement = analyze(sql).unwrap().remove(0);
+    let StatementKind::Explain { inner, .. } = statement.kind else {
+        panic!("{statement:?}")
+    };
+    assert_eq!(&sql[..inner.range.start], "EXPLAIN (ANALYZE) /* b */ ");
+    let StatementKind::Knn(query) = &inner.kind else {
+        panic!("{inner:?}")
+    };
+    let plan = super::plan(sql, query, 0, None, &items()).unwrap();
+    assert_eq!(
+        plan.exact,
+        "SELECT id FROM items ORDER BY (embedding <-> '[1,2,3]') OPERATOR(pg_catalog.+) 0 LIMIT 1"
+    );
+}
+
+#[test]
+fn keys_come_after_every_other_parameter() {
+    let sql = "SELECT id FROM items WHERE cat = $7 ORDER BY embedding <-> $2 LIMIT 5";
+    for (declared, first) in [(0, 8), (7, 8), (9, 10), (u16::MAX - 1, u16::MAX)] {
+        assert_eq!(
+            planned(sql, declared, &items()).unwrap().first_key_param,
+            first
+        );
+    }
+    let none_left = planned(sql, u16::MAX, &items()).map(|_| ());
+    assert_eq!(none_left, Err(RelayReason::TooManyParameters));
+    let two = &[("a", KeyType::Int8), ("b", KeyType::Int8)];
+    let two = view(vec![index(
+        1,
+        77,
+        ("public", "items"),
+        Metric::L2,
+        two,
+        Phase::Ready,
+    )]);
+    assert_eq!(
+        planned(sql, u16::MAX - 2, &two).unwrap().first_key_param,
+        u16::MAX - 1
+    );
+    let one_left = planned(sql, u16::MAX - 1, &two).map(|_| ());
+    assert_eq!(one_left, Err(RelayReason::TooManyParameters));
+}
+
+#[test]
+fn the_index_must_fit_and_be_ready() {
+    use RelayReason as R;
+    let l2 = "SELECT id FROM items ORDER BY embedding <-> $1 LIMIT 5";
+    let state = |id, relation, schema, metric, phase| {
+        index(id, relation, (schema, "items"), metric, BIGINT, phase)
+    };
+    let public = |phase| state(1, 77, "public", Metric::L2, phase);
+    let other = state(2, 88, "other", Metric::L2, Phase::Ready);
+    let failed = Phase::Failed { error: "e".into() };
+    let typed =
+        |cast: &str| format!("SELECT id FROM items ORDER BY embedding <-> $1::{cast} LIMIT 5");
+    type Case = (String, Vec<Arc<IndexState>>, Result<i64, R>);
+    let cases: Vec<Case> = vec![
+        (l2.into(), vec![public(Phase::Ready)], Ok(1)),
+        (l2.into(), vec![], Err(R::NoIndex)),
+        (
+            l2.replace("items", "item"),
+            vec![public(Phase::Ready)],
+            Err(R::NoIndex),
+        ),
+        (
+            l2.replace("embedding", "emb"),
+            vec![public(Phase::Ready)],
+            Err(R::NoIndex),
+        ),
+        (
+            l2.replace("items", "other.items"),
+            vec![public(Phase::Ready)],
+            Err(R::NoIndex),
+        ),
+        (
+            l2.replace("items", "other.items"),
+            vec![public(Phase::Ready), other.clone()],
+            Ok(2),
+        ),
+        (
+            l2.into(),
+            vec![public(Phase::Ready), other.clone()],
+            Err(R::AmbiguousTable),
+        ),
+        (
+            l2.replace("<->", "<=>"),
+            vec![public(Phase::Ready)],
+            Err(R::OtherMetric),
+        ),
+        (
+            l2.into(),
+            vec![public(Phase::Copying { percent: 1.0 })],
+            Err(R::Copying),
+        ),
+        (
+            l2.into(),
+            vec![public(Phase::Building { percent: 1.0 })],
+            Err(R::Building),
+        ),
+        (l2.into(), vec![public(failed.clone())], Err(R::Failed)),
+        (
+            l2.into(),
+            vec![
+                public(failed),
+                state(3, 77, "public", Metric::L2, Phase::Ready),
+            ],
+            Ok(3),
+        ),
+        (typed("vector"), vec![public(Phase::Ready)], Ok(1)),
+        (typed("public.vector(3)"), vec![public(Phase::Ready)], Ok(1)),
+        (
+            typed("vector(4)"),
+            vec![public(Phase::Ready)],
+            Err(R::WrongDimension),
+        ),
+        (
+            typed("halfvec"),
+            vec![public(Phase::Ready)],
+            Err(R::OtherVectorType),
+        ),
+        (
+            typed("real[]"),
+            vec![public(Phase::Ready)],
+            Err(R::OtherVectorType),
+        ),
+    ];
+    for (sql, indexes, expected) in cases {
+        let chosen = planned(&sql, 0, &view(indexes)).map(|plan| plan.index.definition.id.0);
+        assert_eq!(chosen, expected, "{sql}");
+    }
+    let both = view(vec![public(Phase::Ready), other]);
+    let resolved = plan(l2, &knn(l2), 0, Some(RelationId(88)), &both);
+    assert_eq!(resolved.unwrap().index.definition.id.0, 2);
+    let elsewhere = plan(l2, &knn(l2), 0, Some(RelationId(99)), &both).map(|_| ());
+    assert_eq!(elsewhere, Err(R::NoIndex));
+}

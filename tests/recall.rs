@@ -1,0 +1,99 @@
+//! Real embeddings (the demo's sample): what an index at default settings finds, and that no answer is ever short, also
+//! beside an HNSW index of pgvector's on the same column.
+
+use std::collections::HashSet;
+
+use crate::harness::{Rektor, Server, Wire, message, wire::exchange};
+use crate::knn::fixture::Answered;
+
+/// Rows held out of the table as queries.
+const QUERIES: usize = 200;
+const K: usize = 10;
+const RECALL_WANTED: f64 = 0.95;
+
+/// Loads the sample through Rektor with COPY; every so many rows become queries instead. Returns their texts.
+fn load(wire: &mut Wire) -> Vec<String> {
+    let sample = include_bytes!("../deploy/demo/packages.tsv");
+    wire.run("create table sample (id int, name text, released date, downloads int, bytes text)");
+    exchange(wire, &message::query("copy sample from stdin"), 1, sample);
+    wire.run(
+        "create table decoded as select row_number() over (order by id) as n, id, name, downloads, l2_normalize((
+             select array_agg((get_byte(raw, i) + 128) % 256 - 128 order by i) from generate_series(0, 383) i)::vector) as v
+         from (select *, decode(bytes, 'base64') as raw from sample offset 0) s",
+    );
+    wire.run("create table package (id int primary key, name text, downloads int, v vector(384))");
+    let every = format!("n % (select count(*) / {QUERIES} from decoded) = 0");
+    wire.run(&format!(
+        "insert into package select id, name, downloads, v from decoded where not {every}"
+    ));
+    wire.run("analyze package");
+    wire.column(&format!(
+        "select v from decoded where {every} order by n limit {QUERIES}"
+    ))
+}
+
+/// The share of the true nearest that was found, over all queries; each answer has as many rows as the exact one.
+fn recall(rektor: &Rektor<'_>, queries: &[String], filter: &str) -> f64 {
+    let mut direct = rektor.database.connect();
+    direct.run("set enable_indexscan = off"); // exact, also beside pgvector's index
+    let mut through = rektor.connect();
+    rektor.catch_up(&mut through);
+    let (mut found, mut all) = (0, 0);
+    for query in queries {
+        let sql =
+            format!("select id from package where {filter} order by v <=> '{query}' limit {K}");
+        let exact: HashSet<_> = direct.column(&sql).into_iter().collect();
+        let got = through.column(&sql);
+        let distinct: HashSet<_> = got.iter().cloned().collect();
+        assert_eq!(got.len(), distinct.len(), "a row came twice");
+        assert_eq!(got.len(), exact.len(), "{filter}: short");
+        found += exact.intersection(&distinct).count();
+        all += exact.len();
+    }
+    if all == 0 { 1.0 } else { ratio(found, all) }
+}
+
+fn ratio(part: usize, whole: usize) -> f64 {
+    f64::from(u32::try_from(part).unwrap()) / f64::from(u32::try_from(whole).unwrap())
+}
+
+#[test]
+fn real_embeddings_are_found() {
+    let database = Server::Pg18.shared().database();
+    let rektor = Rektor::start(&database);
+    let mut wire = rektor.connect();
+    let queries = load(&mut wire);
+    assert_eq!(queries.len(), QUERIES);
+    rektor.create_index(
+        "create index package_idx on package using faiss (v vector_cosine_ops)",
+        "package_idx",
+    );
+
+    let before = Answered::now(&rektor);
+    let plain = recall(&rektor, &queries, "true");
+    let after = Answered::now(&rektor);
+    eprintln!("recall@{K} over {QUERIES} queries: {plain:.4}");
+    assert!(plain >= RECALL_WANTED, "recall {plain}");
+    let asked = f64::from(u32::try_from(QUERIES).unwrap());
+    assert_eq!(
+        (after.nominate - before.nominate, after.exact - before.exact),
+        (asked, 0.0),
+        "not all from the index"
+    );
+
+    wire.run("create index package_hnsw on package using hnsw (v vector_cosine_ops)");
+    let beside = recall(&rektor, &queries, "true");
+    assert!(
+        beside >= RECALL_WANTED,
+        "recall {beside} beside pgvector's index"
+    );
+
+    for filter in ["id > 0", "id % 20 = 3", "id % 1000 = 7", "id < 0"] {
+        let filtered = recall(&rektor, &queries[..50], filter);
+        eprintln!("recall@{K} where {filter}: {filtered:.4}");
+        assert!(
+            filtered >= RECALL_WANTED,
+            "recall {filtered} where {filter}"
+        );
+    }
+}
