@@ -79,7 +79,7 @@ pub(crate) enum Control {
         point: Lsn,
         indexes: Vec<CopiedIndex>,
     },
-    /// What there is to store is wanted.
+    /// What there is to store is wanted. No answer while a large transaction is half applied.
     Keep(oneshot::Sender<Kept>),
     /// A copy failed by the fault of these indexes, or of none.
     CopyFailed {
@@ -322,12 +322,14 @@ impl Applier {
                 }
             }
             Control::Keep(answer) => {
-                // Whoever asked may have been stopped.
-                let _unasked = answer.send(Kept {
-                    epoch: self.epoch,
-                    position: self.position,
-                    indexes: self.indexes.kept(self.position),
-                });
+                if let Some(indexes) = self.indexes.kept(self.position) {
+                    // Whoever asked may have been stopped.
+                    let _unasked = answer.send(Kept {
+                        epoch: self.epoch,
+                        position: self.position,
+                        indexes,
+                    });
+                }
                 return;
             }
             Control::CopyProgress { job, percents } => self.indexes.copy_progress(job, &percents),
