@@ -232,6 +232,8 @@ impl Session {
                 };
                 let reason = meaning.not_claimed();
                 let effect = meaning.effect();
+                let gone = meaning.deallocates();
+                gone.iter().for_each(|gone| self.book.deallocate(gone));
                 if let Some(reason) = reason {
                     self.shared.context.counters.relayed(&reason.to_string());
                 }

@@ -484,7 +484,8 @@ impl Session {
             self.close_own(&names);
             return Ok(Attempt::Refused);
         }
-        for frame in replies.error.iter().chain(&replies.ready) {
+        let shown = replies.frames.iter().filter(|frame| !is_own(frame.tag()));
+        for frame in shown.chain(&replies.error).chain(&replies.ready) {
             self.client.outbox.extend_from_slice(frame.bytes());
         }
         if replies.ready.is_none() {
@@ -557,7 +558,7 @@ impl Session {
                     self.client.outbox.extend_from_slice(frame.bytes());
                 }
                 b'C' if suspended => messages::portal_suspended(&mut self.client.outbox),
-                b'1' | b'3' => {} // Rektor's own
+                tag if is_own(tag) => {}
                 _ => self.client.outbox.extend_from_slice(frame.bytes()),
             }
         }
@@ -650,6 +651,11 @@ impl Session {
             .iter()
             .for_each(|_| self.pending.sent(Kind::Close, Owner::Rektor));
     }
+}
+
+/// Whether a reply answers a message that the client did not send: ParseComplete, CloseComplete.
+fn is_own(tag: u8) -> bool {
+    matches!(tag, b'1' | b'3')
 }
 
 /// What a failed attempt leaves to do.

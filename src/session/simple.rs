@@ -35,6 +35,8 @@ impl Session {
                 return Ok(());
             }
         };
+        let gone = analysis.deallocates();
+        gone.iter().for_each(|gone| self.book.deallocate(gone));
         if analysis.interest.stat {
             if !self.pending.is_empty() {
                 self.settle().await?;
