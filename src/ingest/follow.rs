@@ -103,7 +103,10 @@ impl Follower {
     /// # Errors
     /// With a failure that only a person can mend, as long as nothing has been streamed yet.
     pub(crate) async fn run(mut self) -> Result<(), IngestError> {
-        let followed = self.follow().await;
+        let mut followed = self.follow().await;
+        if *self.stop.borrow() {
+            followed = Ok(()); // the applier may have stopped first
+        }
         let closed = self.close_journal().await;
         followed.and(closed.map_err(IngestError::from))
     }

@@ -139,7 +139,10 @@ async fn preflight(settings: &IngestSettings, directory: &Directory) -> Result<(
     let session = SqlSession::connect(&settings.upstream).await?;
     check_server(&session, &settings.slot).await?;
     slot::find(&session, &settings.slot, &system.database).await?;
-    Ok(replication.close().await?)
+    if let Err(error) = replication.close().await {
+        tracing::debug!(%error, "upstream was quicker to close the connection");
+    }
+    Ok(())
 }
 
 /// Owns every task of the write path. The first to end ends all.
