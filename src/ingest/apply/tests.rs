@@ -505,6 +505,9 @@ impl Trial {
 }
 
 proptest! {
+    // Shrinking builds indexes over and over: a failure should show within seconds.
+    #![proptest_config(ProptestConfig { max_shrink_iters: 100, ..ProptestConfig::default() })]
+
     #[test]
     fn an_index_holds_the_rows_of_its_position(script in proptest::collection::vec(any::<u32>(), 40..400)) {
         let mut choices = Choices(script.iter().cycle());
