@@ -393,6 +393,8 @@ fn a_copy_that_waits_for_a_transaction_goes_on_when_it_ends() {
     let mut wire = database.connect();
     table(&database, &mut wire, "t", 5);
     let following = Following::start(&database);
+    // Else it is the replication slot itself that waits.
+    following.wait("the stream", |view| view.streaming.then_some(()));
     let mut open = database.connect();
     open.run("begin; insert into t values (100, '[1,2,3]', 1)");
     create_index(&mut wire, "i", "t");
