@@ -103,7 +103,10 @@ impl Follower {
     /// # Errors
     /// With a failure that only a person can mend, as long as nothing has been streamed yet.
     pub(crate) async fn run(mut self) -> Result<(), IngestError> {
-        let followed = self.follow().await;
+        let mut followed = self.follow().await;
+        if *self.stop.borrow() {
+            followed = Ok(()); // the applier may have stopped first
+        }
         let closed = self.close_journal().await;
         followed.and(closed.map_err(IngestError::from))
     }
@@ -217,7 +220,7 @@ impl Follower {
     async fn open(&mut self, epoch: &mut Option<Epoch>) -> Result<ReplicationStream, IngestError> {
         let mut replication = ReplicationConnection::connect(&self.config).await?;
         let session = SqlSession::connect(&self.config).await?;
-        check_server(&session, &self.slot).await?;
+        check_server(&session).await?;
         let system = replication.identify_system().await?;
         let state = slot::find(&session, &self.slot, &system.database).await?;
         if let Some(state) = &state {

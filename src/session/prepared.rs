@@ -36,6 +36,15 @@ impl Analysis {
         }
     }
 
+    /// The statements that the text deallocates by name.
+    pub(super) fn deallocates(&self) -> Vec<Deallocated> {
+        let statements = self.statements.iter().flatten();
+        statements
+            .filter(|statement| statement.effect.prepared && !statement.effect.discards_prepared)
+            .filter_map(|statement| Deallocated::of(self.sql.get(statement.range.clone())?))
+            .collect()
+    }
+
     /// What the text may change, as one.
     pub(super) fn effect(&self) -> Effect {
         let Some(statements) = &self.statements else {
@@ -50,6 +59,44 @@ impl Analysis {
                 discards_prepared: all.discards_prepared || statement.effect.discards_prepared,
                 transaction: all.transaction.or(statement.effect.transaction),
             })
+    }
+}
+
+/// What a DEALLOCATE names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Deallocated {
+    /// This statement.
+    Statement(Bytes),
+    /// A name that is not plain to see.
+    Unknown,
+}
+
+impl Deallocated {
+    /// Reads `DEALLOCATE [PREPARE] name`; `None` for PREPARE, EXECUTE and the like.
+    fn of(sql: &str) -> Option<Self> {
+        let mut words = sql.split_ascii_whitespace();
+        let first = words.next()?;
+        if ["prepare", "execute", "discard"]
+            .iter()
+            .any(|word| first.eq_ignore_ascii_case(word))
+        {
+            return None;
+        }
+        let rest: Vec<&str> = words
+            .skip_while(|word| word.eq_ignore_ascii_case("prepare"))
+            .collect();
+        let plain = |name: &str| name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
+        Some(match rest.as_slice() {
+            [name] if first.eq_ignore_ascii_case("deallocate") => match name.strip_prefix('"') {
+                Some(quoted) => match quoted.strip_suffix('"') {
+                    Some(name) if plain(name) => Self::Statement(name.to_owned().into()),
+                    Some(_) | None => Self::Unknown,
+                },
+                None if plain(name) => Self::Statement(name.to_ascii_lowercase().into()),
+                None => Self::Unknown,
+            },
+            _ => Self::Unknown,
+        })
     }
 }
 
@@ -117,6 +164,14 @@ pub(super) enum Meaning {
 }
 
 impl Meaning {
+    /// The statements that it deallocates by name.
+    pub(super) fn deallocates(&self) -> Vec<Deallocated> {
+        match self {
+            Self::Plain(_) => Vec::new(),
+            Self::Analysed(prepared) => prepared.analysis.deallocates(),
+        }
+    }
+
     /// What running it may change.
     pub(super) fn effect(&self) -> Effect {
         match self {
@@ -198,6 +253,14 @@ impl Book {
         self.statements.remove(name);
     }
 
+    /// Forgets what a DEALLOCATE names.
+    pub(super) fn deallocate(&mut self, gone: &Deallocated) {
+        match gone {
+            Deallocated::Statement(name) => self.remove_statement(name),
+            Deallocated::Unknown => self.clear_statements(),
+        }
+    }
+
     /// Forgets every statement.
     pub(super) fn clear_statements(&mut self) {
         self.statements.clear();
@@ -230,5 +293,47 @@ impl Book {
         if !self.portals.is_empty() {
             self.portals.clear();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn deallocated_names_are_read() {
+        let named = |name: &'static str| Some(Deallocated::Statement(name.into()));
+        for (sql, expected) in [
+            ("DEALLOCATE Some_1", named("some_1")),
+            ("deallocate prepare \"Some_1\"", named("Some_1")),
+            ("deallocate \"a b\"", Some(Deallocated::Unknown)),
+            ("deallocate /* x */ a", Some(Deallocated::Unknown)),
+            ("/* x */ deallocate a", Some(Deallocated::Unknown)),
+            ("execute a", None),
+            ("PREPARE a as select 1", None),
+        ] {
+            assert_eq!(Deallocated::of(sql), expected, "{sql}");
+        }
+    }
+
+    #[test]
+    fn a_text_is_analysed_once() {
+        let analyses = Analyses::default();
+        let sql = b"select * from t order by v <-> $1 limit 3";
+        let (first, second) = (analyses.of(sql).unwrap(), analyses.of(sql).unwrap());
+        assert!(Arc::ptr_eq(&first, &second));
+        assert!(first.single().is_some());
+        let plain = analyses.of(b"select 1");
+        assert!(plain.is_err_and(|effect| effect == Effect::default()));
+        assert!(
+            analyses
+                .of(b"insert into t values (1)")
+                .is_err_and(|effect| effect.writes)
+        );
+        assert!(
+            analyses
+                .of(b"set role \xff")
+                .is_err_and(|effect| effect == Effect::UNKNOWN)
+        );
     }
 }

@@ -719,7 +719,7 @@ fn simple_on_plain() {
 
 #[test]
 fn prepared_on_plain() {
-    answers_are_exact(Server::Plain, Protocol::Prepared(7));
+    answers_are_exact(Server::Plain, Protocol::Prepared(2));
 }
 
 #[test]

@@ -202,7 +202,7 @@ fn write_skew_is_found_under_serializable() {
 #[test]
 fn a_table_changed_between_two_executions() {
     for server in Server::ALL {
-        for (prepared, change) in [
+        let changes = [
             (
                 "select * from item order by embedding <-> $1 limit 4",
                 "alter table item add column more int default 3",
@@ -239,7 +239,14 @@ fn a_table_changed_between_two_executions() {
                 "select id from item order by embedding <-> $1 limit 4",
                 "alter table item rename column embedding to old; alter table item rename column category to embedding",
             ),
-        ] {
+        ];
+        // the later ones are about Rektor's own bookkeeping, the same on every server
+        let most = if server == Server::Pg18 {
+            changes.len()
+        } else {
+            2
+        };
+        for (prepared, change) in &changes[..most] {
             let copies = copies_with(server, &["item_l2"]);
             let mut pair = copies.sessions(&[]);
             let v = query_vector(server, 36);
