@@ -180,6 +180,21 @@ begin
 end
 $$;
 
+-- The same for a column that is kept beside the vector: its values travel in binary form.
+create or replace function rektor.check_include(relation oid, column_name name) returns void
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    included pg_attribute := rektor.check_column(relation, column_name);
+begin
+    if (select t.typsend = 0 from pg_type t where t.oid = included.atttypid) then
+        raise exception 'column "%" of type % cannot be included', column_name, format_type(included.atttypid, included.atttypmod)
+            using errcode = '0A000', detail = 'The type has no binary form.';
+    end if;
+end
+$$;
+
 create or replace function rektor.check_option_range(option text, value text, low int, high int) returns int
 language plpgsql immutable
 set search_path = pg_catalog, pg_temp

@@ -110,7 +110,7 @@ begin
             coalesce(type_name, format_type(indexed_column.atttypid, null)) using errcode = '42804';
     end if;
     foreach included in array coalesce(include, '{}') loop
-        perform rektor.check_column(relation, included);
+        perform rektor.check_include(relation, included);
     end loop;
 
     -- pgvector's type modifier is the number of dimensions.

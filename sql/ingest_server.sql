@@ -3,6 +3,4 @@ select
     current_setting('server_version_num')::int as version,
     current_setting('wal_level') as wal_level,
     to_regclass('rektor.index') is not null as installed,
-    exists (select from pg_publication where pubname = 'rektor') as published,
-    current_user::text as role,
-    coalesce((select r.rolsuper or r.rolreplication from pg_roles r where r.rolname = current_user), false) as may_replicate
+    exists (select from pg_publication where pubname = 'rektor') as published

@@ -41,7 +41,7 @@ begin
             using errcode = '42804', hint = 'Vectors are of type vector, halfvec or real[].';
     end if;
     foreach included in array new.include loop
-        perform rektor.check_column(new.relation, included);
+        perform rektor.check_include(new.relation, included);
     end loop;
     new.options := rektor.check_options(new.options);
 

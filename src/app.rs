@@ -67,6 +67,9 @@ pub enum AppError {
         /// Why.
         reason: String,
     },
+    /// There is nowhere to log to.
+    #[error("cannot write to standard error: {0}")]
+    Log(io::Error),
     /// Signals cannot be received.
     #[error("cannot receive signals: {0}")]
     Signals(io::Error),
@@ -90,7 +93,8 @@ pub async fn serve(config: Config, mut say: impl FnMut(&str)) -> Result<(), AppE
         config.log_format == LogFormat::Json,
         terminal,
         &bars,
-    );
+    )
+    .map_err(AppError::Log)?;
 
     let mut signals = Signals::new().map_err(AppError::Signals)?;
     let mut app = tokio::select! {

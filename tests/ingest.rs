@@ -396,8 +396,11 @@ fn a_copy_that_waits_for_a_transaction_goes_on_when_it_ends() {
     let mut open = database.connect();
     open.run("begin; insert into t values (100, '[1,2,3]', 1)");
     create_index(&mut wire, "i", "t");
-    following.wait("the index to be known", |view| {
-        view.indexes.first().map(|_| ())
+    let holder = open.value("select pg_backend_pid()");
+    following.wait("who holds it up", |view| {
+        let reason = view.error.as_ref()?;
+        let names = reason.contains("public.t") && reason.contains(&format!("process {holder} "));
+        names.then_some(())
     });
     open.run("commit");
     following.check(&mut wire, "i");

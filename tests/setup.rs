@@ -505,6 +505,11 @@ const ERRORS: &[(&str, &str, &str)] = &[
         r#"cannot index generated column "g""#,
     ),
     (
+        "create table t (id int primary key, e $v, a aclitem); select rektor.create_index('x', 't', 'e', include => '{a}')",
+        "0A000",
+        r#"column "a" of type aclitem cannot be included"#,
+    ),
+    (
         "create table t (id int primary key, e $v, a aclitem[]); select rektor.create_index('x', 't', 'e')",
         "0A000",
         r#"column "a" of table "t" has type aclitem[]"#,

@@ -38,7 +38,9 @@ pub mod view;
 mod writer;
 
 pub use snapshot::{Found, Neighbor, RowId, Snapshot, Stats};
-pub use writer::{ColumnChange, LeftOut, Outcome, RowChange, VectorChange, Writer};
+pub use writer::{
+    ColumnChange, LeftOut, LeftOutRow, LeftOutView, Outcome, RowChange, VectorChange, Writer,
+};
 
 use crate::catalog::IndexOptions;
 use crate::vector::{Dim, Metric};

@@ -299,8 +299,61 @@ impl Writer {
         snapshot
     }
 
+    /// The rows that no snapshot shows, with everything applied so far. The records are shared, not copied.
+    #[must_use]
+    pub fn left_out(&self) -> LeftOutView {
+        LeftOutView {
+            records: self.left_out.records.clone(),
+            reasons: self.left_out.reasons.clone(),
+        }
+    }
+
     fn bytes(&self) -> usize {
         self.rows.bytes() + self.records.bytes() + self.keys.bytes() + self.left_out.records.bytes()
+    }
+}
+
+/// The rows without an indexable vector at one moment: what a snapshot does not show and a restart needs.
+#[derive(Clone, Debug)]
+pub struct LeftOutView {
+    records: Records,
+    reasons: Vec<LeftOut>,
+}
+
+/// A row without an indexable vector.
+#[derive(Clone, Copy, Debug)]
+pub struct LeftOutRow<'a> {
+    /// Why it cannot be found.
+    pub reason: LeftOut,
+    record: &'a [u8],
+}
+
+impl LeftOutView {
+    /// Every such row.
+    pub fn rows(&self) -> impl Iterator<Item = LeftOutRow<'_>> {
+        let slots = (0_u32..).zip(&self.reasons);
+        slots.filter_map(|(slot, reason)| {
+            let record = self.records.get(slot);
+            // A free slot's record is empty; a row's begins with its key's length.
+            (!record.is_empty()).then_some(LeftOutRow {
+                reason: *reason,
+                record,
+            })
+        })
+    }
+}
+
+impl<'a> LeftOutRow<'a> {
+    /// The encoded key.
+    #[must_use]
+    pub fn key(&self) -> &'a [u8] {
+        record::key(self.record)
+    }
+
+    /// INCLUDE column `column`, in the form it arrived in (binary); `None` is NULL.
+    #[must_use]
+    pub fn include(&self, column: usize) -> Option<&'a [u8]> {
+        record::include(self.record, column)
     }
 }
 

@@ -73,13 +73,15 @@ pub(crate) enum Control {
         job: u64,
         percents: Vec<(IndexId, f32)>,
     },
+    /// A copy cannot begin yet, and why.
+    CopyWaits(String),
     /// A copy is complete, as of that position.
     Copied {
         job: u64,
         point: Lsn,
         indexes: Vec<CopiedIndex>,
     },
-    /// What there is to store is wanted.
+    /// What there is to store is wanted. No answer while a large transaction is half applied.
     Keep(oneshot::Sender<Kept>),
     /// A copy failed by the fault of these indexes, or of none.
     CopyFailed {
@@ -144,6 +146,8 @@ pub(crate) struct Applier {
     streaming: bool,
     error: Option<String>,
     catalogue_error: Option<String>,
+    /// Whom the copy under way waits for.
+    copy_waits: Option<String>,
     /// Requests for the catalogue that were not answered, each with the transaction it waits for.
     unanswered: Vec<(u64, Option<u32>)>,
     requests: u64,
@@ -175,6 +179,7 @@ impl Applier {
             streaming: false,
             error: None,
             catalogue_error: None,
+            copy_waits: None,
             unanswered: Vec::new(),
             requests: 0,
             marks,
@@ -322,23 +327,31 @@ impl Applier {
                 }
             }
             Control::Keep(answer) => {
-                // Whoever asked may have been stopped.
-                let _unasked = answer.send(Kept {
-                    epoch: self.epoch,
-                    position: self.position,
-                    indexes: self.indexes.kept(self.position),
-                });
+                if let Some(indexes) = self.indexes.kept(self.position) {
+                    // Whoever asked may have been stopped.
+                    let _unasked = answer.send(Kept {
+                        epoch: self.epoch,
+                        position: self.position,
+                        indexes,
+                    });
+                }
                 return;
             }
-            Control::CopyProgress { job, percents } => self.indexes.copy_progress(job, &percents),
+            Control::CopyWaits(reason) => self.copy_waits = Some(reason),
+            Control::CopyProgress { job, percents } => {
+                self.copy_waits = None;
+                self.indexes.copy_progress(job, &percents);
+            }
             Control::Copied {
                 job,
                 point,
                 indexes,
             } => {
+                self.copy_waits = None;
                 self.indexes.install(job, point, indexes, now);
             }
             Control::CopyFailed { job, faulty, error } => {
+                self.copy_waits = None;
                 self.indexes.copy_failed(job, &faulty, &error, now);
             }
         }
@@ -373,6 +386,7 @@ impl Applier {
                 .error
                 .as_ref()
                 .or(self.catalogue_error.as_ref())
+                .or(self.copy_waits.as_ref())
                 .cloned(),
             indexes,
         }));

@@ -189,7 +189,11 @@ async fn copy(
     // Distinct from that of an earlier process whose connection upstream has not given up yet.
     let temporary = format!("{slot:.40}_copy_{}_{job}", std::process::id());
     let report = |blockers: String| {
-        tracing::warn!(tables = names.join(", "), "the copy is {blockers}");
+        let reason = format!("the copy of {} is {blockers}", names.join(", "));
+        tracing::warn!("{reason}");
+        if controls.try_send(Control::CopyWaits(reason)).is_err() {
+            tracing::debug!("the applier is busy");
+        }
     };
     let opening = Backfill::open(config, &temporary, &copies, SESSIONS, report);
     let backfill = tokio::select! {

@@ -220,7 +220,7 @@ impl Follower {
     async fn open(&mut self, epoch: &mut Option<Epoch>) -> Result<ReplicationStream, IngestError> {
         let mut replication = ReplicationConnection::connect(&self.config).await?;
         let session = SqlSession::connect(&self.config).await?;
-        check_server(&session, &self.slot).await?;
+        check_server(&session).await?;
         let system = replication.identify_system().await?;
         let state = slot::find(&session, &self.slot, &system.database).await?;
         if let Some(state) = &state {

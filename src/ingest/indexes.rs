@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use crate::catalog::IndexId;
 use crate::index::view::{Generation, IndexState};
-use crate::index::{Snapshot, Writer};
+use crate::index::{LeftOutView, Snapshot, Writer};
 use crate::lsn::Lsn;
 use crate::upstream::catalogue::IndexEntry;
 use crate::wal::pgoutput::Datum;
@@ -77,6 +77,7 @@ pub(crate) struct RestoredIndex {
 pub(crate) struct KeptIndex {
     pub(crate) entry: IndexEntry,
     pub(crate) snapshot: Arc<Snapshot>,
+    pub(crate) left_out: LeftOutView,
     /// Commits whose record is before this are in it.
     pub(crate) lsn: Lsn,
     /// Tells it from what had its definition before.
@@ -306,14 +307,16 @@ impl Indexes {
         self.generation.0 += 1;
     }
 
-    /// Every complete index as of its last publication, when everything before `position` was applied.
-    pub(crate) fn kept(&self, position: Lsn) -> Vec<KeptIndex> {
+    /// Every complete index as of its last publication, when everything before `position` was applied. `None` while
+    /// something is applied that is not published.
+    pub(crate) fn kept(&self, position: Lsn) -> Option<Vec<KeptIndex>> {
         let lives = self.all.values().filter_map(|index| index.live.as_ref());
         lives
-            .filter_map(|live| {
+            .map(|live| {
                 Some(KeptIndex {
                     entry: live.entry.clone(),
-                    snapshot: Arc::clone(live.snapshot.as_ref()?),
+                    snapshot: live.snapshot.clone().filter(|_| !live.dirty)?,
+                    left_out: live.writer.left_out(),
                     lsn: position.max(live.point),
                     serial: live.serial,
                     stored: live.stored,

@@ -46,7 +46,7 @@ pub(crate) async fn run(
         if controls.send(Control::Keep(answer)).await.is_err() {
             return;
         }
-        let Ok(kept) = kept.await else { return };
+        let Ok(kept) = kept.await else { continue };
         let size = trimmer.size();
         base = size.min(base);
         let is_new = |index: &KeptIndex| !index.stored && !written.contains(&index.serial);
@@ -82,7 +82,8 @@ pub(crate) async fn run(
     }
 }
 
-fn write(
+/// Writes a generation. Blocks; gives up when it is to stop.
+pub(crate) fn write(
     directory: &Directory,
     kept: Kept,
     stop: &watch::Receiver<bool>,
@@ -113,6 +114,13 @@ fn write(
                 let values = (0..include).map(|column| snapshot.include(row, column));
                 rows.row(key, Ok(vector), values)?;
             }
+        }
+        for (number, row) in index.left_out.rows().enumerate() {
+            if number % STOP_ROWS == 0 && *stop.borrow() {
+                return Err(StoreError::Stopped);
+            }
+            let values = (0..include).map(|column| row.include(column));
+            rows.row(row.key(), Err(row.reason), values)?;
         }
         rows.finish()?;
     }

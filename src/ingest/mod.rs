@@ -30,7 +30,7 @@ use crate::ingest::follow::Follower;
 use crate::ingest::receive::{QUEUE_ITEMS, Queue};
 use crate::lsn::Lsn;
 use crate::store::{Directory, StoreError};
-use crate::upstream::catalogue::check_server;
+use crate::upstream::catalogue::{check_role, check_server};
 use crate::upstream::sql::SqlSession;
 use crate::upstream::walsender::ReplicationConnection;
 use crate::upstream::{Disposition, UpstreamError, slot};
@@ -129,7 +129,7 @@ async fn preflight(settings: &IngestSettings, directory: &Directory) -> Result<(
         // An ordinary session may be able to say what would mend it.
         Err(UpstreamError::Server(refusal)) => {
             let session = SqlSession::connect(&settings.upstream).await?;
-            check_server(&session, &settings.slot).await?;
+            check_role(&session).await?;
             return Err(UpstreamError::Server(refusal).into());
         }
         Err(error) => return Err(error.into()),
@@ -137,7 +137,7 @@ async fn preflight(settings: &IngestSettings, directory: &Directory) -> Result<(
     let system = replication.identify_system().await?;
     follow::require_same_cluster(directory, &system)?;
     let session = SqlSession::connect(&settings.upstream).await?;
-    check_server(&session, &settings.slot).await?;
+    check_server(&session).await?;
     slot::find(&session, &settings.slot, &system.database).await?;
     if let Err(error) = replication.close().await {
         tracing::debug!(%error, "upstream was quicker to close the connection");

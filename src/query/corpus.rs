@@ -469,6 +469,14 @@ fn reasons() {
             R::UnknownExpression,
         ),
         (
+            "SELECT \"my.function\"(a) FROM t ORDER BY e <-> $1 LIMIT 1",
+            R::UnknownExpression,
+        ),
+        (
+            "SELECT a::\"my.type\" FROM t ORDER BY e <-> $1 LIMIT 1",
+            R::UnknownExpression,
+        ),
+        (
             "SELECT JSON_OBJECT('a': 1) FROM t ORDER BY e <-> $1 LIMIT 1",
             R::UnknownExpression,
         ),

@@ -274,6 +274,166 @@ mod tests {
             .unwrap()
     }
 
+    const KNN: &str = "SELECT id FROM items ORDER BY embedding <-> $1 LIMIT 5";
+
+    #[test]
+    fn explained_statements_are_found() {
+        // Prefix, suffix, whether it is claimed, ANALYZE, VERBOSE, FORMAT TEXT.
+        let table = [
+            ("EXPLAIN ", "", true, false, false, true),
+            ("explain analyse verbose\n", " ;", true, true, true, true),
+            (
+                "EXPLAIN (ANALYZE, VERBOSE false) ",
+                "",
+                true,
+                true,
+                false,
+                true,
+            ),
+            (
+                "EXPLAIN (analyze 0, verbose 1, costs off) ",
+                "",
+                true,
+                false,
+                true,
+                true,
+            ),
+            (
+                "EXPLAIN (ANALYZE off, ANALYZE on) ",
+                "",
+                true,
+                true,
+                false,
+                true,
+            ),
+            ("EXPLAIN (FORMAT json)", "", true, false, false, false),
+            (
+                "EXPLAIN (FORMAT \"text\", BUFFERS, SERIALIZE none) ",
+                "",
+                true,
+                false,
+                false,
+                true,
+            ),
+            (
+                "/* a */ EXPLAIN /* (b */ (FORMAT YAML) -- c\n ",
+                " -- d",
+                true,
+                false,
+                false,
+                false,
+            ),
+            ("EXPLAIN (", ")", false, false, false, true),
+            ("EXPLAIN ((", "))", false, false, false, true),
+            ("EXPLAIN ANALYZE (", ")", false, true, false, true),
+            ("EXPLAIN (ANALYZE) (", ")", false, true, false, true),
+        ];
+        for (prefix, suffix, claimed, analyze, verbose, text) in table {
+            let sql = format!("{prefix}{KNN}{suffix}");
+            let statements = super::analyze(&sql).unwrap_or_else(|error| panic!("{error}: {sql}"));
+            let [statement] = statements.as_slice() else {
+                panic!("{sql}")
+            };
+            let StatementKind::Explain {
+                analyze: analyzed,
+                verbose: verbosely,
+                text: as_text,
+                inner,
+            } = &statement.kind
+            else {
+                panic!("{statement:?}: {sql}")
+            };
+            assert_eq!(
+                (*analyzed, *verbosely, *as_text),
+                (analyze, verbose, text),
+                "{sql}"
+            );
+            assert_eq!(
+                matches!(inner.kind, StatementKind::Knn(_)),
+                claimed,
+                "{sql}"
+            );
+            if claimed {
+                assert_eq!(&sql[statement.range.start..inner.range.start], prefix);
+            }
+            assert!(sql[inner.range.clone()].contains(KNN), "{sql}");
+        }
+        for sql in [
+            "EXPLAIN SELECT 1",
+            "EXPLAIN EXECUTE p",
+            "EXPLAIN INSERT INTO t VALUES (1)",
+        ] {
+            let statement = super::analyze(sql).unwrap().remove(0);
+            assert!(matches!(statement.kind, StatementKind::Other), "{sql}");
+        }
+    }
+
+    #[test]
+    fn texts_are_split_where_postgres_splits_them() {
+        let table: &[(&str, &[&str])] = &[
+            ("", &[]),
+            (" ;; -- x\n ; /* y */", &[]),
+            ("SELECT 1", &["SELECT 1"]),
+            (
+                " SELECT 1 ; ;SELECT 'a;b' -- c;\n; ",
+                &["SELECT 1", "SELECT 'a;b' -- c;"],
+            ),
+            (
+                "/* a */SELECT 1;-- b\nSELECT $$;$$ /* c */",
+                &["/* a */SELECT 1", "-- b\nSELECT $$;$$ /* c */"],
+            ),
+            (
+                "CREATE FUNCTION f() RETURNS int BEGIN ATOMIC SELECT 1; SELECT 2; END; SELECT 'ä'",
+                &[
+                    "CREATE FUNCTION f() RETURNS int BEGIN ATOMIC SELECT 1; SELECT 2; END",
+                    "SELECT 'ä'",
+                ],
+            ),
+        ];
+        for (sql, parts) in table {
+            let found: Vec<&str> = super::analyze(sql)
+                .unwrap()
+                .iter()
+                .map(|statement| &sql[statement.range.clone()])
+                .collect();
+            assert_eq!(found, *parts, "{sql}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_analysed_is_refused() {
+        let refused = Some(ParseError::Refused);
+        let long = Some(ParseError::TooLong);
+        let table = [
+            ("SELEC 1".to_owned(), refused),
+            ("SELECT 'a".to_owned(), refused),
+            ("SELECT 1\0".to_owned(), refused),
+            (
+                format!("SELECT {}1{}", "lower(".repeat(60), ")".repeat(60)),
+                refused,
+            ),
+            (format!("SELECT '{}'", "a".repeat(2 << 20)), long),
+            (format!("SELECT 1{}", ", 1".repeat(60_000)), long),
+            (
+                format!("SELECT {}{}", "/*".repeat(20_000), "*/".repeat(20_000)),
+                long,
+            ),
+            (format!("SELECT 1 {} 1", "+".repeat(10_000)), long),
+            (
+                format!("/*{}*/ SELECT 1 -- {}", "*".repeat(500), "=".repeat(500)),
+                None,
+            ),
+            (
+                format!("SELECT '[{}]'", "0.123456789,".repeat(48_000)),
+                None,
+            ),
+        ];
+        for (sql, expected) in table {
+            let start: String = sql.chars().take(40).collect();
+            assert_eq!(super::analyze(&sql).err(), expected, "{start}");
+        }
+    }
+
     /// Whatever is nested how deeply: an answer, and no stack overflow, also on the stack of a worker thread that is half used.
     #[test]
     fn deep_nesting_is_survived() {

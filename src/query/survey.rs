@@ -277,7 +277,8 @@ impl Survey {
         if name.setof || name.pct_type {
             return self.unknown();
         }
-        let Some(last) = names.last() else {
+        // A dot within a name could not be told from one between names where upstream is asked.
+        let Some(last) = names.last().filter(|_| !has_dot(&names)) else {
             return self.unknown();
         };
         // `_int4` is the array type of `int4`.
@@ -290,7 +291,7 @@ impl Survey {
         let Some(name) = parse::names(&call.funcname) else {
             return self.unknown();
         };
-        let Some(last) = name.last() else {
+        let Some(last) = name.last().filter(|_| !has_dot(&name)) else {
             return self.unknown();
         };
         if let Some(window) = &call.over {
@@ -325,4 +326,8 @@ impl Survey {
         self.list(&call.agg_order, level);
         self.option(call.agg_filter.as_deref(), level);
     }
+}
+
+fn has_dot(names: &[&str]) -> bool {
+    names.iter().any(|name| name.contains('.'))
 }

@@ -7,13 +7,20 @@ use std::sync::atomic::Ordering;
 
 use bytes::BytesMut;
 
+use super::SessionError;
+use super::exchange::End;
+use super::lookup;
 use super::messages::{self, Report, error_field};
 use super::pending::{Completion, Kind, Owner};
 use super::prepared::Analysis;
-use super::relay::Session;
+use super::relay::{Session, Transaction};
 use crate::query::{Ddl, DdlError, ObjectName, StatementKind};
 
-/// Names of indexes created in this session that are remembered until the view shows them.
+const INSTALLED: &str = include_str!("../../sql/session_installed.sql");
+const INDEXES: &str = include_str!("../../sql/session_indexes.sql");
+/// The portal that they run in.
+const PORTAL: &[u8] = b"rektor_ddl";
+/// Names found to be indexes of Rektor's that are remembered until the view shows them.
 const MAX_CREATED: usize = 1_000;
 
 impl Session {
@@ -70,6 +77,65 @@ impl Session {
         true
     }
 
+    /// Before DDL on indexes that the view does not show: asks upstream whether they are Rektor's. One that another session
+    /// has just created is.
+    pub(super) async fn look_for_indexes(
+        &mut self,
+        analysis: &Analysis,
+        end: End,
+    ) -> Result<(), SessionError> {
+        let named = analysis
+            .statements
+            .iter()
+            .flatten()
+            .filter_map(|statement| match &statement.kind {
+                StatementKind::Ddl(ddl) => Some(ddl.names()),
+                StatementKind::Knn(_)
+                | StatementKind::NotClaimed(_)
+                | StatementKind::Explain { .. }
+                | StatementKind::Other => None,
+            });
+        let unknown: Vec<String> = named
+            .flatten()
+            .filter(|name| !self.is_own_index(name))
+            .map(|name| name.name.clone())
+            .collect();
+        if unknown.is_empty() {
+            return Ok(());
+        }
+        self.settle().await?;
+        if self.transaction == Transaction::Failed || self.executed || self.pending.is_skipping() {
+            return Ok(());
+        }
+        let names = lookup::array(unknown.iter().cloned());
+        if self.ask(INSTALLED, &[], end).await?
+            && self.ask(INDEXES, &[names.as_bytes()], end).await?
+        {
+            if self.created.len() >= MAX_CREATED {
+                self.created.clear();
+            }
+            self.created.extend(unknown);
+        }
+        Ok(())
+    }
+
+    /// Asks upstream a question of yes or no; an error is no.
+    async fn ask(&mut self, sql: &str, values: &[&[u8]], end: End) -> Result<bool, SessionError> {
+        let own = self.rewrites.next_own();
+        let out = &mut self.upstream.outbox;
+        messages::parse(out, &own.name, sql.as_bytes(), &[]);
+        messages::bind_text(out, PORTAL, &own.name, values);
+        messages::execute(out, PORTAL, 0);
+        messages::close(out, b'P', PORTAL);
+        messages::close(out, b'S', &own.name);
+        let replies = self.exchange(end, 5).await?;
+        if replies.error.is_some() && replies.ready.is_none() {
+            self.recover().await?;
+        }
+        let row = replies.row_bodies().next().and_then(messages::row_values);
+        Ok(row.is_some_and(|values| values == [Some(&b"t"[..])]))
+    }
+
     fn replacement(&mut self, ddl: &Ddl) -> Option<(&'static str, String)> {
         if let Ddl::CreateIndex(create) = ddl {
             if self.created.len() >= MAX_CREATED {
@@ -115,8 +181,17 @@ fn raise(error: &DdlError) -> String {
     format!("do '{}'", body.replace('\'', "''"))
 }
 
-/// What is sent instead of upstream's error when schema `rektor` is missing there.
-pub(super) fn mended_error(body: &[u8]) -> Option<BytesMut> {
+/// What is sent instead of upstream's error: to a command that Rektor carried out, without the CONTEXT of its functions; and
+/// with a hint when schema `rektor` is missing.
+pub(super) fn mended_error(body: &[u8], own: bool) -> Option<BytesMut> {
+    missing_schema(body).or_else(|| {
+        let mut frames = BytesMut::new();
+        own.then(|| messages::without_context(&mut frames, body))?;
+        Some(frames)
+    })
+}
+
+fn missing_schema(body: &[u8]) -> Option<BytesMut> {
     let message = error_field(body, b'M')?;
     if error_field(body, b'C') != Some(b"3F000")
         || !message.windows(8).any(|part| part == b"\"rektor\"")
@@ -154,9 +229,17 @@ mod tests {
     #[test]
     fn a_missing_schema_is_told_with_its_cure() {
         let body = b"SERROR\0C3F000\0Mschema \"rektor\" does not exist\0\0";
-        let mended = mended_error(body).unwrap();
+        let mended = mended_error(body, false).unwrap();
         assert!(error_field(&mended[5..], b'H').is_some());
-        assert!(mended_error(b"SERROR\0C3F000\0Mschema \"other\" does not exist\0\0").is_none());
-        assert!(mended_error(b"SERROR\0C42P01\0M\"rektor\"\0\0").is_none());
+        assert!(
+            mended_error(
+                b"SERROR\0C3F000\0Mschema \"other\" does not exist\0\0",
+                false
+            )
+            .is_none()
+        );
+        assert!(mended_error(b"SERROR\0C42P01\0M\"rektor\"\0\0", false).is_none());
+        let own = mended_error(b"SERROR\0C42P01\0Wfunction\0Mm\0\0", true).unwrap();
+        assert_eq!(&own[5..], b"SERROR\0C42P01\0Mm\0\0");
     }
 }

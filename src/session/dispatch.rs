@@ -48,7 +48,7 @@ impl Session {
         }
         match frame.tag() {
             b'Q' => return self.simple_query(frame).await,
-            b'P' => self.parse(&frame),
+            b'P' => self.parse(&frame).await?,
             b'B' => self.bind(frame),
             b'D' => {
                 let kind = match frame.body().first() {
@@ -93,13 +93,13 @@ impl Session {
         }
     }
 
-    fn parse(&mut self, frame: &Frame) {
+    async fn parse(&mut self, frame: &Frame) -> Result<(), SessionError> {
         let Some(parse) = ParseBody::read(frame.body()) else {
             self.forward(frame, Some(Kind::Parse(Installs::Nothing))); // upstream says what is wrong with it
-            return;
+            return Ok(());
         };
         let name = Bytes::copy_from_slice(parse.name);
-        let (meaning, replaced) = self.meaning(&parse);
+        let (meaning, replaced) = self.meaning(&parse).await?;
         let known = !name.is_empty() && self.book.statement(&name).is_some();
         let installs = if known {
             Installs::OnSuccess(name, meaning)
@@ -119,14 +119,21 @@ impl Session {
             }
             None => self.forward(frame, Some(Kind::Parse(installs))),
         }
+        Ok(())
     }
 
     /// What a statement means, and the text that takes its place upstream.
-    fn meaning(&mut self, parse: &ParseBody<'_>) -> (Meaning, Option<String>) {
+    async fn meaning(
+        &mut self,
+        parse: &ParseBody<'_>,
+    ) -> Result<(Meaning, Option<String>), SessionError> {
         let analysis = match self.shared.analyses.of(parse.sql) {
             Ok(analysis) => analysis,
-            Err(effect) => return (Meaning::Plain(effect), None),
+            Err(effect) => return Ok((Meaning::Plain(effect), None)),
         };
+        if analysis.interest.ddl {
+            self.look_for_indexes(&analysis, End::Flush).await?;
+        }
         let serial = self.rewrites.next_serial();
         let (tag, replaced) = match self.own_ddl(&analysis) {
             Some((tag, call)) => (Some(tag), Some(call)),
@@ -138,7 +145,7 @@ impl Session {
             tag,
             serial,
         };
-        (Meaning::Analysed(Arc::new(prepared)), replaced)
+        Ok((Meaning::Analysed(Arc::new(prepared)), replaced))
     }
 
     fn bind(&mut self, frame: Frame) {

@@ -150,7 +150,7 @@ impl Session {
             messages::flush(&mut self.upstream.outbox);
         }
         loop {
-            self.from_upstream();
+            self.take_from_upstream();
             if self.pending.is_empty() || !self.is_following() {
                 return Ok(());
             }

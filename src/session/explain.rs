@@ -6,10 +6,10 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 
 use super::SessionError;
+use super::candidates::{MARGIN, Search, WIDENING, find, key_arrays, widest};
 use super::exchange::{End, Replies};
 use super::frame::Frame;
-use super::knn::{Claim, Planned, Search, Served, Unready, find, key_arrays, widest};
-use super::knn::{MARGIN, WIDENING};
+use super::knn::{Claim, Planned, Served, Unready};
 use super::messages::{self, BindBody};
 use super::pending::{Completion, Kind, Owner};
 use super::prepared::Analysis;
@@ -120,8 +120,10 @@ impl Session {
             }
         }
         self.relay_query(frame, analysis.effect());
-        if let (Some(rows), Some(last)) = (shown, self.pending.last()) {
-            if let Kind::Query { completions } = &mut last.kind {
+        if let (Some(rows), Some(last)) = (shown, self.pending.last())
+            && let Kind::Query { completions } = &mut last.kind
+        {
+            {
                 completions.push_back(Completion {
                     tag: None,
                     rows: Some(rows),

@@ -126,11 +126,6 @@ impl Facts {
         self.pinned = None;
     }
 
-    /// Everything may have changed.
-    pub(super) fn doubt(&mut self) {
-        self.known = None;
-    }
-
     /// Whether the open transaction is known to have written.
     pub(super) fn wrote(&self) -> bool {
         self.wrote

@@ -108,7 +108,7 @@ fn identifier(name: &str) -> String {
 }
 
 /// An array in text form, every element quoted.
-fn array(elements: impl Iterator<Item = String>) -> String {
+pub(super) fn array(elements: impl Iterator<Item = String>) -> String {
     let quoted: Vec<String> = elements
         .map(|element| format!("\"{}\"", element.replace('\\', "\\\\").replace('"', "\\\"")))
         .collect();

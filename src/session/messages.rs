@@ -206,6 +206,21 @@ pub(super) fn error_field(body: &[u8], field: u8) -> Option<&[u8]> {
     }
 }
 
+/// `ErrorResponse` of this body without its CONTEXT.
+pub(super) fn without_context(out: &mut BytesMut, body: &[u8]) {
+    frame(out, b'E', |out| {
+        let mut rest = Body(body);
+        while let Some(field) = rest.byte().filter(|field| *field != 0) {
+            let Some(value) = rest.string() else { break };
+            if field != b'W' {
+                out.put_u8(field);
+                put_string(out, value);
+            }
+        }
+        out.put_u8(0);
+    });
+}
+
 /// A client's `Parse`.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ParseBody<'a> {

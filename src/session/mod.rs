@@ -1,7 +1,9 @@
 //! Client connections: start-up, authentication, raw-frame relay, k-NN answers, Rektor's own statements.
 //! Never sees the writer; reads indexes through one published view.
 
+mod attempt;
 mod cancel;
+mod candidates;
 mod counters;
 mod ddl;
 mod dispatch;

@@ -132,8 +132,8 @@ impl Session {
             if stopping && self.pending.is_empty() {
                 return self.terminate().await;
             }
-            self.from_client().await?;
-            self.from_upstream(); // also what came while a statement was answered
+            self.take_from_client().await?;
+            self.take_from_upstream(); // also what came while a statement was answered
             if self.client.ended && self.upstream.outbox.is_empty() {
                 self.upstream.finish().await?;
             }
@@ -215,7 +215,7 @@ impl Session {
     }
 
     /// Takes the client's frames, as far as they have arrived and upstream has room.
-    async fn from_client(&mut self) -> Result<(), SessionError> {
+    async fn take_from_client(&mut self) -> Result<(), SessionError> {
         while self.upstream.outbox.len() < HIGH_WATER && !self.client.inbox.is_empty() {
             if self.mode == Mode::Blind {
                 let all = self.client.inbox.len();
@@ -273,7 +273,7 @@ impl Session {
     }
 
     /// Takes upstream's frames, as far as they have arrived and the client has room.
-    pub(super) fn from_upstream(&mut self) {
+    pub(super) fn take_from_upstream(&mut self) {
         let mut run = 0; // bytes at the start of the inbox that are relayed as they are
         while self.client.outbox.len() + run < HIGH_WATER {
             let rest = self.upstream.inbox.get(run..).unwrap_or_default();
@@ -341,6 +341,7 @@ impl Session {
         if tag == b'Z' {
             self.note_ready(body);
         }
+        let own = tag == b'E' && self.is_own_command(reply.skipped.first());
         for skipped in reply.skipped {
             if let Kind::Parse(Installs::Provisional(name)) = skipped.kind {
                 self.book.remove_statement(&name);
@@ -350,7 +351,9 @@ impl Session {
             return Verdict::Drop;
         }
         match (reply.done, tag) {
-            (_, b'E') => super::ddl::mended_error(body).map_or(Verdict::Relay, Verdict::Replace),
+            (_, b'E') => {
+                super::ddl::mended_error(body, own).map_or(Verdict::Relay, Verdict::Replace)
+            }
             (
                 Some(Expected {
                     kind: Kind::Parse(Installs::OnSuccess(name, meaning)),
@@ -377,6 +380,22 @@ impl Session {
             },
             (Some(_) | None, _) => Verdict::Relay,
         }
+    }
+
+    /// Whether the message that failed carries out a command of Rektor's.
+    fn is_own_command(&mut self, failed: Option<&Expected>) -> bool {
+        let completion = match failed.or(self.pending.head().map(|head| &*head)) {
+            Some(Expected {
+                kind: Kind::Execute { completion },
+                ..
+            }) => Some(completion),
+            Some(Expected {
+                kind: Kind::Query { completions },
+                ..
+            }) => completions.front(),
+            Some(_) | None => None,
+        };
+        completion.is_some_and(|completion| completion.tag.is_some())
     }
 
     pub(super) fn note_ready(&mut self, body: &[u8]) {

@@ -8,7 +8,6 @@ use bytes::{Bytes, BytesMut};
 
 use super::messages;
 use super::prepared::Prepared;
-use crate::catalog::IndexId;
 use crate::index::view::{Generation, View};
 use crate::query::{self, KnnQuery, Plan, RelayReason};
 
@@ -52,11 +51,6 @@ pub(super) struct Hints {
 }
 
 impl Rewrite {
-    /// The index.
-    pub(super) fn index(&self) -> IndexId {
-        self.plan.index.definition.id
-    }
-
     /// The parameter types that the nominating statement declares: the client's, then one array a key column.
     pub(super) fn nominate_types(&self) -> Vec<u32> {
         let mut types = self.types.clone();

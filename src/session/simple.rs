@@ -8,11 +8,11 @@ use std::sync::atomic::Ordering;
 use bytes::Bytes;
 
 use super::SessionError;
+use super::candidates::{MARGIN, Search, WIDENING, find, key_arrays, widest};
 use super::counters::Way;
 use super::exchange::{End, Replies};
 use super::frame::Frame;
-use super::knn::{MARGIN, Planned, QUERY_CANCELED, Search, Served, Unready, WIDENING};
-use super::knn::{find, key_arrays, widest};
+use super::knn::{Planned, QUERY_CANCELED, Served, Unready};
 use super::messages;
 use super::pending::{Kind, Owner};
 use super::prepared::Analysis;
@@ -45,8 +45,11 @@ impl Session {
                 self.send_stat(End::Sync);
             }
         }
-        if analysis.interest.ddl && self.simple_ddl(&analysis) {
-            return Ok(());
+        if analysis.interest.ddl {
+            self.look_for_indexes(&analysis, End::Sync).await?;
+            if self.simple_ddl(&analysis) {
+                return Ok(());
+            }
         }
         let reason = match analysis.single().map(|statement| &statement.kind) {
             Some(StatementKind::Knn(query)) => {

@@ -57,10 +57,9 @@ pub struct Partition {
 ///
 /// # Errors
 /// When it cannot, with what to do about it.
-pub async fn check_server(session: &SqlSession, slot: &str) -> Result<(), UpstreamError> {
+pub async fn check_server(session: &SqlSession) -> Result<(), UpstreamError> {
     let sql = include_str!("../../sql/ingest_server.sql");
     let row = session.client().query_one(sql, &[]).await?;
-    let role: String = row.try_get("role")?;
     let refuse = |text: String| Err(UpstreamError::Unsuitable(text));
     let version: i32 = row.try_get("version")?;
     if version < OLDEST_SERVER {
@@ -75,11 +74,6 @@ pub async fn check_server(session: &SqlSession, slot: &str) -> Result<(), Upstre
             "wal_level is not logical: run ALTER SYSTEM SET wal_level = logical, then restart PostgreSQL".into(),
         );
     }
-    if !row.try_get::<_, bool>("may_replicate")? {
-        return refuse(format!(
-            "role {role} may not use replication slots, slot {slot} is needed: run ALTER ROLE {role} REPLICATION"
-        ));
-    }
     if !row.try_get::<_, bool>("installed")? || !row.try_get::<_, bool>("published")? {
         return refuse(
             "schema rektor or publication rektor is missing in the database: run rektor setup"
@@ -87,6 +81,23 @@ pub async fn check_server(session: &SqlSession, slot: &str) -> Result<(), Upstre
         );
     }
     Ok(())
+}
+
+/// Whether the role lacks the attribute that replication takes: for when the server has refused a replication connection.
+/// Managed services have other ways to grant it, so that it must not be asked for otherwise.
+///
+/// # Errors
+/// When it does, with what mends it.
+pub async fn check_role(session: &SqlSession) -> Result<(), UpstreamError> {
+    let sql = include_str!("../../sql/ingest_role.sql");
+    let row = session.client().query_one(sql, &[]).await?;
+    if row.try_get("may_replicate")? {
+        return Ok(());
+    }
+    let role: String = row.try_get("role")?;
+    Err(UpstreamError::Unsuitable(format!(
+        "role {role} may not use replication: run ALTER ROLE {role} REPLICATION"
+    )))
 }
 
 /// Reads every index once the transactions of these numbers are visible.

@@ -1,0 +1,267 @@
+//! One run of an own statement in a claimed statement's place: nominating, or exact. Reports what came of it, and what an error
+//! means: outside a transaction the client's own statement can still run; inside one the client is told.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::SessionError;
+use super::candidates::Search;
+use super::counters::Way;
+use super::exchange::{End, Replies};
+use super::knn::{Claim, QUERY_CANCELED, Served, knn_query};
+use super::messages::{self, BindBody};
+use super::pending::{Completion, Kind, Owner};
+use super::prepared::{Meaning, Portal, Prepared};
+use super::relay::Session;
+use crate::query::RelayReason;
+
+/// What an attempt with some candidates brought.
+pub(super) enum Attempt {
+    /// An answer that may be given.
+    Enough(Replies),
+    /// Fewer rows than wanted.
+    Short { rows: usize },
+    /// More bytes than may be held.
+    TooLarge,
+    /// The statement is dealt with: an error was given to the client.
+    Reported,
+    /// Upstream refused the rewritten statement, and nothing was lost by it.
+    Refused,
+}
+
+impl Session {
+    /// Runs the nominating statement once.
+    pub(super) async fn attempt(
+        &mut self,
+        claim: &Claim,
+        search: &Search,
+        keys: &[Bytes],
+        first: bool,
+    ) -> Result<Attempt, SessionError> {
+        let fresh = self.is_fresh();
+        let sync_with_it = claim.sync && !self.executed;
+        let end = if sync_with_it { End::Sync } else { End::Flush };
+        let Some(bind) = BindBody::read(claim.bind.body()) else {
+            return Ok(Attempt::Refused);
+        };
+        if let Some(failed) = self.verify_original(claim, fresh).await? {
+            return Ok(failed);
+        }
+        let mut completions = 2;
+        let gone = first || (fresh && sync_with_it); // a portal of an earlier attempt
+        if !gone {
+            messages::close(&mut self.upstream.outbox, b'P', &claim.portal);
+            completions += 1;
+        }
+        let Some((own, parsed)) = self.own_nominate(&claim.prepared, fresh) else {
+            return Ok(Attempt::Refused);
+        };
+        completions += usize::from(parsed);
+        bind.redirect(&mut self.upstream.outbox, &own, keys);
+        if let Some(describe) = &claim.describe {
+            self.upstream.outbox.extend_from_slice(describe.bytes());
+            completions += 1;
+        }
+        messages::execute(&mut self.upstream.outbox, &claim.portal, 0);
+        let replies = self.exchange(end, completions).await?;
+        if replies.skipped {
+            if sync_with_it {
+                self.pending.sent(Kind::Sync, Owner::Client);
+            } else {
+                self.end_claim(claim);
+            }
+            return Ok(Attempt::Reported);
+        }
+        self.executed = end == End::Flush;
+        if replies.error.is_some() {
+            return self.failed(claim, &replies, fresh).await;
+        }
+        if replies.overflow {
+            return Ok(Attempt::TooLarge);
+        }
+        if replies.rows < search.request.limit {
+            return Ok(Attempt::Short { rows: replies.rows });
+        }
+        Ok(Attempt::Enough(replies))
+    }
+
+    /// Before an own statement is parsed for a client's statement that is older: whether the client's is still valid. Its
+    /// result may have changed since (a column was added under `select *`); then it must fail, as it would without Rektor.
+    async fn verify_original(
+        &mut self,
+        claim: &Claim,
+        fresh: bool,
+    ) -> Result<Option<Attempt>, SessionError> {
+        let rewrite = self.rewrites.get(&claim.prepared.analysis.sql);
+        let known = rewrite.is_some_and(|rewrite| rewrite.nominate.is_some());
+        let Some(bind) = BindBody::read(claim.bind.body()) else {
+            return Ok(Some(Attempt::Refused));
+        };
+        if known || !self.pending.is_empty() {
+            return Ok(None); // its Parse is on its way
+        }
+        messages::describe(&mut self.upstream.outbox, b'S', bind.statement);
+        let replies = self.exchange(End::Flush, 1).await?;
+        if replies.skipped {
+            self.end_claim(claim);
+            return Ok(Some(Attempt::Reported));
+        }
+        if replies.error.is_none() {
+            return Ok(None);
+        }
+        self.failed(claim, &replies, fresh).await.map(Some)
+    }
+
+    /// What an attempt's error means.
+    async fn failed(
+        &mut self,
+        claim: &Claim,
+        replies: &Replies,
+        fresh: bool,
+    ) -> Result<Attempt, SessionError> {
+        if fresh && replies.sqlstate() != Some(QUERY_CANCELED) {
+            if replies.ready.is_none() {
+                self.recover().await?;
+            }
+            let names = self.rewrites.distrust(&claim.prepared.analysis.sql);
+            self.close_own(&names);
+            return Ok(Attempt::Refused);
+        }
+        let shown = replies.frames.iter().filter(|frame| !is_own(frame.tag()));
+        for frame in shown.chain(&replies.error).chain(&replies.ready) {
+            self.client.outbox.extend_from_slice(frame.bytes());
+        }
+        if replies.ready.is_none() {
+            self.pending.skip_to_sync();
+            self.end_claim(claim);
+        }
+        Ok(Attempt::Reported)
+    }
+
+    /// The nominating statement's name; whether a Parse of it was put into the outbox.
+    fn own_nominate(&mut self, prepared: &Prepared, fresh: bool) -> Option<(Bytes, bool)> {
+        let next = self.rewrites.next_own();
+        let rewrite = self.rewrites.get(&prepared.analysis.sql)?;
+        // In a transaction an error cannot be taken back: there the own statement is never older than the client's, so that
+        // it is stale only if the client's is.
+        if let Some(own) = &rewrite.nominate
+            && (fresh || own.serial > prepared.serial)
+        {
+            return Some((own.name.clone(), false));
+        }
+        let types = rewrite.nominate_types();
+        messages::parse(
+            &mut self.upstream.outbox,
+            &next.name,
+            rewrite.plan.nominate.as_bytes(),
+            &types,
+        );
+        let name = next.name.clone();
+        let old = rewrite.nominate.replace(next);
+        self.retired.extend(old.map(|own| own.name));
+        Some((name, true))
+    }
+
+    /// Whether an empty answer is due to the guards: the transaction has written, or the name means another table.
+    pub(super) async fn guards_failed(&mut self, claim: &Claim) -> Result<bool, SessionError> {
+        let Some(query) = knn_query(&claim.prepared) else {
+            return Ok(true);
+        };
+        let Some(rewrite) = self.rewrites.get(&claim.prepared.analysis.sql) else {
+            return Ok(true);
+        };
+        let (subject, plan) = (rewrite.subject.clone(), Arc::clone(&rewrite.plan));
+        if self
+            .look_up(query, &plan.index.definition, &subject, End::Flush)
+            .await?
+            .is_err()
+        {
+            return Ok(true);
+        }
+        let claimable = self.facts.last(&subject).map(|(_, claimable)| claimable);
+        Ok(self.facts.wrote() || claimable != Some(Ok(())))
+    }
+
+    /// Runs the exact statement; its answer is relayed as it comes.
+    pub(super) async fn exact(&mut self, claim: &Claim) -> Result<Served, SessionError> {
+        let fresh = self.is_fresh();
+        let Some(bind) = BindBody::read(claim.bind.body()) else {
+            return Ok(Served::Relay(RelayReason::MalformedQuery));
+        };
+        if let Some(failed) = self.verify_original(claim, fresh).await? {
+            return Ok(served_after(&failed));
+        }
+        let next = self.rewrites.next_own();
+        let Some(rewrite) = self.rewrites.get(&claim.prepared.analysis.sql) else {
+            return Ok(Served::Relay(RelayReason::StaleGeneration));
+        };
+        let mut completions = 2;
+        messages::close(&mut self.upstream.outbox, b'P', &claim.portal);
+        let known = rewrite
+            .exact
+            .clone()
+            .filter(|own| fresh || own.serial > claim.prepared.serial);
+        let own = match known {
+            Some(own) => own,
+            None => {
+                let sql = rewrite.plan.exact.as_bytes();
+                let types = &claim.prepared.types;
+                messages::parse(&mut self.upstream.outbox, &next.name, sql, types);
+                completions += 1;
+                let old = rewrite.exact.replace(next.clone());
+                self.retired.extend(old.map(|own| own.name));
+                next
+            }
+        };
+        bind.redirect(&mut self.upstream.outbox, &own.name, &[]);
+        let replies = self.exchange(End::Flush, completions).await?;
+        if replies.skipped {
+            self.end_claim(claim);
+            return Ok(Served::Done);
+        }
+        if replies.error.is_some() {
+            let failed = self.failed(claim, &replies, fresh).await?;
+            return Ok(served_after(&failed));
+        }
+        let bound = replies
+            .frames
+            .iter()
+            .filter(|frame| matches!(frame.tag(), b'2' | b'N'));
+        bound.for_each(|frame| self.client.outbox.extend_from_slice(frame.bytes()));
+        self.book.set_portal(
+            &claim.portal,
+            Some(Portal::Relayed(Meaning::Analysed(Arc::clone(
+                &claim.prepared,
+            )))),
+        );
+        if let Some(describe) = &claim.describe {
+            self.forward(describe, Some(Kind::DescribePortal));
+        }
+        self.forward(
+            &claim.execute,
+            Some(Kind::Execute {
+                completion: Completion::default(),
+            }),
+        );
+        self.executed = true;
+        self.shared.context.counters.answered(Way::Exact);
+        self.end_claim(claim);
+        Ok(Served::Done)
+    }
+}
+
+/// Whether a reply answers a message that the client did not send: ParseComplete, CloseComplete.
+pub(super) fn is_own(tag: u8) -> bool {
+    matches!(tag, b'1' | b'3')
+}
+
+/// What a failed attempt leaves to do.
+fn served_after(failed: &Attempt) -> Served {
+    match failed {
+        Attempt::Refused => Served::Relay(RelayReason::RewriteRefused),
+        Attempt::Reported | Attempt::Enough(_) | Attempt::Short { .. } | Attempt::TooLarge => {
+            Served::Done
+        }
+    }
+}
