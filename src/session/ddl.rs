@@ -82,7 +82,6 @@ impl Session {
     pub(super) async fn look_for_indexes(
         &mut self,
         analysis: &Analysis,
-        end: End,
     ) -> Result<(), SessionError> {
         let named = analysis
             .statements
@@ -108,9 +107,7 @@ impl Session {
             return Ok(());
         }
         let names = lookup::array(unknown.iter().cloned());
-        if self.ask(INSTALLED, &[], end).await?
-            && self.ask(INDEXES, &[names.as_bytes()], end).await?
-        {
+        if self.ask(INSTALLED, &[]).await? && self.ask(INDEXES, &[names.as_bytes()]).await? {
             if self.created.len() >= MAX_CREATED {
                 self.created.clear();
             }
@@ -119,8 +116,9 @@ impl Session {
         Ok(())
     }
 
-    /// Asks upstream a question of yes or no; an error is no.
-    async fn ask(&mut self, sql: &str, values: &[&[u8]], end: End) -> Result<bool, SessionError> {
+    /// Asks upstream a question of yes or no; an error is no. Ends with a Sync, so that what follows is not part of a pipeline:
+    /// DROP INDEX CONCURRENTLY would be refused there.
+    async fn ask(&mut self, sql: &str, values: &[&[u8]]) -> Result<bool, SessionError> {
         let own = self.rewrites.next_own();
         let out = &mut self.upstream.outbox;
         messages::parse(out, &own.name, sql.as_bytes(), &[]);
@@ -128,10 +126,7 @@ impl Session {
         messages::execute(out, PORTAL, 0);
         messages::close(out, b'P', PORTAL);
         messages::close(out, b'S', &own.name);
-        let replies = self.exchange(end, 5).await?;
-        if replies.error.is_some() && replies.ready.is_none() {
-            self.recover().await?;
-        }
+        let replies = self.exchange(End::Sync, 5).await?;
         let row = replies.row_bodies().next().and_then(messages::row_values);
         Ok(row.is_some_and(|values| values == [Some(&b"t"[..])]))
     }

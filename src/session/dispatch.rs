@@ -142,7 +142,7 @@ impl Session {
             Err(effect) => return Ok((Meaning::Plain(effect), None)),
         };
         if analysis.interest.ddl {
-            self.look_for_indexes(&analysis, End::Flush).await?;
+            self.look_for_indexes(&analysis).await?;
         }
         let serial = self.rewrites.next_serial();
         let (tag, replaced) = match self.own_ddl(&analysis) {
@@ -245,7 +245,7 @@ impl Session {
             Some(Portal::Relayed(meaning)) => {
                 let completion = Completion {
                     tag: meaning.tag(),
-                    rows: meaning.explained(),
+                    rows: meaning.explained(&self.shared.context.view.borrow()),
                 };
                 let reason = meaning.not_claimed();
                 let effect = meaning.effect();

@@ -16,6 +16,7 @@ use super::prepared::Analysis;
 use super::relay::{Session, Transaction};
 use super::rewrite;
 use super::stat::name;
+use crate::index::view::View;
 use crate::query::{Effect, KnnQuery, Plan, RelayReason, StatementKind};
 
 /// An EXPLAIN of a k-NN statement, in text form.
@@ -60,7 +61,14 @@ impl<'a> Explain<'a> {
 }
 
 /// The line of an EXPLAIN whose statement is not claimed.
-pub(super) fn not_claimed(analysis: &Analysis) -> Option<Bytes> {
+pub(super) fn not_claimed(analysis: &Analysis, view: &View) -> Option<Bytes> {
+    let mut tables = view
+        .indexes
+        .iter()
+        .map(|index| &index.definition.table.name);
+    if !tables.any(|table| analysis.sql.contains(table.as_str())) {
+        return None; // other types have operators of these names: such a plan is Postgres's own
+    }
     let StatementKind::Explain {
         text: true, inner, ..
     } = &analysis.single()?.kind
@@ -96,7 +104,7 @@ impl Session {
         frame: &Frame,
         analysis: &Arc<Analysis>,
     ) -> Result<(), SessionError> {
-        let mut shown = not_claimed(analysis);
+        let mut shown = not_claimed(analysis, &self.shared.context.view.borrow());
         if let Some(explain) = Explain::of(analysis) {
             if !self.pending.is_empty() {
                 self.settle().await?;

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use bytes::Bytes;
 
 use super::explain;
+use crate::index::view::View;
 use crate::query::{
     self, Effect, Interest, RelayReason, Statement, StatementKind, TransactionEffect,
 };
@@ -209,10 +210,10 @@ impl Meaning {
     }
 
     /// What its EXPLAIN says of Rektor, when that is known without more.
-    pub(super) fn explained(&self) -> Option<Bytes> {
+    pub(super) fn explained(&self, view: &View) -> Option<Bytes> {
         match self {
             Self::Plain(_) => None,
-            Self::Analysed(prepared) => explain::not_claimed(&prepared.analysis),
+            Self::Analysed(prepared) => explain::not_claimed(&prepared.analysis, view),
         }
     }
 

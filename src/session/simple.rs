@@ -46,7 +46,7 @@ impl Session {
             }
         }
         if analysis.interest.ddl {
-            self.look_for_indexes(&analysis, End::Sync).await?;
+            self.look_for_indexes(&analysis).await?;
             if self.simple_ddl(&analysis) {
                 return Ok(());
             }
