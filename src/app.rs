@@ -9,6 +9,7 @@ use std::io::{self, IsTerminal};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use indicatif::{MultiProgress, ProgressDrawTarget};
 use tokio::net::TcpListener;
@@ -57,8 +58,12 @@ pub enum AppError {
     #[error(transparent)]
     Admin(#[from] AdminError),
     /// The indexes cannot be fed.
-    #[error("{0} (rektor check says what mends it)")]
-    Ingest(#[from] IngestError),
+    #[error("{error}{}", advice(.error))]
+    Ingest {
+        /// Why not.
+        #[from]
+        error: IngestError,
+    },
     /// A part of Rektor ended by itself.
     #[error("{part} ended: {reason}")]
     Ended {
@@ -77,6 +82,16 @@ pub enum AppError {
     #[error("stopped at once by a second signal")]
     Interrupted,
 }
+
+fn advice(error: &IngestError) -> &'static str {
+    match error {
+        IngestError::Upstream(_) => " (rektor check says what mends it)",
+        IngestError::Store(_) | IngestError::Panicked(_) => "",
+    }
+}
+
+/// One request to stop can arrive as several signals: `timeout`, `sudo` and process groups multiply them.
+const SAME_REQUEST: Duration = Duration::from_millis(500);
 
 /// Runs until told to stop. `say` gets one line, when clients are accepted.
 pub async fn serve(config: Config, mut say: impl FnMut(&str)) -> Result<(), AppError> {
@@ -113,9 +128,18 @@ pub async fn serve(config: Config, mut say: impl FnMut(&str)) -> Result<(), AppE
     } else {
         tracing::info!("stopping");
     }
+    let again = async {
+        let first = Instant::now();
+        loop {
+            signals.next().await;
+            if first.elapsed() > SAME_REQUEST {
+                break;
+            }
+        }
+    };
     tokio::select! {
         biased;
-        () = signals.next() => return Err(AppError::Interrupted),
+        () = again => return Err(AppError::Interrupted),
         stopped = app.stop() => stopped?,
     }
     ended

@@ -12,7 +12,13 @@
 //! | [`wal`] | bytes of the replication stream | row changes, each with its commit's position |
 //! | [`index`] | row changes | rows, codes, one graph → immutable snapshots that can be searched |
 //! | [`query`] | SQL text | a k-NN query → a plan → a rewritten statement |
+//! | [`upstream`] | a connection string | the replication stream, consistent copies, what the catalogue says |
+//! | [`store`] | changes and rows | a journal and generations on disk that survive any crash |
 //! | [`session`] | a client's frames | upstream's frames, or a k-NN answer |
+//! | [`ingest`] | the stream and the copies | stored, applied and published `View`s: the one write loop |
+//! | [`admin`] | an operator's command | schema `rektor` upstream, a report of what is amiss, a private PostgreSQL |
+//! | [`telemetry`] | a `View` and counters | metrics, health, logs, progress bars |
+//! | [`config`], [`app`] | flags, environment, file | the parts, started, owned and stopped in order |
 //!
 //! A change's way in: WAL bytes → `LogicalMessage` → `Change` → journal → `index::Writer` → `Snapshot` → published `View`.
 //! A query's way: frame → SQL text → `KnnQuery` → `Plan` → `Snapshot::search` → a statement restricted to keys → frames.

@@ -41,7 +41,7 @@ pub struct Stats {
     pub live: u64,
     /// Rows of the table that hold no indexable vector (NULL, wrong dimension, zero under cosine, …).
     pub left_out: u64,
-    /// Live rows not linked into the graph yet, searched exactly.
+    /// Rows not linked into the graph yet, compared one by one.
     pub unlinked: u64,
     /// Rows in the graph that are dead.
     pub dead: u64,
@@ -97,7 +97,7 @@ impl Snapshot {
         Stats {
             live: self.rows.live().len(),
             left_out: self.left_out,
-            unlinked: u64::from(self.rows.unlinked()),
+            unlinked: u64::from(self.rows.unlinked()).min(self.rows.live().len()),
             dead: u64::from(self.rows.nodes()).saturating_sub(self.rows.live().len()),
             memory_bytes: (self.bytes + self.rows.graph_bytes()) as u64,
         }

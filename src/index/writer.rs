@@ -1,5 +1,6 @@
 //! Row changes in commit order → the next snapshot. The only code that changes an index.
 
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use super::faiss::Rows;
@@ -7,7 +8,7 @@ use super::keys::{KeyMap, Place};
 use super::linker::Linker;
 use super::pages::Records;
 use super::{IndexError, IndexSpec, Snapshot, record};
-use crate::catalog::RowKey;
+use crate::catalog::{IndexOptions, RowKey};
 use crate::lsn::Lsn;
 use crate::vector::{Metric, Vector};
 
@@ -82,6 +83,11 @@ pub enum Outcome {
     Unknown,
 }
 
+/// pgvector's limits of `m`; the shim's lists have room for twice the largest.
+const M: RangeInclusive<u16> = 2..=100;
+/// pgvector's limits of `ef_construction`.
+const EF_CONSTRUCTION: RangeInclusive<u16> = 4..=1_000;
+
 /// Nodes from which an index has a linker; below it there is nothing to link or rebuild.
 const LINKER_FROM: u32 = 2_048;
 
@@ -117,8 +123,16 @@ impl Writer {
     /// An empty index.
     ///
     /// # Errors
-    /// When the memory for it is not there.
+    /// When the options are beyond what the engine has room for.
     pub fn new(spec: IndexSpec) -> Result<Self, IndexError> {
+        let IndexOptions {
+            m, ef_construction, ..
+        } = spec.options;
+        if !M.contains(&m) || !EF_CONSTRUCTION.contains(&ef_construction) {
+            return Err(IndexError::Engine(format!(
+                "m = {m}, ef_construction = {ef_construction}"
+            )));
+        }
         Ok(Self {
             spec,
             rows: Rows::new(spec),

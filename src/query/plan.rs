@@ -8,6 +8,9 @@ use super::{RelayReason, quote};
 use crate::catalog::{IndexDefinition, KeyType, RelationId};
 use crate::index::view::{IndexState, Phase, View};
 
+#[cfg(test)]
+pub(super) use fixtures::items;
+
 /// Most parameters a statement of the extended protocol may have.
 const MAX_PARAMETERS: u16 = u16::MAX;
 
@@ -244,4 +247,88 @@ impl Spliced<'_> {
 }
 
 #[cfg(test)]
-pub(super) mod tests;
+mod fixtures {
+    use super::*;
+    use crate::catalog::{
+        ColumnNumber, IndexId, IndexOptions, KeyColumn, QualifiedName, TypeId, VectorColumn,
+    };
+    use crate::index::{IndexSpec, Writer};
+    use crate::lsn::Lsn;
+    use crate::vector::{Dim, Metric, VectorType};
+
+    /// An index on `embedding` of a table `schema.name`, whose OID is `relation`.
+    pub(super) fn index(
+        id: i64,
+        relation: u32,
+        (schema, name): (&str, &str),
+        metric: Metric,
+        key: &[(&str, KeyType)],
+        phase: Phase,
+    ) -> Arc<IndexState> {
+        let (dim, options) = (Dim::new(3).unwrap(), IndexOptions::default());
+        let spec = IndexSpec {
+            dim,
+            metric,
+            options,
+            include: 0,
+        };
+        let qualified = |name: &str| QualifiedName {
+            schema: schema.into(),
+            name: name.into(),
+        };
+        let definition = IndexDefinition {
+            id: IndexId(id),
+            name: qualified(&format!("index_{id}")),
+            relation: RelationId(relation),
+            table: qualified(name),
+            column: VectorColumn {
+                name: "embedding".into(),
+                number: ColumnNumber(9),
+                kind: VectorType::Vector,
+                type_id: TypeId(9999),
+            },
+            dim,
+            metric,
+            key: (1..)
+                .zip(key)
+                .map(|(number, (name, kind))| KeyColumn {
+                    name: (*name).into(),
+                    number: ColumnNumber(number),
+                    kind: *kind,
+                })
+                .collect(),
+            include: vec![],
+            options,
+        };
+        Arc::new(IndexState {
+            definition: Arc::new(definition),
+            phase,
+            snapshot: Some(Writer::new(spec).unwrap().publish(Lsn::default())),
+            applied: Lsn::default(),
+            left_out_changes: 0,
+        })
+    }
+
+    pub(super) fn view(indexes: Vec<Arc<IndexState>>) -> View {
+        View {
+            indexes,
+            ..View::default()
+        }
+    }
+
+    pub(super) const BIGINT: &[(&str, KeyType)] = &[("id", KeyType::Int8)];
+
+    pub(in crate::query) fn items() -> View {
+        view(vec![index(
+            1,
+            77,
+            ("public", "items"),
+            Metric::L2,
+            BIGINT,
+            Phase::Ready,
+        )])
+    }
+}
+
+#[cfg(test)]
+mod tests;

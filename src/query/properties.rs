@@ -5,7 +5,7 @@ use pg_query::protobuf::{BoolExpr, BoolExprType, Node, ParseResult, SelectStmt};
 use proptest::prelude::*;
 use proptest::sample::select;
 
-use super::plan::tests::items;
+use super::plan::items;
 use super::{KnnQuery, StatementKind, analyze, interest, plan};
 
 /// White space and comments, with clauses' keywords in them.

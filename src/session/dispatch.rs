@@ -19,6 +19,13 @@ use crate::query::{Effect, RelayReason};
 /// The client's Sync, as it comes.
 const SYNC: &[u8] = b"S\0\0\0\x04";
 
+/// What running one of two statements may change.
+const EITHER: Effect = Effect {
+    discards_prepared: false,
+    prepared: false,
+    ..Effect::UNKNOWN
+};
+
 /// A Bind of a k-NN statement that waits for its Execute.
 #[derive(Debug)]
 pub(super) struct Held {
@@ -81,7 +88,7 @@ impl Session {
 
     /// What relaying a statement means for later ones.
     pub(super) fn statement_relayed(&mut self, effect: Effect) {
-        if effect.transaction.is_none() && !effect.settings {
+        if effect.transaction.is_none() {
             self.facts.pin(|| self.shared.context.view.borrow().clone());
         }
         self.facts.note(effect);
@@ -102,6 +109,9 @@ impl Session {
         let (meaning, replaced) = self.meaning(&parse).await?;
         let known = !name.is_empty() && self.book.statement(&name).is_some();
         let installs = if known {
+            // Until upstream has said whether it takes the old one's place, the name may mean either.
+            self.book
+                .set_statement(name.clone(), Some(Meaning::Plain(EITHER)));
             Installs::OnSuccess(name, meaning)
         } else {
             self.book.set_statement(name.clone(), Some(meaning));

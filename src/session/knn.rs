@@ -28,6 +28,8 @@ use crate::query::{KnnQuery, Plan, RelayReason, StatementKind};
 /// How long a statement waits for the index to apply what the session must see: several times the usual lag, and short
 /// enough that an exact scan instead is no worse.
 const LSN_WAIT: Duration = Duration::from_secs(2);
+/// The same for a session that has just waited in vain.
+const LSN_WAIT_AGAIN: Duration = Duration::from_millis(50);
 /// SQLSTATE of a cancelled statement.
 pub(super) const QUERY_CANCELED: &[u8] = b"57014";
 
@@ -229,6 +231,11 @@ impl Session {
         if applied(&view, id) >= lsn {
             return Ok(Ok(view));
         }
+        let patience = if self.lagged {
+            LSN_WAIT_AGAIN
+        } else {
+            LSN_WAIT
+        };
         let mut registration = self.registration.take();
         let waited = {
             let cancelled = async {
@@ -237,9 +244,10 @@ impl Session {
                     None => std::future::pending().await,
                 }
             };
-            let reached = views.wait_for(|view| applied(view, id) >= lsn);
+            // A stream that is down brings nothing: the caller finds the view too old.
+            let reached = views.wait_for(|view| applied(view, id) >= lsn || !view.streaming);
             tokio::select! {
-                reached = tokio::time::timeout(LSN_WAIT, reached) => match reached {
+                reached = tokio::time::timeout(patience, reached) => match reached {
                     Ok(Ok(view)) => Some(Ok(Arc::clone(&view))),
                     Ok(Err(_)) | Err(_) => Some(Err(RelayReason::Lagging.into())),
                 },
@@ -247,6 +255,7 @@ impl Session {
             }
         };
         self.registration = registration;
+        self.lagged = matches!(waited, Some(Err(_)));
         match waited {
             Some(result) => Ok(result),
             None => {

@@ -6,7 +6,7 @@ use std::time::Instant;
 use super::SessionError;
 use super::exchange::End;
 use super::facts::Answer;
-use super::knn::Unready;
+use super::knn::{QUERY_CANCELED, Unready};
 use super::messages;
 use super::relay::Session;
 use crate::catalog::IndexDefinition;
@@ -55,7 +55,7 @@ impl Session {
             let sqlstate =
                 String::from_utf8_lossy(replies.sqlstate().unwrap_or_default()).into_owned();
             tracing::debug!(sqlstate, "the look-up failed");
-            if fresh {
+            if fresh && replies.sqlstate() != Some(QUERY_CANCELED) {
                 if replies.ready.is_none() {
                     self.recover().await?;
                 }

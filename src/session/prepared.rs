@@ -7,7 +7,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use bytes::Bytes;
 
 use super::explain;
-use crate::query::{self, Effect, Interest, RelayReason, Statement, StatementKind};
+use crate::query::{
+    self, Effect, Interest, RelayReason, Statement, StatementKind, TransactionEffect,
+};
 
 /// Statements noted for one session: more are relayed.
 const MAX_STATEMENTS: usize = 10_000;
@@ -62,6 +64,17 @@ impl Analysis {
     }
 }
 
+/// Whether a text that need not be looked into opens a transaction block: it takes no snapshot yet.
+fn is_begin(sql: &[u8]) -> bool {
+    let word = sql
+        .trim_ascii()
+        .split(|byte| !byte.is_ascii_alphabetic())
+        .next();
+    word.is_some_and(|word| {
+        word.eq_ignore_ascii_case(b"begin") || word.eq_ignore_ascii_case(b"start")
+    })
+}
+
 /// What a DEALLOCATE names.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Deallocated {
@@ -111,6 +124,7 @@ impl Analyses {
         if !interest.parse() {
             return Err(Effect {
                 writes: interest.writes,
+                transaction: is_begin(sql).then_some(TransactionEffect::Begin(None)),
                 ..Effect::default()
             });
         }

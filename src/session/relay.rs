@@ -73,6 +73,8 @@ pub(super) struct Session {
     pub(super) created: HashSet<String>,
     /// Own statements that are no longer used, to be closed.
     pub(super) retired: Vec<Bytes>,
+    /// The last wait for the index was in vain.
+    pub(super) lagged: bool,
     /// A Bind that waits for its Execute.
     pub(super) held: Option<Held>,
     /// Something was bound or executed since the last Sync: an error there would undo it.
@@ -117,6 +119,7 @@ impl Session {
             stat: None,
             created: HashSet::new(),
             retired: Vec::new(),
+            lagged: false,
             held: None,
             executed: false,
         }
@@ -132,7 +135,10 @@ impl Session {
             if stopping && self.pending.is_empty() {
                 return self.terminate().await;
             }
-            self.take_from_client().await?;
+            match self.take_from_client().await {
+                Err(SessionError::UpstreamClosed) => break, // the client gets what upstream said last
+                taken => taken?,
+            }
             self.take_from_upstream(); // also what came while a statement was answered
             if self.client.ended && self.upstream.outbox.is_empty() {
                 self.upstream.finish().await?;

@@ -114,3 +114,28 @@ fn integer(declared: u32, format: Format, value: &[u8]) -> Option<i64> {
         (Format::Text | Format::Binary, _) => None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn limits_are_read_by_declared_type_and_format() {
+        let check = |declared, format, value: &[u8], expected| {
+            assert_eq!(
+                integer(declared, format, value),
+                expected,
+                "{declared} {value:?}"
+            );
+        };
+        check(0, Format::Text, b"10", Some(10));
+        check(INT4, Format::Text, b" 10 ", Some(10));
+        check(INT8, Format::Text, b"x", None);
+        check(INT8, Format::Text, b"99999999999999999999", None);
+        check(0, Format::Binary, &10_i64.to_be_bytes(), Some(10));
+        check(0, Format::Binary, &10_i32.to_be_bytes(), None);
+        check(INT4, Format::Binary, &(-1_i32).to_be_bytes(), Some(-1));
+        check(INT2, Format::Binary, &7_i16.to_be_bytes(), Some(7));
+        check(700, Format::Text, b"10", None);
+    }
+}

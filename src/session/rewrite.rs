@@ -210,3 +210,41 @@ pub(super) fn plan(
         hints: Hints::default(),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hints_begin_where_enough_was_found_and_come_down_slowly() {
+        let mut hints = Hints::default();
+        assert_eq!(hints.first_candidates(20), 20);
+        hints.enough(320);
+        assert_eq!(hints.first_candidates(20), 300);
+        hints.enough(20);
+        assert_eq!(hints.first_candidates(20), 20);
+    }
+
+    #[test]
+    fn exact_is_remembered_for_a_while() {
+        let mut hints = Hints::default();
+        assert!(!hints.goes_exact());
+        let mut runs = Vec::new();
+        for _ in 0..6 {
+            hints.fell_short();
+            runs.push((0..100).take_while(|_| hints.goes_exact()).count());
+        }
+        assert_eq!(runs, [1, 3, 7, 15, 15, 15]);
+        hints.enough(20);
+        hints.fell_short();
+        assert!(hints.goes_exact() && !hints.goes_exact());
+    }
+
+    #[test]
+    fn own_names_are_never_used_twice() {
+        let mut rewrites = Rewrites::default();
+        let (first, second) = (rewrites.next_own(), rewrites.next_own());
+        assert_ne!(first.name, second.name);
+        assert!(first.serial < second.serial);
+    }
+}

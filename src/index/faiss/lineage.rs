@@ -124,8 +124,15 @@ impl Lineage {
             linked: 0,
             extent: 0,
         };
-        // SAFETY: the lock keeps other linkers out; linking reads neither vectors nor `live`; nodes below the extent have rows, and those have codes.
-        unsafe { graph.link(&view, end, options.ef_construction, threads, &wanted, stop) }
+        // SAFETY: the lock keeps other linkers out; linking reads neither vectors nor `live`; nodes below the extent have
+        // rows, and those have codes.
+        let linked =
+            unsafe { graph.link(&view, end, options.ef_construction, threads, &wanted, stop) };
+        if linked.is_err() {
+            // A node may be linked in part, and must not be linked again: the next try starts anew, and all is scanned.
+            self.graph.store(None);
+        }
+        linked
     }
 
     /// A graph with room for all nodes there are and half as many again.

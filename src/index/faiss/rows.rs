@@ -141,13 +141,7 @@ impl Rows {
 
     /// Frees the ids that no view can name any more.
     fn reclaim(&mut self) {
-        while self
-            .views
-            .front()
-            .is_some_and(|(_, pin)| pin.strong_count() == 0)
-        {
-            self.views.pop_front();
-        }
+        self.views.retain(|(_, pin)| pin.strong_count() > 0);
         // What the dropped views' readers read happened before: their drop released the count just seen as 0.
         fence(Ordering::Acquire);
         let oldest = self.views.front().map_or(u64::MAX, |(number, _)| *number);

@@ -86,6 +86,7 @@ impl RowView {
         let Some(lineage) = &self.lineage else {
             return self.scan(query, k);
         };
+        let ef = ef.max(k).max(1); // the walk keeps at least one candidate
         let graph = lineage.graph();
         // Read before the graph is walked: what is linked after this is scanned.
         let linked = graph.as_ref().map_or(0, |graph| graph.linked());

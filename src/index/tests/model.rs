@@ -263,7 +263,22 @@ fn a_change_twice_is_the_same_as_once() {
 }
 
 #[test]
+fn threads_may_share_a_snapshot_and_hand_on_a_writer() {
+    fn check<S: Send + Sync, W: Send>() {}
+    check::<Snapshot, Writer>();
+}
+
+#[test]
 fn what_does_not_fit_is_refused() {
+    for (m, ef_construction) in [(1, 100), (101, 202), (16, 3), (16, 1_001)] {
+        let mut spec = spec(Metric::L2, Method::Hnsw);
+        spec.options = IndexOptions {
+            m,
+            ef_construction,
+            ..spec.options
+        };
+        assert!(Writer::new(spec).is_err());
+    }
     let mut writer = Writer::new(spec(Metric::L2, Method::Hnsw)).unwrap();
     let change = RowChange::Upsert {
         old_key: None,

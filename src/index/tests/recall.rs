@@ -160,6 +160,9 @@ fn a_limit_over_all_rows_gives_all_rows() {
         std::iter::repeat_with(|| clusters.next()).take(3_000),
     );
     let query = Vector::new(clusters.next()).unwrap();
+    for (k, ef) in [(0, 0), (0, 9), (1, 0)] {
+        assert_eq!(snapshot.search(&query, k, ef).unwrap().neighbors.len(), k);
+    }
     for k in [2_999, 3_000, 3_001, usize::MAX] {
         let found = snapshot.search(&query, k, DEFAULT_EF).unwrap();
         assert_eq!(found.exhausted, k >= 3_000);
@@ -200,5 +203,26 @@ fn the_graph_is_enlarged_while_it_is_searched() {
     for snapshot in [&first, &last] {
         let recall = recall(snapshot, &queries, 10, DEFAULT_EF);
         assert!(recall >= 0.95, "recall {recall}");
+    }
+}
+
+#[test]
+fn every_size_of_lists_works() {
+    for (m, ef_construction) in [(2, 4), (3, 8), (100, 200)] {
+        for metric in [Metric::L2, Metric::InnerProduct] {
+            let mut clusters = Clusters::new(11, 8);
+            let mut spec = spec(8, metric);
+            spec.options = IndexOptions {
+                m,
+                ef_construction,
+                ..spec.options
+            };
+            let (_writer, snapshot) =
+                linked(spec, std::iter::repeat_with(|| clusters.next()).take(3_000));
+            let query = Vector::new(clusters.next()).unwrap();
+            let found = snapshot.search(&query, 10, 100).unwrap();
+            assert_eq!(found.neighbors.len(), 10);
+            assert!(found.distances < 3_000, "searched by a scan");
+        }
     }
 }

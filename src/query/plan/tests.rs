@@ -1,86 +1,9 @@
 //! Rewritten statements, letter by letter, and the choice of an index.
 
+use super::fixtures::{BIGINT, index, items, view};
 use super::*;
-use crate::catalog::{
-    ColumnNumber, IndexId, IndexOptions, KeyColumn, QualifiedName, TypeId, VectorColumn,
-};
-use crate::index::{IndexSpec, Writer};
-use crate::lsn::Lsn;
 use crate::query::{StatementKind, analyze};
-use crate::vector::{Dim, Metric, VectorType};
-
-/// An index on `embedding` of a table `schema.name`, whose OID is `relation`.
-fn index(
-    id: i64,
-    relation: u32,
-    (schema, name): (&str, &str),
-    metric: Metric,
-    key: &[(&str, KeyType)],
-    phase: Phase,
-) -> Arc<IndexState> {
-    let (dim, options) = (Dim::new(3).unwrap(), IndexOptions::default());
-    let spec = IndexSpec {
-        dim,
-        metric,
-        options,
-        include: 0,
-    };
-    let qualified = |name: &str| QualifiedName {
-        schema: schema.into(),
-        name: name.into(),
-    };
-    let definition = IndexDefinition {
-        id: IndexId(id),
-        name: qualified(&format!("index_{id}")),
-        relation: RelationId(relation),
-        table: qualified(name),
-        column: VectorColumn {
-            name: "embedding".into(),
-            number: ColumnNumber(9),
-            kind: VectorType::Vector,
-            type_id: TypeId(9999),
-        },
-        dim,
-        metric,
-        key: (1..)
-            .zip(key)
-            .map(|(number, (name, kind))| KeyColumn {
-                name: (*name).into(),
-                number: ColumnNumber(number),
-                kind: *kind,
-            })
-            .collect(),
-        include: vec![],
-        options,
-    };
-    Arc::new(IndexState {
-        definition: Arc::new(definition),
-        phase,
-        snapshot: Some(Writer::new(spec).unwrap().publish(Lsn::default())),
-        applied: Lsn::default(),
-        left_out_changes: 0,
-    })
-}
-
-fn view(indexes: Vec<Arc<IndexState>>) -> View {
-    View {
-        indexes,
-        ..View::default()
-    }
-}
-
-const BIGINT: &[(&str, KeyType)] = &[("id", KeyType::Int8)];
-
-pub(in crate::query) fn items() -> View {
-    view(vec![index(
-        1,
-        77,
-        ("public", "items"),
-        Metric::L2,
-        BIGINT,
-        Phase::Ready,
-    )])
-}
+use crate::vector::Metric;
 
 fn knn(sql: &str) -> KnnQuery {
     let mut statements = analyze(sql).unwrap();

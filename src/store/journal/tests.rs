@@ -91,7 +91,7 @@ impl Model {
                     let change = self.message("change");
                     all.push(change.clone());
                     writer.append(Item::Change { message: change })?;
-                    if self.next % 4 == 0 {
+                    if self.next.is_multiple_of(4) {
                         writer.sync()?; // as within a huge transaction
                         self.told = self.told.max(writer.durable());
                     }
