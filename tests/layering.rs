@@ -2,7 +2,7 @@
 //! every file says what it is.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// Each module and those it may use; a module that is not named here fails the test, so that it gets its place.
 const MAY_USE: &[(&str, &[&str])] = &[
@@ -69,7 +69,7 @@ fn modules_use_only_what_lies_below_them() {
         for used in used_modules(&text) {
             let within = |place: &&str| used == **place || used.starts_with(&format!("{place}::"));
             let own = used.split("::").next() == Some(&module);
-            if !own && !allowed.iter().any(|place| within(&place)) {
+            if !own && !allowed.iter().any(within) {
                 wrong.push(format!("{path} uses crate::{used}"));
             }
         }
@@ -142,7 +142,7 @@ fn sources() -> Vec<(String, String)> {
     files
 }
 
-fn relative(root: &Path, path: &PathBuf) -> String {
+fn relative(root: &Path, path: &Path) -> String {
     path.strip_prefix(root).unwrap().display().to_string()
 }
 

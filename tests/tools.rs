@@ -1,6 +1,5 @@
 //! The tools that people already have: psql, pgbench, pg_dump, psycopg and tokio-postgres, through Rektor as directly.
 
-use std::fs;
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};

@@ -24,7 +24,7 @@ fn from_environment(name: &str, default: usize) -> usize {
 fn seed(test: &str, server: Server) -> u64 {
     let default = 20_261_122;
     let seed = u64::try_from(from_environment("REKTOR_TEST_SEED", default)).unwrap();
-    println!("{test} on {server:?}: REKTOR_TEST_SEED={seed}"); // shown when the test fails
+    eprintln!("{test} on {server:?}: REKTOR_TEST_SEED={seed}"); // shown when the test fails
     seed
 }
 

@@ -125,21 +125,36 @@ impl Shared {
             if self.stopped() {
                 return None;
             }
-            let waiting = state.rebuilt.is_some();
-            if let Some(snapshot) = state.newest.as_ref().filter(|snapshot| {
-                let view = snapshot.view();
-                let link = view.can_link() && view.unlinked() > 0;
-                link || rebuilding
-                    || !waiting && due(snapshot) && !REBUILDING.load(Ordering::Relaxed)
-            }) {
+            let Some(snapshot) = &state.newest else {
+                state = self.wait(state, None);
+                continue;
+            };
+            let view = snapshot.view();
+            let rebuild = state.rebuilt.is_none() && due(snapshot);
+            let free = !REBUILDING.load(Ordering::Relaxed);
+            if view.can_link() && view.unlinked() > 0 || rebuilding || rebuild && free {
                 return Some(Arc::clone(snapshot));
             }
-            // The snapshot is not held while there is nothing to do, but as the newest. Another index's rebuild may end
-            // unseen, hence the time limit.
-            state = match self.changed.wait_timeout(state, RETRY) {
+            // Another index's rebuild ends without a word to this one.
+            state = self.wait(state, rebuild.then_some(RETRY));
+        }
+    }
+
+    /// Waits for a change, or for a time.
+    fn wait<'a>(
+        &self,
+        state: MutexGuard<'a, State>,
+        time: Option<Duration>,
+    ) -> MutexGuard<'a, State> {
+        match time {
+            None => self
+                .changed
+                .wait(state)
+                .unwrap_or_else(PoisonError::into_inner),
+            Some(time) => match self.changed.wait_timeout(state, time) {
                 Ok((state, _)) => state,
                 Err(poisoned) => poisoned.into_inner().0,
-            };
+            },
         }
     }
 
@@ -188,10 +203,7 @@ impl Shared {
             .checked_duration_since(Instant::now())
             .filter(|_| !self.stopped())
         {
-            state = match self.changed.wait_timeout(state, left) {
-                Ok((state, _)) => state,
-                Err(poisoned) => poisoned.into_inner().0,
-            };
+            state = self.wait(state, Some(left));
         }
     }
 }

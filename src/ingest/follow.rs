@@ -1,6 +1,6 @@
 //! What is stored, the server's identity and the slot → a stream that continues exactly where the journal ends, again after
-//! every failure; and the catalogue, read whenever asked and now and then unasked. Never confirms anything before the server, its timeline and the
-//! slot are those that the position belongs to.
+//! every failure; and the catalogue, read whenever asked and now and then unasked. Never confirms anything before the server,
+//! its timeline and the slot are those that the position belongs to.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -233,20 +233,10 @@ impl Cluster {
         self.pg_ctl(&["stop", "-m", mode]);
     }
 
-    /// The server's log so far.
-    pub fn log(&self) -> String {
-        fs::read_to_string(self.dir.join("log")).unwrap_or_default()
-    }
-
     /// Replaces `pg_hba.conf` and reloads it.
     pub fn set_hba(&self, lines: &str) {
         fs::write(self.data().join("pg_hba.conf"), lines).unwrap();
         self.pg_ctl(&["reload"]);
-    }
-
-    /// The Unix socket's directory.
-    pub fn socket_dir(&self) -> &Path {
-        &self.dir
     }
 
     /// Remembers a process that must not outlive this one.

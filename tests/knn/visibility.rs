@@ -105,7 +105,7 @@ fn isolation_levels_see_what_they_see() {
             let mut pair = copies.sessions(&[]);
             pair.query(&format!("begin isolation level {level}"));
             nearest(&mut pair, &format!("{server:?} {level}, first"), &v);
-            let mut write = |sql: &str| {
+            let write = |sql: &str| {
                 copies.direct.connect().run(sql);
                 let mut other = copies.rektor.connect();
                 other.run(sql);
