@@ -10,6 +10,7 @@ pub use postgres::{Cluster, Database, Server};
 pub use rektor::{Rektor, command, http, signal};
 pub use wire::{Frame, Wire, message};
 
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 /// Polls until `probe` gives something; panics, naming `what`, after `limit`.
@@ -24,10 +25,18 @@ pub fn wait_for<T>(what: &str, limit: Duration, mut probe: impl FnMut() -> Optio
     }
 }
 
-/// A port that was free a moment ago.
+/// A free port, given to nobody else in this process, and below those that Linux gives to outgoing connections.
 pub fn free_port() -> u16 {
-    let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
-    listener.local_addr().unwrap().port()
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    loop {
+        let number = std::process::id()
+            .wrapping_mul(97)
+            .wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed));
+        let port = 10_000 + u16::try_from(number % 20_000).unwrap();
+        if std::net::TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
 }
 
 /// A seeded generator (splitmix64): the same numbers on every machine.

@@ -23,6 +23,15 @@ pub fn through_sql(rektor: &Rektor<'_>, random: &mut Random, moment: &str) {
     for table in Table::ALL {
         rektor.wait_ready(table.index_name());
         rektor.catch_up(&mut through);
+        // a search waits a while and then goes upstream: here the index itself is meant
+        let lsn = direct.value("select pg_current_wal_lsn()");
+        let applied = format!(
+            "select applied_lsn >= '{lsn}' from rektor.stat_indexes where index_name = '{}'",
+            table.index_name()
+        );
+        wait_for("the index to catch up", Duration::from_secs(60), || {
+            (through.value(&applied) == "t").then_some(())
+        });
         let (name, key, indexable) = (table.name(), table.encoded_key(), table.indexable());
         let expected = direct.rows(&format!(
             "select {key}, md5(v::text) from {name} where {indexable} order by 1"
