@@ -220,6 +220,10 @@ fn an_upstream_that_goes_away_and_comes_back() {
             "insert into item values ({}, '[1,2,3]')",
             if mode == "fast" { 1001 } else { 1002 }
         ));
+        // While the stream is down, searches do not wait for it but go upstream.
+        wait_for("/readyz to be well again", Duration::from_secs(20), || {
+            (rektor.http("/readyz").0 == 200).then_some(())
+        });
         rektor.wait_ready("item_idx");
         wire = rektor.connect();
         idle = rektor.connect();
