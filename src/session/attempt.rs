@@ -12,7 +12,7 @@ use super::exchange::{End, Replies};
 use super::knn::{Claim, QUERY_CANCELED, Served, knn_query};
 use super::messages::{self, BindBody};
 use super::pending::{Completion, Kind, Owner};
-use super::prepared::{Meaning, Portal, Prepared};
+use super::prepared::Prepared;
 use super::relay::Session;
 use crate::query::RelayReason;
 
@@ -229,22 +229,7 @@ impl Session {
             .iter()
             .filter(|frame| matches!(frame.tag(), b'2' | b'N'));
         bound.for_each(|frame| self.client.outbox.extend_from_slice(frame.bytes()));
-        self.book.set_portal(
-            &claim.portal,
-            Some(Portal::Relayed(Meaning::Analysed(Arc::clone(
-                &claim.prepared,
-            )))),
-        );
-        if let Some(describe) = &claim.describe {
-            self.forward(describe, Some(Kind::DescribePortal));
-        }
-        self.forward(
-            &claim.execute,
-            Some(Kind::Execute {
-                completion: Completion::default(),
-            }),
-        );
-        self.executed = true;
+        self.execute_bound(claim, Completion::default());
         self.shared.context.counters.answered(Way::Exact);
         self.end_claim(claim);
         Ok(Served::Done)

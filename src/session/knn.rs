@@ -74,10 +74,8 @@ impl Session {
         }
     }
 
-    /// Lets the client's own statement run; `rows` are given before its end.
-    pub(super) fn relay_claim(&mut self, claim: &Claim, rows: Option<Bytes>) {
-        self.facts.pin(|| self.shared.context.view.borrow().clone());
-        self.forward(&claim.bind, Some(Kind::Bind));
+    /// Lets the portal that was bound for a claim run upstream, its answer relayed as it comes.
+    pub(super) fn execute_bound(&mut self, claim: &Claim, completion: Completion) {
         self.book.set_portal(
             &claim.portal,
             Some(Portal::Relayed(Meaning::Analysed(Arc::clone(
@@ -87,13 +85,15 @@ impl Session {
         if let Some(describe) = &claim.describe {
             self.forward(describe, Some(Kind::DescribePortal));
         }
-        self.forward(
-            &claim.execute,
-            Some(Kind::Execute {
-                completion: Completion { tag: None, rows },
-            }),
-        );
+        self.forward(&claim.execute, Some(Kind::Execute { completion }));
         self.executed = true;
+    }
+
+    /// Lets the client's own statement run; `rows` are given before its end.
+    pub(super) fn relay_claim(&mut self, claim: &Claim, rows: Option<Bytes>) {
+        self.facts.pin(|| self.shared.context.view.borrow().clone());
+        self.forward(&claim.bind, Some(Kind::Bind));
+        self.execute_bound(claim, Completion { tag: None, rows });
         self.facts.note(claim.prepared.analysis.effect());
         self.end_claim(claim);
     }
