@@ -19,3 +19,4 @@ mod serve;
 mod setup;
 mod tools;
 mod workload;
+mod world;
