@@ -8,6 +8,7 @@
 )]
 
 mod bad_input;
+mod chaos;
 mod harness;
 mod ingest;
 mod knn;
