@@ -9,8 +9,9 @@ use std::time::Instant;
 
 use crate::catalog::IndexId;
 use crate::index::view::{Generation, IndexState};
-use crate::index::{LeftOutView, Snapshot, Writer};
+use crate::index::{Changed, LeftOutView, Snapshot, Writer};
 use crate::lsn::Lsn;
+use crate::store::Chunks;
 use crate::upstream::catalogue::{IndexEntry, Shape};
 use crate::wal::pgoutput::Datum;
 use crate::wal::transaction::{Event, RowImage};
@@ -70,6 +71,8 @@ pub(crate) struct RestoredIndex {
     /// What the table's columns were called when it was stored.
     pub(crate) former: Shape,
     pub(crate) writer: Writer,
+    /// The files that it came from.
+    pub(crate) chunks: Chunks,
     /// Commits whose record is before this are in it.
     pub(crate) point: Lsn,
 }
@@ -84,8 +87,10 @@ pub(crate) struct KeptIndex {
     pub(crate) lsn: Lsn,
     /// Tells it from what had its definition before.
     pub(crate) serial: u64,
-    /// It came from what is stored, and the journal has what followed.
-    pub(crate) stored: bool,
+    /// Places that were written since this was asked last.
+    pub(crate) changed: Changed,
+    /// When it is asked first: the files that it came from, if it came from files.
+    pub(crate) stored: Option<Chunks>,
 }
 
 impl Indexes {
@@ -315,7 +320,7 @@ impl Indexes {
                 made.point,
                 self.serials,
             );
-            live.stored = true;
+            live.stored = Some(made.chunks);
             index.live = Some(live);
             index.want = Want::Nothing;
         }
@@ -323,18 +328,26 @@ impl Indexes {
     }
 
     /// Every complete index as of its last publication, when everything before `position` was applied. `None` while
-    /// something is applied that is not published.
-    pub(crate) fn kept(&self, position: Lsn) -> Option<Vec<KeptIndex>> {
-        let lives = self.all.values().filter_map(|index| index.live.as_ref());
+    /// something is applied that is not published. What changed is told once.
+    pub(crate) fn kept(&mut self, position: Lsn) -> Option<Vec<KeptIndex>> {
+        let lives = || self.all.values().filter_map(|index| index.live.as_ref());
+        if lives().any(|live| live.dirty || live.snapshot.is_none()) {
+            return None;
+        }
+        let lives = self
+            .all
+            .values_mut()
+            .filter_map(|index| index.live.as_mut());
         lives
             .map(|live| {
                 Some(KeptIndex {
                     entry: live.entry.clone(),
-                    snapshot: live.snapshot.clone().filter(|_| !live.dirty)?,
+                    snapshot: live.snapshot.clone()?,
                     left_out: live.writer.left_out(),
                     lsn: position.max(live.point),
                     serial: live.serial,
-                    stored: live.stored,
+                    changed: live.writer.take_changed(),
+                    stored: live.stored.take(),
                 })
             })
             .collect()

@@ -10,6 +10,7 @@ use crate::index::view::{IndexState, Phase};
 use crate::index::{IndexError, IndexSpec, Outcome, READY_UNLINKED, RowChange, Snapshot, Writer};
 use crate::ingest::projection::{Projection, ProjectionError};
 use crate::lsn::Lsn;
+use crate::store::Chunks;
 use crate::upstream::catalogue::{IndexEntry, Partition, Shape};
 use crate::wal::pgoutput::Relation;
 use crate::wal::transaction::{Change, Event};
@@ -68,8 +69,8 @@ pub(super) struct Live {
     pub(super) linked: bool,
     /// Tells it from what had its definition before.
     pub(super) serial: u64,
-    /// It came from what is stored.
-    pub(super) stored: bool,
+    /// The files that it came from, until they are asked for.
+    pub(super) stored: Option<Chunks>,
 }
 
 /// Why an index stopped following its table.
@@ -315,7 +316,7 @@ impl Live {
             snapshot: None,
             linked: false,
             serial,
-            stored: false,
+            stored: None,
         }
     }
 
