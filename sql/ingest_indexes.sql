@@ -2,7 +2,7 @@
 -- is gone are left out, as PostgreSQL drops an index with its table. NULL stands for what is not there.
 -- `stamp` changes whenever a column of the index is altered (attribute numbers, types, modifiers, and the transaction that
 -- last wrote their catalogue rows: a rewrite of the values shows nowhere else) and when the table left the publication and
--- came back. `part_…` are all partitions below the table: with the file that holds their rows, and whether they were attached
+-- came back. `part_…` are all partitions below the table: with the file that holds their rows, and what attached them
 -- after they were created, perhaps with rows.
 select
     i.id,
@@ -82,7 +82,8 @@ left join lateral (
 left join lateral (
     select array_agg(t.relid::oid order by t.relid) as oids,
         array_agg(coalesce(pg_relation_filenode(t.relid), 0) order by t.relid) as files,
-        array_agg(h.xmin <> y.xmin order by t.relid) as attached
+        -- a transaction's id reads as an OID, which drivers know
+        array_agg(case when h.xmin <> y.xmin then h.xmin::text::oid end order by t.relid) as attached
     from pg_partition_tree(c.oid) t
     join pg_inherits h on h.inhrelid = t.relid
     join pg_type y on y.typrelid = t.relid
