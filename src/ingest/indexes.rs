@@ -12,7 +12,7 @@ use crate::index::view::{Generation, IndexState};
 use crate::index::{Changed, LeftOutView, Snapshot, Writer};
 use crate::lsn::Lsn;
 use crate::store::Chunks;
-use crate::upstream::catalogue::IndexEntry;
+use crate::upstream::catalogue::{IndexEntry, Shape};
 use crate::wal::pgoutput::Datum;
 use crate::wal::transaction::{Event, RowImage};
 pub(crate) use one::{Difference, difference, spec};
@@ -68,6 +68,8 @@ pub(crate) struct CopiedIndex {
 pub(crate) struct RestoredIndex {
     /// As the catalogue has it now.
     pub(crate) entry: IndexEntry,
+    /// What the table's columns were called when it was stored.
+    pub(crate) former: Shape,
     pub(crate) writer: Writer,
     /// The files that it came from.
     pub(crate) chunks: Chunks,
@@ -218,7 +220,14 @@ impl Indexes {
             index.want = Want::Nothing;
             index.left_out += made.left_out;
             self.serials += 1;
-            let live = Live::new(index.entry.clone(), made.writer, point, self.serials);
+            let former = made.entry.shape;
+            let live = Live::new(
+                index.entry.clone(),
+                former,
+                made.writer,
+                point,
+                self.serials,
+            );
             index.live = Some(live);
             for event in &job.kept {
                 self.suspicious |= index.apply(event, now);
@@ -304,7 +313,13 @@ impl Indexes {
                 continue; // the catalogue was read again meanwhile
             }
             self.serials += 1;
-            let mut live = Live::new(index.entry.clone(), made.writer, made.point, self.serials);
+            let mut live = Live::new(
+                index.entry.clone(),
+                made.former,
+                made.writer,
+                made.point,
+                self.serials,
+            );
             live.stored = Some(made.chunks);
             index.live = Some(live);
             index.want = Want::Nothing;

@@ -42,16 +42,17 @@ pub(crate) fn load(
         .filter_map(|entry| {
             let name = &entry.definition.name;
             for stored in directory.candidates(entry.definition.id) {
-                let same = serde_json::from_str::<IndexEntry>(stored.identity())
-                    .is_ok_and(|old| {
+                let old = serde_json::from_str::<IndexEntry>(stored.identity())
+                    .ok()
+                    .filter(|old| {
                         matches!(
-                            difference(&old, &entry),
+                            difference(old, &entry),
                             Difference::Same | Difference::Renamed
                         )
                     });
-                if !same || stored.lsn < start {
+                let Some(old) = old.filter(|_| stored.lsn >= start) else {
                     continue;
-                }
+                };
                 match fill(&stored, &entry) {
                     Ok((writer, chunks)) => {
                         tracing::info!(index = %name, rows = stored.len(), lsn = %stored.lsn, "loaded");
@@ -59,6 +60,7 @@ pub(crate) fn load(
                             writer,
                             chunks,
                             point: stored.lsn,
+                            former: old.shape,
                             entry,
                         });
                     }
