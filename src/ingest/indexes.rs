@@ -10,6 +10,7 @@ use std::time::Instant;
 use crate::catalog::IndexId;
 use crate::index::view::{Generation, IndexState};
 use crate::index::{Changed, LeftOutView, Snapshot, Writer};
+use crate::ingest::lag::Commits;
 use crate::lsn::Lsn;
 use crate::store::Chunks;
 use crate::upstream::catalogue::{IndexEntry, Shape};
@@ -33,6 +34,8 @@ pub(crate) struct Indexes {
     serials: u64,
     /// A slot holds all WAL from now on: without one, what changes after a copy would be lost.
     following: bool,
+    /// Why nothing is followed, after something was.
+    halted: Option<String>,
     /// Something was seen that only reading the catalogue can explain.
     suspicious: bool,
 }
@@ -289,6 +292,18 @@ impl Indexes {
     /// A new slot was created: nothing that is there follows from it, and copies may begin.
     pub(crate) fn begin_stream(&mut self) {
         self.following = true;
+        self.halted = None;
+        self.job = None;
+        for index in self.all.values_mut() {
+            index.distrust();
+        }
+        self.generation.0 += 1;
+    }
+
+    /// The slot was given up: what is there is not followed any more, and nothing can be copied until a new one begins.
+    pub(crate) fn end_stream(&mut self, reason: String) {
+        self.following = false;
+        self.halted = Some(reason);
         self.job = None;
         for index in self.all.values_mut() {
             index.distrust();
@@ -385,11 +400,16 @@ impl Indexes {
     }
 
     /// The indexes as sessions see them.
-    pub(crate) fn states(&mut self, position: Lsn) -> (Generation, Vec<Arc<IndexState>>) {
+    pub(crate) fn states(
+        &mut self,
+        position: Lsn,
+        commits: &Commits,
+    ) -> (Generation, Vec<Arc<IndexState>>) {
+        let halted = self.halted.as_deref();
         let states = self
             .all
             .values_mut()
-            .map(|index| Arc::new(index.state(position)));
+            .map(|index| Arc::new(index.state(position, commits, halted)));
         (self.generation, states.collect())
     }
 }
