@@ -26,6 +26,9 @@ use crate::wal::transaction::Event;
 const TRANSACTION_BYTES: usize = if cfg!(test) { 2 << 10 } else { 64 << 20 };
 /// How often progress that no commit announces is looked at.
 const TICK: Duration = Duration::from_millis(200);
+/// How long to wait for the catalogue when the stream describes a table with other columns than are known. Beyond, the index is
+/// copied again.
+const PUZZLED_MOST: Duration = Duration::from_secs(10);
 /// Most transactions whose visibility one reading of the catalogue waits for; beyond, the periodic reading must do.
 const CATALOGUE_XIDS: usize = 1000;
 
@@ -176,6 +179,9 @@ pub(crate) struct Applier {
     /// Requests for the catalogue that were not answered, each with the transaction it waits for.
     unanswered: Vec<(u64, Option<u32>)>,
     requests: u64,
+    /// The request whose answer tells which columns a table of the stream has, and until when it is waited for: what follows
+    /// cannot be understood before.
+    puzzled: Option<(u64, Instant)>,
     marks: Arc<Marks>,
     outputs: Outputs,
 }
@@ -211,6 +217,7 @@ impl Applier {
             copy_waits: None,
             unanswered: Vec::new(),
             requests: 0,
+            puzzled: None,
             marks,
             outputs,
         }
@@ -232,7 +239,7 @@ impl Applier {
                 () = stopped(&mut stop) => return,
                 Some(control) = controls.recv() => self.control(control),
                 _ = tick.tick() => self.tick(),
-                Some(item) = items.recv(), if !self.indexes.is_full() => self.item(item),
+                Some(item) = items.recv(), if !self.indexes.is_full() && self.puzzled.is_none() => self.item(item),
                 else => return,
             }
             self.ask();
@@ -289,7 +296,14 @@ impl Applier {
                     stale: *commit_lsn < self.position,
                 });
             }
-            Event::Relation(_) => self.indexes.described(&event),
+            Event::Relation(relation) => {
+                self.indexes.described(&event);
+                if self.indexes.is_puzzled_by(relation) {
+                    let xid = self.transaction.as_ref().map(|transaction| transaction.xid);
+                    self.request_catalogue(xid);
+                    self.puzzled = Some((self.requests, Instant::now() + PUZZLED_MOST));
+                }
+            }
             Event::Change(change) => {
                 let redefines = is_definition(&change.relation);
                 self.row_event(event, redefines);
@@ -346,6 +360,7 @@ impl Applier {
             }
             Control::Catalogue { request, entries } => {
                 self.unanswered.retain(|(number, _)| *number > request);
+                self.puzzled = self.puzzled.filter(|(number, _)| *number > request);
                 self.catalogue_error = None;
                 self.complete = true;
                 self.indexes.catalogue(entries);
@@ -402,6 +417,9 @@ impl Applier {
 
     fn tick(&mut self) {
         self.indexes.retry(Instant::now());
+        self.puzzled = self
+            .puzzled
+            .filter(|(_, deadline)| *deadline > Instant::now());
         // Also while nothing is applied it shows how far behind it is.
         let upstream = self.marks.upstream.load(Ordering::Relaxed);
         if self.indexes.is_building() || self.shown.as_u64() != upstream {

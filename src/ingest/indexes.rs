@@ -14,7 +14,7 @@ use crate::ingest::lag::Commits;
 use crate::lsn::Lsn;
 use crate::store::Chunks;
 use crate::upstream::catalogue::{IndexEntry, Shape};
-use crate::wal::pgoutput::Datum;
+use crate::wal::pgoutput::{Datum, Relation};
 use crate::wal::transaction::{Event, RowImage};
 pub(crate) use one::{Difference, difference, spec};
 use one::{Index, Live, Want};
@@ -133,6 +133,12 @@ impl Indexes {
         {
             self.suspicious = true;
         }
+    }
+
+    /// Whether an index that follows this table does not find its columns in it: they may have been renamed.
+    pub(crate) fn is_puzzled_by(&self, relation: &Arc<Relation>) -> bool {
+        let mut lives = self.all.values().filter_map(|index| index.live.as_ref());
+        lives.any(|live| live.entry.definition.relation == relation.id && !live.understands(relation))
     }
 
     /// Whether an index waits for a copy and none is under way.

@@ -377,6 +377,12 @@ impl Live {
         Err(ProjectionError::Renamed(definition.table.to_string()))
     }
 
+    /// Whether changes of a table that is described like this can be applied.
+    pub(super) fn understands(&self, relation: &Arc<Relation>) -> bool {
+        let definition = self.definition_for(relation);
+        definition.is_ok_and(|definition| Projection::new(&definition, relation).is_ok())
+    }
+
     /// Whether the row cannot be found.
     fn apply(&mut self, event: &Event) -> Result<bool, Trouble> {
         let change = match event {
