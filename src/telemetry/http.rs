@@ -93,6 +93,10 @@ fn readiness(view: &View, stopping: bool) -> (bool, String) {
     }
     if view.streaming && !view.complete {
         unready("the catalogue was not read yet".to_owned());
+    } else if view.streaming
+        && let Some(error) = &view.error
+    {
+        unready(error.clone());
     }
     for index in &view.indexes {
         let name = &index.definition.name;
