@@ -29,7 +29,7 @@ select
     k.names as key_names,
     k.numbers as key_numbers,
     k.types as key_types,
-    inc.names as include_names,
+    coalesce(inc.names, '{}') as include_names,
     inc.numbers as include_numbers,
     inc.types as include_types,
     inc.sendable as include_sendable,
