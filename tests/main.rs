@@ -20,3 +20,4 @@ mod serve;
 mod setup;
 mod tools;
 mod workload;
+mod world;

@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use serde::{Deserialize, Serialize};
 
 pub use checkpoint::{
-    GenerationWriter, IndexHeader, IndexWriter, RowReader, StoredIndex, StoredRow,
+    Chunks, GenerationWriter, IndexHeader, IndexWriter, RowReader, StoredIndex, StoredRow,
 };
 pub use journal::{Entry, Journal, RecoveredJournal, Replay, Replayed, Room, Trimmer};
 
