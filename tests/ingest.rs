@@ -34,11 +34,6 @@ fn create_index(wire: &mut Wire, name: &str, table: &str) {
     ));
 }
 
-/// A constant vector's literal.
-fn literal(server: Server, components: &str) -> String {
-    format!("'{}'", server.vector_text(components))
-}
-
 #[test]
 fn a_large_transaction_survives_cut_connections_and_shows_at_once() {
     let database = Server::Pg16.shared().database();

@@ -12,6 +12,7 @@ mod apply;
 mod budget;
 mod copier;
 mod follow;
+mod history;
 mod indexes;
 mod keep;
 mod lag;
