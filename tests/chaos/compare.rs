@@ -51,6 +51,7 @@ pub fn as_restored(
         upstream: database.url().parse().unwrap(),
         data_dir: rektor.data_dir().to_owned(),
         slot: rektor.slot().to_owned(),
+        max_slot_wal: None,
     };
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
