@@ -332,6 +332,9 @@ impl Follower {
         };
         if !self.restored {
             require_same_cluster(&self.directory, system)?;
+        } else {
+            // The journal has failed: while nothing can be written, all of it is not read again and again.
+            blocking(&self.directory, Directory::probe).await??;
         }
         if origin.slot != self.slot {
             tracing::warn!(
