@@ -229,6 +229,7 @@ async fn supervise(
         controls: controls.clone(),
         requests,
         kept,
+        complaint: None,
         stop: stopping.clone(),
     };
     tasks.spawn(async {
