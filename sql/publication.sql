@@ -56,7 +56,8 @@ declare
 begin
     if tg_op = 'UPDATE' then
         if (new.id, new.relation, new.metric) is distinct from (old.id, old.relation, old.metric)
-            or new.dimensions not in (old.dimensions, rektor.declared_dimensions(old.relation, old.column_numbers[1])) then
+            or new.dimensions not in (old.dimensions,
+                coalesce(rektor.declared_dimensions(old.relation, old.column_numbers[1]), old.dimensions)) then
             raise exception 'table, metric and dimensions of an index cannot be changed'
                 using errcode = '0A000', hint = 'Drop the index and create another one.';
         end if;
