@@ -4,13 +4,14 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::replica::{Replica, Trouble, commit_of};
+use super::{CaughtUp, KeptIndex};
 use crate::catalog::IndexDefinition;
 use crate::index::view::{IndexState, Phase};
-use crate::index::{IndexError, IndexSpec, Outcome, READY_UNLINKED, RowChange, Snapshot, Writer};
-use crate::ingest::projection::{Projection, ProjectionError};
+use crate::index::{IndexSpec, LeftOutView, READY_UNLINKED, Snapshot};
 use crate::lsn::Lsn;
 use crate::upstream::catalogue::{IndexEntry, Partition};
-use crate::wal::transaction::{Change, Event};
+use crate::wal::transaction::Event;
 
 /// Pause before an index that failed is copied again; doubled with each failure.
 const RETRY_FIRST: Duration = Duration::from_secs(5);
@@ -21,8 +22,10 @@ const RETRY_DOUBLINGS: u32 = 6;
 pub(super) struct Index {
     /// As the catalogue has it.
     pub(super) entry: IndexEntry,
-    /// What follows the stream.
+    /// What serves, or will from the next publication on.
     pub(super) live: Option<Live>,
+    /// The job that makes what comes in its place.
+    pub(super) filling: Option<u64>,
     pub(super) want: Want,
     /// Percent of the copy under way.
     pub(super) percent: f32,
@@ -46,35 +49,34 @@ pub(super) enum Want {
     },
 }
 
-/// A complete index that follows the stream.
+/// A complete index.
 #[derive(Debug)]
 pub(super) struct Live {
     /// As it was copied; names as of now.
     pub(super) entry: IndexEntry,
-    pub(super) writer: Writer,
-    /// Commits whose record is before this were in the copy.
-    pub(super) point: Lsn,
-    pub(super) projection: Option<Projection>,
-    /// Something was applied since the last publication.
-    pub(super) dirty: bool,
+    pub(super) place: Place,
     pub(super) snapshot: Option<Arc<Snapshot>>,
     /// Enough rows were linked once; the head stays small from then on.
-    pub(super) linked: bool,
+    linked: bool,
     /// Tells it from what had its definition before.
     pub(super) serial: u64,
     /// It came from what is stored.
     pub(super) stored: bool,
 }
 
-/// Why an index stopped following its table.
-#[derive(Debug, thiserror::Error)]
-enum Trouble {
-    #[error(transparent)]
-    Projection(#[from] ProjectionError),
-    #[error(transparent)]
-    Engine(#[from] IndexError),
-    #[error("a change leaves a value as it was, of a row that the index does not have")]
-    UnknownRow,
+/// Where the writer of an index is.
+#[derive(Debug)]
+pub(super) enum Place {
+    /// It follows the stream.
+    Here(Replica),
+    /// It catches up from the journal; the snapshot is what it has told of last.
+    Away {
+        job: u64,
+        applied: Lsn,
+        left_out: LeftOutView,
+    },
+    /// It is being moved.
+    Nowhere,
 }
 
 /// What a new reading of the catalogue means for an index.
@@ -133,6 +135,7 @@ impl Index {
             want: wanted(&entry),
             entry,
             live: None,
+            filling: None,
             percent: 0.0,
             left_out: 0,
             failures: 0,
@@ -154,6 +157,9 @@ impl Index {
                     definition.name = names.name.clone();
                     definition.table = names.table.clone();
                     live.entry.definition = Arc::new(definition);
+                    if let Place::Here(replica) = &mut live.place {
+                        replica.rename(&live.entry.definition);
+                    }
                 }
                 if wait_is_over {
                     self.demand_copy();
@@ -169,6 +175,7 @@ impl Index {
 
     /// The index is made anew, while the old one serves.
     pub(super) fn demand_copy(&mut self) {
+        self.filling = None;
         self.want = wanted(&self.entry);
     }
 
@@ -182,55 +189,109 @@ impl Index {
     pub(super) fn fail(&mut self, error: String, now: Instant) {
         let pause = RETRY_FIRST * 2_u32.pow(self.failures.min(RETRY_DOUBLINGS));
         self.failures = self.failures.saturating_add(1);
+        self.filling = None;
         self.want = Want::Mending {
             error,
             retry: Some(now + pause),
         };
     }
 
-    /// The commit record of a change that concerns this index.
-    pub(super) fn commit_of(&self, event: &Event) -> Option<Lsn> {
-        let relation = self.entry.definition.relation;
-        match event {
-            Event::Change(change) => (change.relation.id == relation).then_some(change.commit_lsn),
-            Event::Truncate {
-                commit_lsn,
-                relations,
-            } => relations
-                .iter()
-                .any(|r| r.id == relation)
-                .then_some(*commit_lsn),
-            Event::Begin { .. }
-            | Event::Relation(_)
-            | Event::Message { .. }
-            | Event::Commit { .. } => None,
-        }
+    /// Whether it waits for what that job makes.
+    pub(super) fn waits_for(&self, number: u64) -> bool {
+        self.filling == Some(number) || self.is_away(number)
+    }
+
+    /// Whether its writer is with that job.
+    pub(super) fn is_away(&self, number: u64) -> bool {
+        let place = self.live.as_ref().map(|live| &live.place);
+        matches!(place, Some(Place::Away { job, .. }) if *job == number)
+    }
+
+    /// Whether the event changes rows of its table.
+    pub(super) fn is_concerned_by(&self, event: &Event) -> bool {
+        commit_of(&self.entry.definition, event).is_some()
     }
 
     /// Applies a change, if it concerns this index; whether the catalogue should be read.
     pub(super) fn apply(&mut self, event: &Event, now: Instant) -> bool {
-        let (Some(commit), Some(live)) = (self.commit_of(event), &mut self.live) else {
+        let Some(Live {
+            place: Place::Here(replica),
+            ..
+        }) = &mut self.live
+        else {
             return false;
         };
-        if commit < live.point {
-            return false; // the copy had it
-        }
-        match live.apply(event) {
+        match replica.apply(event) {
             Ok(left_out) => {
                 self.left_out += u64::from(left_out);
-                return false;
+                false
             }
             Err(trouble) => {
-                tracing::warn!(index = %self.entry.definition.name, %trouble, "the index cannot follow its table and is copied again");
-                self.distrust();
-                match trouble {
-                    Trouble::Projection(_) => self.want = Want::Catalogue,
-                    Trouble::Engine(error) => self.fail(error.to_string(), now),
-                    Trouble::UnknownRow => {}
-                }
+                self.trouble(trouble, now);
+                true
             }
         }
-        true
+    }
+
+    /// The index cannot follow its table.
+    pub(super) fn trouble(&mut self, trouble: Trouble, now: Instant) {
+        tracing::warn!(index = %self.entry.definition.name, %trouble, "the index cannot follow its table and is copied again");
+        self.distrust();
+        match trouble {
+            Trouble::Projection(_) => self.want = Want::Catalogue,
+            Trouble::Engine(error) => self.fail(error.to_string(), now),
+            Trouble::UnknownRow => {}
+        }
+    }
+
+    /// Gives its writer to a job that catches up from the journal, with all that was applied before `position`.
+    pub(super) fn send_away(&mut self, job: u64, position: Lsn) -> Option<Replica> {
+        let live = self.live.as_mut()?;
+        match std::mem::replace(&mut live.place, Place::Nowhere) {
+            Place::Here(mut replica) => {
+                replica.point = replica.point.max(position);
+                live.place = Place::Away {
+                    job,
+                    applied: replica.point,
+                    left_out: replica.writer.left_out(),
+                };
+                Some(replica)
+            }
+            elsewhere => {
+                live.place = elsewhere;
+                None
+            }
+        }
+    }
+
+    /// Takes over how far its writer has come with a job.
+    pub(super) fn caught_up(&mut self, number: u64, state: CaughtUp) {
+        self.left_out += state.left_out;
+        if let Some(live) = &mut self.live
+            && let Place::Away {
+                job,
+                applied,
+                left_out,
+            } = &mut live.place
+            && *job == number
+        {
+            *applied = state.applied;
+            if let Some((snapshot, view)) = state.published {
+                live.snapshot = Some(snapshot);
+                *left_out = view;
+            }
+        }
+    }
+
+    /// Makes what was applied visible.
+    pub(super) fn publish(&mut self, position: Lsn) {
+        if let Some(live) = &mut self.live
+            && let Place::Here(replica) = &mut live.place
+            && replica.dirty
+        {
+            live.snapshot = Some(replica.writer.publish(position.max(replica.point)));
+            replica.dirty = false;
+        }
     }
 
     pub(super) fn state(&mut self, position: Lsn) -> IndexState {
@@ -256,7 +317,7 @@ impl Index {
             definition: Arc::clone(&live.entry.definition),
             phase: live.phase(),
             snapshot: live.snapshot.clone(),
-            applied: position.max(live.point),
+            applied: live.applied(position),
             left_out_changes: self.left_out,
         }
     }
@@ -273,13 +334,10 @@ fn wanted(entry: &IndexEntry) -> Want {
 }
 
 impl Live {
-    pub(super) fn new(entry: IndexEntry, writer: Writer, point: Lsn, serial: u64) -> Self {
+    pub(super) fn new(entry: IndexEntry, place: Place, serial: u64) -> Self {
         Self {
             entry,
-            writer,
-            point,
-            projection: None,
-            dirty: true,
+            place,
             snapshot: None,
             linked: false,
             serial,
@@ -287,33 +345,34 @@ impl Live {
         }
     }
 
-    /// Whether the row cannot be found.
-    fn apply(&mut self, event: &Event) -> Result<bool, Trouble> {
-        let change = match event {
-            Event::Change(change) => self.project(change)?,
-            Event::Truncate { .. } => RowChange::Truncate,
-            Event::Begin { .. }
-            | Event::Relation(_)
-            | Event::Message { .. }
-            | Event::Commit { .. } => {
-                return Ok(false);
-            }
-        };
-        self.dirty = true;
-        match self.writer.apply(change)? {
-            Outcome::Indexed | Outcome::Removed => Ok(false),
-            Outcome::LeftOut(_) => Ok(true),
-            Outcome::Unknown => Err(Trouble::UnknownRow),
+    /// Everything before this is in the snapshot, when everything before `position` was applied.
+    pub(super) fn applied(&self, position: Lsn) -> Lsn {
+        match &self.place {
+            Place::Here(replica) => position.max(replica.point),
+            Place::Away { applied, .. } => *applied,
+            Place::Nowhere => Lsn::ZERO,
         }
     }
 
-    fn project(&mut self, change: &Change) -> Result<RowChange, ProjectionError> {
-        let known = self.projection.take();
-        let projection = match known.filter(|known| known.is_for(&change.relation)) {
-            Some(projection) => projection,
-            None => Projection::new(&self.entry.definition, &change.relation)?,
+    /// What there is to store of it; `None` while something is applied that is not published.
+    pub(super) fn kept(&self, position: Lsn) -> Option<KeptIndex> {
+        let left_out = match &self.place {
+            Place::Here(replica) if !replica.dirty => replica.writer.left_out(),
+            Place::Away { left_out, .. } => left_out.clone(),
+            Place::Here(_) | Place::Nowhere => return None,
         };
-        self.projection.insert(projection).change(change)
+        Some(KeptIndex {
+            entry: self.entry.clone(),
+            snapshot: self.snapshot.clone()?,
+            left_out,
+            lsn: self.applied(position),
+            serial: self.serial,
+            stored: self.stored,
+        })
+    }
+
+    pub(super) fn is_linked(&self) -> bool {
+        self.linked
     }
 
     fn phase(&mut self) -> Phase {
