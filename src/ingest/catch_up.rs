@@ -81,6 +81,7 @@ async fn carry_out(
         epoch: order.epoch,
         follow: CatchUp::new(order.replicas, order.from),
         hold: order.hold,
+        goal: None,
         controls: controls.clone(),
         journal,
         wanted: order.wanted,
@@ -103,6 +104,8 @@ struct Work {
     epoch: u64,
     follow: CatchUp,
     hold: Hold,
+    /// Where the applier was when it began to keep what comes.
+    goal: Option<Lsn>,
     controls: mpsc::Sender<Control>,
     journal: watch::Receiver<Option<JournalReader>>,
     wanted: watch::Receiver<()>,
@@ -158,7 +161,6 @@ impl Work {
 
     fn read(&mut self, mut tail: Tail) -> Result<Ended, CatchUpError> {
         let mut transactions = Transactions::new();
-        let mut goal = None;
         let mut until_look = LOOK_MESSAGES;
         loop {
             match tail.next() {
@@ -174,9 +176,9 @@ impl Work {
                     if !self.tell() {
                         return Ok(Ended::Unwanted);
                     }
-                    match goal {
+                    match self.goal {
                         None => match self.begin_join() {
-                            Some(position) => goal = Some(position),
+                            Some(position) => self.goal = Some(position),
                             None => return Ok(Ended::Unwanted),
                         },
                         Some(goal) if self.follow.position >= goal => return Ok(Ended::UpToDate),

@@ -200,14 +200,14 @@ async fn it_reads_what_comes_across_a_restart_of_the_journal_and_joins() {
     // A large one, whose rows are seen at once or not at all.
     append(trial.journal(), 4, 17..12_000).await;
     answer.send(Lsn::new(45)).unwrap();
-    let Control::Joined {
-        job: 3,
-        position,
-        mut replicas,
-        ..
-    } = trial.told(&mut rows).await
-    else {
-        panic!("not joined");
+    let (position, mut replicas) = match trial.told(&mut rows).await {
+        Control::Joined {
+            job: 3,
+            position,
+            replicas,
+            ..
+        } => (position, replicas),
+        other => panic!("{other:?}"),
     };
     assert_eq!(position, Lsn::new(45));
     assert_eq!(rows.last(), Some(&12_000));

@@ -122,9 +122,8 @@ fn damage_anywhere_is_told_and_nothing_after_it_is_read() {
                 };
                 assert!(failed, "byte {at} of {}", file.display());
                 assert!(tail.next().is_none(), "nothing follows an error");
-                assert!(
-                    all.starts_with(&good) && good.len() < all.len() + usize::from(good.is_empty())
-                );
+                // All of them only if the last segment, which has none, is damaged.
+                assert!(all.starts_with(&good));
             }
         }
         disk.replace(&file, bytes);
