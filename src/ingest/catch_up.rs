@@ -9,7 +9,7 @@ use tokio::task::JoinSet;
 
 use crate::catalog::IndexId;
 use crate::ingest::apply::Control;
-use crate::ingest::indexes::{CatchUpOrder, CaughtUp, Replica, Trouble};
+use crate::ingest::indexes::{Beside, CatchUpOrder, CaughtUp, Replica, Trouble};
 use crate::ingest::stopped;
 use crate::lsn::Lsn;
 use crate::store::{Hold, JournalReader, Replayed, StoreError, Tail};
@@ -335,7 +335,11 @@ impl CatchUp {
             let published = if replica.dirty {
                 (replica.dirty, *unlinked) = (false, 0);
                 let snapshot = replica.writer.publish(applied);
-                Some((snapshot, replica.writer.left_out()))
+                let mut beside = Beside::of(replica);
+                if let Some((_, before)) = before {
+                    beside.changed.merge(&before.changed);
+                }
+                Some((snapshot, beside))
             } else {
                 before
             };

@@ -11,15 +11,15 @@ use std::time::Instant;
 
 use crate::catalog::{IndexId, RelationId};
 use crate::index::view::{Generation, IndexState};
-use crate::index::{LeftOutView, Snapshot, Writer};
+use crate::index::{Changed, LeftOutView, Snapshot, Writer};
 use crate::lsn::Lsn;
-use crate::store::Holds;
-use crate::upstream::catalogue::IndexEntry;
+use crate::store::{Chunks, Holds};
+use crate::upstream::catalogue::{IndexEntry, Shape};
 use crate::wal::pgoutput::Datum;
 use crate::wal::transaction::{Event, RowImage};
 use jobs::Job;
 pub(crate) use jobs::{CatchUpOrder, CaughtUp, CopiedIndex, CopyOrder};
-pub(crate) use one::{Difference, difference, spec};
+pub(crate) use one::{Beside, Difference, difference, spec};
 use one::{Index, Live, Place, Want};
 pub(crate) use replica::{Replica, Trouble};
 
@@ -51,7 +51,11 @@ pub(crate) struct Indexes {
 pub(crate) struct RestoredIndex {
     /// As the catalogue has it now.
     pub(crate) entry: IndexEntry,
+    /// What the table's columns were called when it was stored.
+    pub(crate) former: Shape,
     pub(crate) writer: Writer,
+    /// The files that it came from.
+    pub(crate) chunks: Chunks,
     /// Commits whose record is before this are in it.
     pub(crate) point: Lsn,
     /// The same, to be served.
@@ -68,8 +72,10 @@ pub(crate) struct KeptIndex {
     pub(crate) lsn: Lsn,
     /// Tells it from what had its definition before.
     pub(crate) serial: u64,
-    /// It came from what is stored, and the journal has what followed.
-    pub(crate) stored: bool,
+    /// Places that were written since this was asked last.
+    pub(crate) changed: Changed,
+    /// When it is asked first: the files that it came from, if it came from files.
+    pub(crate) stored: Option<Chunks>,
 }
 
 impl Indexes {
@@ -152,16 +158,16 @@ impl Indexes {
                 continue; // the catalogue was read again meanwhile
             }
             self.serials += 1;
-            let definition = Arc::clone(&made.entry.definition);
-            let mut replica = Replica::new(definition, made.writer, made.point);
+            let entry = index.entry.clone();
+            let mut replica = Replica::new(entry, made.former, made.writer, made.point);
             replica.dirty = false;
             let place = Place::Away {
                 job,
                 applied: made.point,
-                left_out: replica.writer.left_out(),
+                beside: Some(Beside::of(&mut replica)),
             };
             let mut live = Live::new(index.entry.clone(), place, self.serials);
-            (live.snapshot, live.stored) = (Some(made.snapshot), true);
+            (live.snapshot, live.stored) = (Some(made.snapshot), Some(made.chunks));
             index.live = Some(live);
             (index.want, index.filling) = (Want::Nothing, None);
             replicas.push(replica);
@@ -174,9 +180,14 @@ impl Indexes {
     }
 
     /// Every complete index as of its last publication, when everything before `position` was applied. `None` while
-    /// something is applied that is not published.
-    pub(crate) fn kept(&self, position: Lsn) -> Option<Vec<KeptIndex>> {
-        let lives = self.all.values().filter_map(|index| index.live.as_ref());
+    /// something is applied that is not published. What changed is told once.
+    pub(crate) fn kept(&mut self, position: Lsn) -> Option<Vec<KeptIndex>> {
+        let mut lives = self.all.values().filter_map(|index| index.live.as_ref());
+        if !lives.all(Live::is_whole) {
+            return None;
+        }
+        let lives = self.all.values_mut();
+        let lives = lives.filter_map(|index| index.live.as_mut());
         lives.map(|live| live.kept(position)).collect()
     }
 

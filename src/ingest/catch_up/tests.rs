@@ -150,7 +150,12 @@ impl Trial {
             job: 3,
             epoch: 1,
             from: Lsn::new(1),
-            replicas: vec![Replica::new(entry.definition, writer, Lsn::new(1))],
+            replicas: vec![Replica::new(
+                entry.clone(),
+                entry.shape,
+                writer,
+                Lsn::new(1),
+            )],
             hold: self.directory.holds().hold(Lsn::new(1)),
             wanted,
         };

@@ -7,7 +7,7 @@ use std::time::Instant;
 use tokio::sync::watch;
 
 use super::{
-    Difference, Event, IndexEntry, IndexId, Indexes, LeftOutView, Live, Place, RelationId, Replica,
+    Beside, Difference, Event, IndexEntry, IndexId, Indexes, Live, Place, RelationId, Replica,
     Snapshot, Trouble, Want, Writer, difference, event_bytes,
 };
 use crate::lsn::Lsn;
@@ -76,7 +76,7 @@ pub(crate) struct CaughtUp {
     /// Commits whose record is before this are in it.
     pub(crate) applied: Lsn,
     /// What there is to serve, if anything has changed.
-    pub(crate) published: Option<(Arc<Snapshot>, LeftOutView)>,
+    pub(crate) published: Option<(Arc<Snapshot>, Beside)>,
     /// Changes since it was told last whose value could not be indexed.
     pub(crate) left_out: u64,
 }
@@ -195,8 +195,8 @@ impl Indexes {
             if same && index.filling == Some(job) {
                 index.filling = Some(number);
                 index.left_out += made.left_out;
-                let definition = Arc::clone(&made.entry.definition);
-                replicas.push(Replica::new(definition, made.writer, point));
+                let (entry, former) = (index.entry.clone(), made.entry.shape);
+                replicas.push(Replica::new(entry, former, made.writer, point));
             }
         }
         self.copy_again(job);
@@ -373,12 +373,11 @@ impl Indexes {
             replica.point = replica.point.max(position);
             if index.is_away(number) {
                 if let Some(live) = &mut index.live {
-                    replica.rename(&live.entry.definition);
-                    live.place = Place::Here(replica);
+                    live.take_back(replica);
                 }
             } else if index.filling == Some(number) {
                 self.serials += 1;
-                replica.rename(&index.entry.definition);
+                replica.rename(&index.entry);
                 replica.dirty = true;
                 let place = Place::Here(replica);
                 index.live = Some(Live::new(index.entry.clone(), place, self.serials));

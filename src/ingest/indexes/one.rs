@@ -6,10 +6,11 @@ use std::time::{Duration, Instant};
 
 use super::replica::{Replica, Trouble, commit_of};
 use super::{CaughtUp, KeptIndex};
-use crate::catalog::IndexDefinition;
+use crate::catalog::{IncludeColumn, IndexDefinition, KeyColumn, VectorColumn};
 use crate::index::view::{IndexState, Phase};
-use crate::index::{IndexSpec, LeftOutView, READY_UNLINKED, Snapshot};
+use crate::index::{Changed, IndexSpec, LeftOutView, READY_UNLINKED, Snapshot};
 use crate::lsn::Lsn;
+use crate::store::Chunks;
 use crate::upstream::catalogue::{IndexEntry, Partition};
 use crate::wal::transaction::Event;
 
@@ -60,8 +61,8 @@ pub(super) struct Live {
     linked: bool,
     /// Tells it from what had its definition before.
     pub(super) serial: u64,
-    /// It came from what is stored.
-    pub(super) stored: bool,
+    /// The files that it came from, until they are asked for.
+    pub(super) stored: Option<Chunks>,
 }
 
 /// Where the writer of an index is.
@@ -73,10 +74,29 @@ pub(super) enum Place {
     Away {
         job: u64,
         applied: Lsn,
-        left_out: LeftOutView,
+        /// What the snapshot does not show and a restart needs; `None` until what is served is all of it.
+        beside: Option<Beside>,
     },
     /// It is being moved.
     Nowhere,
+}
+
+/// What belongs to a snapshot when it is stored.
+#[derive(Debug)]
+pub(crate) struct Beside {
+    pub(crate) left_out: LeftOutView,
+    /// Places that were written since it was told last.
+    pub(crate) changed: Changed,
+}
+
+impl Beside {
+    /// Of what was published a moment ago.
+    pub(crate) fn of(replica: &mut Replica) -> Self {
+        Self {
+            left_out: replica.writer.left_out(),
+            changed: replica.writer.take_changed(),
+        }
+    }
 }
 
 /// What a new reading of the catalogue means for an index.
@@ -98,12 +118,15 @@ pub(crate) fn difference(old: &IndexEntry, new: &IndexEntry) -> Difference {
         Difference::Same
     } else if (&old.stamp, &old.unusable, &old.row_filter)
         != (&new.stamp, &new.unusable, &new.row_filter)
-        || (a.relation, &a.column, &a.key) != (b.relation, &b.column, &b.key)
+        || (old.written != new.written && old.file != new.file)
+        || a.relation != b.relation
+        || !same_columns(a, b)
         || partitions_moved(&old.partitions, &new.partitions)
     {
         Difference::Doubtful
-    } else if (a.dim, a.metric, &a.include, a.options, old.reindexed)
-        != (b.dim, b.metric, &b.include, b.options, new.reindexed)
+    } else if (a.dim, a.metric, a.options, old.reindexed)
+        != (b.dim, b.metric, b.options, new.reindexed)
+        || !same_include(a, b)
     {
         Difference::Rebuild
     } else {
@@ -111,12 +134,27 @@ pub(crate) fn difference(old: &IndexEntry, new: &IndexEntry) -> Difference {
     }
 }
 
+/// Whether key and vector are the same columns, whatever they are called.
+fn same_columns(a: &IndexDefinition, b: &IndexDefinition) -> bool {
+    let key = |column: &KeyColumn| (column.number, column.kind);
+    let vector = |column: &VectorColumn| (column.number, column.kind, column.type_id);
+    a.key.iter().map(key).eq(b.key.iter().map(key)) && vector(&a.column) == vector(&b.column)
+}
+
+fn same_include(a: &IndexDefinition, b: &IndexDefinition) -> bool {
+    let include = |column: &IncludeColumn| (column.number, column.type_id);
+    a.include
+        .iter()
+        .map(include)
+        .eq(b.include.iter().map(include))
+}
+
 /// Whether partitions have brought or taken rows: one is gone, has another file, or was attached.
 fn partitions_moved(old: &[Partition], new: &[Partition]) -> bool {
     old.iter().any(|partition| !new.contains(partition))
         || new
             .iter()
-            .any(|partition| partition.attached && !old.contains(partition))
+            .any(|partition| partition.attached.is_some() && !old.contains(partition))
 }
 
 /// What the engine needs of a definition.
@@ -152,14 +190,7 @@ impl Index {
             Difference::Same | Difference::Rebuild => self.demand_copy(),
             Difference::Renamed => {
                 if let Some(live) = &mut self.live {
-                    let names = &self.entry.definition;
-                    let mut definition = (*live.entry.definition).clone();
-                    definition.name = names.name.clone();
-                    definition.table = names.table.clone();
-                    live.entry.definition = Arc::new(definition);
-                    if let Place::Here(replica) = &mut live.place {
-                        replica.rename(&live.entry.definition);
-                    }
+                    live.rename(&self.entry);
                 }
                 if wait_is_over {
                     self.demand_copy();
@@ -253,7 +284,7 @@ impl Index {
                 live.place = Place::Away {
                     job,
                     applied: replica.point,
-                    left_out: replica.writer.left_out(),
+                    beside: (!replica.dirty).then(|| Beside::of(&mut replica)),
                 };
                 Some(replica)
             }
@@ -271,14 +302,17 @@ impl Index {
             && let Place::Away {
                 job,
                 applied,
-                left_out,
+                beside,
             } = &mut live.place
             && *job == number
         {
             *applied = state.applied;
-            if let Some((snapshot, view)) = state.published {
+            if let Some((snapshot, mut now)) = state.published {
                 live.snapshot = Some(snapshot);
-                *left_out = view;
+                if let Some(before) = beside {
+                    now.changed.merge(&before.changed);
+                }
+                *beside = Some(now);
             }
         }
     }
@@ -323,6 +357,20 @@ impl Index {
     }
 }
 
+/// Takes over the names of a newer reading of the catalogue.
+pub(super) fn rename(own: &mut IndexEntry, newer: &IndexEntry) {
+    let names = &newer.definition;
+    // An index that waits to be made anew has other INCLUDE columns: its own names stay until then.
+    let of_columns = own.definition.renamed(|n| newer.shape.name(n));
+    let mut definition = of_columns.unwrap_or_else(|| (*own.definition).clone());
+    definition.name = names.name.clone();
+    definition.table = names.table.clone();
+    own.definition = Arc::new(definition);
+    own.written.clone_from(&newer.written);
+    own.file = newer.file;
+    own.shape = newer.shape.clone();
+}
+
 fn wanted(entry: &IndexEntry) -> Want {
     match &entry.unusable {
         None => Want::Copy,
@@ -341,7 +389,7 @@ impl Live {
             snapshot: None,
             linked: false,
             serial,
-            stored: false,
+            stored: None,
         }
     }
 
@@ -354,21 +402,60 @@ impl Live {
         }
     }
 
-    /// What there is to store of it; `None` while something is applied that is not published.
-    pub(super) fn kept(&self, position: Lsn) -> Option<KeptIndex> {
-        let left_out = match &self.place {
-            Place::Here(replica) if !replica.dirty => replica.writer.left_out(),
-            Place::Away { left_out, .. } => left_out.clone(),
-            Place::Here(_) | Place::Nowhere => return None,
+    /// Takes over the names of a newer reading of the catalogue.
+    fn rename(&mut self, entry: &IndexEntry) {
+        if let Place::Here(replica) = &mut self.place {
+            replica.rename(entry);
+        }
+        rename(&mut self.entry, entry);
+    }
+
+    /// Whether what is served can be stored.
+    pub(super) fn is_whole(&self) -> bool {
+        self.snapshot.is_some()
+            && match &self.place {
+                Place::Here(replica) => !replica.dirty,
+                Place::Away { beside, .. } => beside.is_some(),
+                Place::Nowhere => false,
+            }
+    }
+
+    /// What there is to store of it, if it is whole. What changed is told once.
+    pub(super) fn kept(&mut self, position: Lsn) -> Option<KeptIndex> {
+        let lsn = self.applied(position);
+        let Beside { left_out, changed } = match &mut self.place {
+            Place::Here(replica) => Beside::of(replica),
+            Place::Away { beside, .. } => {
+                let beside = beside.as_mut()?;
+                Beside {
+                    left_out: beside.left_out.clone(),
+                    changed: std::mem::take(&mut beside.changed),
+                }
+            }
+            Place::Nowhere => return None,
         };
         Some(KeptIndex {
             entry: self.entry.clone(),
             snapshot: self.snapshot.clone()?,
             left_out,
-            lsn: self.applied(position),
+            lsn,
             serial: self.serial,
-            stored: self.stored,
+            changed,
+            stored: self.stored.take(),
         })
+    }
+
+    /// Takes its writer back.
+    pub(super) fn take_back(&mut self, mut replica: Replica) {
+        if let Place::Away {
+            beside: Some(beside),
+            ..
+        } = &self.place
+        {
+            replica.writer.mark_changed(&beside.changed);
+        }
+        replica.rename(&self.entry);
+        self.place = Place::Here(replica);
     }
 
     pub(super) fn is_linked(&self) -> bool {

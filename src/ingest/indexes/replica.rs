@@ -1,22 +1,31 @@
 //! One table's changes → one writer: what makes an index follow its table, in the applier or on a thread that catches up.
 //! Never applies what the copy it began with already has.
 
-use std::sync::Arc;
+use std::borrow::Cow;
 
+use super::one::rename;
 use crate::catalog::{IndexDefinition, IndexId};
 use crate::index::{IndexError, Outcome, RowChange, Writer};
 use crate::ingest::projection::{Projection, ProjectionError};
 use crate::lsn::Lsn;
+use crate::upstream::catalogue::{IndexEntry, Shape};
+use crate::wal::pgoutput::Relation;
 use crate::wal::transaction::{Change, Event};
+
+/// Most states of a table's column names that are remembered: each lasts from one reading of the catalogue to the next.
+const SHAPES: usize = 8;
 
 /// An index's writer, and what it needs to follow its table.
 #[derive(Debug)]
 pub(crate) struct Replica {
-    pub(crate) definition: Arc<IndexDefinition>,
+    /// As it was copied; names as of now, or of when it began to catch up.
+    pub(crate) entry: IndexEntry,
     pub(crate) writer: Writer,
     /// Commits whose record is before this are in it.
     pub(crate) point: Lsn,
     projection: Option<Projection>,
+    /// How the table's columns were called at positions that the stream may still tell of, newest last.
+    shapes: Vec<Shape>,
     /// Something was applied since the last publication.
     pub(crate) dirty: bool,
 }
@@ -51,29 +60,43 @@ pub(super) fn commit_of(definition: &IndexDefinition, event: &Event) -> Option<L
 }
 
 impl Replica {
-    pub(crate) fn new(definition: Arc<IndexDefinition>, writer: Writer, point: Lsn) -> Self {
+    /// `former` is what the table's columns were called when the rows were read.
+    pub(crate) fn new(entry: IndexEntry, former: Shape, writer: Writer, point: Lsn) -> Self {
+        let mut shapes = vec![former];
+        if !shapes.contains(&entry.shape) {
+            shapes.push(entry.shape.clone());
+        }
         Self {
-            definition,
+            entry,
             writer,
             point,
             projection: None,
+            shapes,
             dirty: true,
         }
     }
 
     pub(crate) fn id(&self) -> IndexId {
-        self.definition.id
+        self.entry.definition.id
     }
 
-    /// Takes over what the index is called now.
-    pub(super) fn rename(&mut self, definition: &Arc<IndexDefinition>) {
-        self.definition = Arc::clone(definition);
+    /// Takes over the names of a newer reading of the catalogue.
+    pub(super) fn rename(&mut self, entry: &IndexEntry) {
+        if self.entry == *entry {
+            return;
+        }
+        rename(&mut self.entry, entry);
         self.projection = None;
+        self.shapes.retain(|shape| *shape != entry.shape);
+        if self.shapes.len() == SHAPES {
+            self.shapes.remove(0);
+        }
+        self.shapes.push(entry.shape.clone());
     }
 
     /// Applies a change, if it concerns this index and is not in it; whether the row cannot be found.
     pub(crate) fn apply(&mut self, event: &Event) -> Result<bool, Trouble> {
-        match commit_of(&self.definition, event) {
+        match commit_of(&self.entry.definition, event) {
             Some(commit) if commit >= self.point => {}
             Some(_) | None => return Ok(false), // the copy had it
         }
@@ -95,11 +118,35 @@ impl Replica {
         }
     }
 
+    /// The definition with the names that the columns had when the stream described the table like this.
+    fn definition_for(
+        &self,
+        relation: &Relation,
+    ) -> Result<Cow<'_, IndexDefinition>, ProjectionError> {
+        let definition = &*self.entry.definition;
+        let known = self.shapes.iter().rev();
+        let mut renamed = known
+            .filter(|shape| shape.is_of(relation))
+            .map(|shape| definition.renamed(|n| shape.name(n)));
+        if let Some(Some(renamed)) = renamed.next() {
+            return Ok(Cow::Owned(renamed));
+        }
+        // Columns of others may have come or gone. Names decide, unless one has meant another column lately.
+        let unchanged = |shape: &Shape| {
+            let mut columns = definition.columns();
+            columns.all(|n| shape.name(n) == self.entry.shape.name(n))
+        };
+        if self.shapes.iter().all(unchanged) {
+            return Ok(Cow::Borrowed(definition));
+        }
+        Err(ProjectionError::Renamed(definition.table.to_string()))
+    }
+
     fn project(&mut self, change: &Change) -> Result<RowChange, ProjectionError> {
         let known = self.projection.take();
         let projection = match known.filter(|known| known.is_for(&change.relation)) {
             Some(projection) => projection,
-            None => Projection::new(&self.definition, &change.relation)?,
+            None => Projection::new(&*self.definition_for(&change.relation)?, &change.relation)?,
         };
         self.projection.insert(projection).change(change)
     }
