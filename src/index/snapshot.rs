@@ -1,6 +1,6 @@
 //! An immutable state of an index at one LSN → nearest neighbours, keys, INCLUDE values.
 
-use super::faiss::{Ranked, RowView};
+use super::faiss::{GraphSource, Ranked, RowView};
 use super::keys::Place;
 use super::pages::Records;
 use super::{IndexError, IndexSpec, record};
@@ -155,6 +155,12 @@ impl Snapshot {
 
     fn live(&self) -> usize {
         usize::try_from(self.rows.live().len()).unwrap_or(usize::MAX)
+    }
+
+    /// The graph as far as it is linked, to be stored; `None` when there is none yet.
+    #[must_use]
+    pub fn graph(&self) -> Option<GraphSource<'_>> {
+        self.rows.graph_source()
     }
 
     /// The rows, for the linker.

@@ -1,19 +1,20 @@
 //! Events of the stream, and what the other tasks found out → indexes → one published `View` a commit. One thread owns all
 //! of it. Never shows a transaction before its commit, and never applies one twice.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::MissedTickBehavior;
 
 use crate::catalog::IndexId;
-use crate::index::view::View;
+use crate::index::view::{SlotStatus, View};
 use crate::ingest::indexes::{
     CatchUpOrder, CaughtUp, CopiedIndex, CopyOrder, Indexes, KeptIndex, Replica, RestoredIndex,
     Trouble,
 };
+use crate::ingest::lag::Commits;
 use crate::ingest::queue::{Passed, Whole};
 use crate::ingest::stopped;
 use crate::lsn::Lsn;
@@ -24,6 +25,9 @@ use crate::wal::transaction::Event;
 
 /// How often progress that no commit announces is looked at.
 const TICK: Duration = Duration::from_millis(200);
+/// How long to wait for the catalogue when the stream describes a table with other columns than are known. Beyond, the index is
+/// copied again.
+const PUZZLED_MOST: Duration = Duration::from_secs(10);
 /// Most transactions whose visibility one reading of the catalogue waits for; beyond, the periodic reading must do.
 pub(crate) const CATALOGUE_XIDS: usize = 1000;
 
@@ -64,6 +68,10 @@ pub(crate) enum Control {
     },
     /// The catalogue cannot be read.
     CatalogueFailed(String),
+    /// The slot was looked at; `None` if there is none.
+    Slot(Option<SlotStatus>),
+    /// The slot was given up, and why: nothing follows its table until a new one begins.
+    GivenUp(String),
     /// The copier is ready; `None` if nothing is to be copied any more.
     CopyBegin(oneshot::Sender<Option<CopyOrder>>),
     /// How far a copy is.
@@ -136,6 +144,7 @@ pub(crate) struct Marks {
     received: AtomicU64,
     durable: AtomicU64,
     upstream: AtomicU64,
+    commits: Mutex<Commits>,
 }
 
 impl Marks {
@@ -143,6 +152,19 @@ impl Marks {
         self.received.store(received.as_u64(), Ordering::Relaxed);
         self.durable.store(durable.as_u64(), Ordering::Relaxed);
         self.upstream.store(upstream.as_u64(), Ordering::Relaxed);
+    }
+
+    pub(crate) fn compare_clocks(&self, sent: i64, now: SystemTime) {
+        self.commits().compare_clocks(sent, now);
+    }
+
+    pub(crate) fn arrived(&self, commit: Lsn, time: i64) {
+        self.commits().arrived(commit, time);
+    }
+
+    /// Nothing that holds the lock can leave it half changed.
+    fn commits(&self) -> MutexGuard<'_, Commits> {
+        self.commits.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -170,13 +192,30 @@ pub(crate) struct Applier {
     catalogue_error: Option<String>,
     /// The journal could not be read, and nothing has caught up from it since.
     journal_error: Option<String>,
+    last_error: Option<(Arc<str>, SystemTime)>,
+    slot: Option<SlotStatus>,
+    /// Upstream's position when the view was published last.
+    shown: Lsn,
+    /// The catalogue was read once.
+    complete: bool,
     /// Whom the copy under way waits for.
     copy_waits: Option<String>,
     /// Transactions that a reading of the catalogue waits for, each with the number of its request.
     unanswered: Vec<(u64, u32)>,
     requests: u64,
+    puzzled: Option<Puzzle>,
     marks: Arc<Marks>,
     outputs: Outputs,
+}
+
+/// A transaction that cannot be understood before it is known which columns a table has.
+#[derive(Debug)]
+struct Puzzle {
+    whole: Whole,
+    /// The request for the catalogue whose answer tells.
+    request: u64,
+    /// Until when it is waited for.
+    deadline: Instant,
 }
 
 impl Applier {
@@ -189,9 +228,14 @@ impl Applier {
             error: None,
             catalogue_error: None,
             journal_error: None,
+            last_error: None,
+            slot: None,
+            shown: Lsn::ZERO,
+            complete: false,
             copy_waits: None,
             unanswered: Vec::new(),
             requests: 0,
+            puzzled: None,
             marks,
             outputs,
         }
@@ -213,7 +257,7 @@ impl Applier {
                 () = stopped(&mut stop) => return,
                 Some(control) = controls.recv() => self.control(control),
                 _ = tick.tick() => self.tick(),
-                Some(item) = items.recv() => self.item(item),
+                Some(item) = items.recv(), if self.puzzled.is_none() => self.item(item),
                 else => return,
             }
             self.ask();
@@ -226,6 +270,7 @@ impl Applier {
             Item::Passed(passed) => self.passed(passed),
             Item::Begin { position, epoch } => {
                 (self.position, self.epoch) = (position, epoch);
+                self.marks.commits().forget();
                 self.indexes.begin_stream();
                 self.show();
             }
@@ -242,6 +287,27 @@ impl Applier {
     }
 
     fn transaction(&mut self, whole: Whole) {
+        let puzzles = |event: &Event| matches!(event, Event::Relation(relation) if self.indexes.is_puzzled_by(relation));
+        if whole.events.iter().any(puzzles) {
+            self.request_catalogue([whole.xid]);
+            self.puzzled = Some(Puzzle {
+                whole,
+                request: self.requests,
+                deadline: Instant::now() + PUZZLED_MOST,
+            });
+        } else {
+            self.apply(whole);
+        }
+    }
+
+    /// Applies what had to wait for the catalogue, if that is over.
+    fn go_on_if(&mut self, over: impl FnOnce(&mut Puzzle) -> bool) {
+        if let Some(Puzzle { whole, .. }) = self.puzzled.take_if(over) {
+            self.apply(whole);
+        }
+    }
+
+    fn apply(&mut self, whole: Whole) {
         // Else it was applied before: the stream tells it again after a failure of the journal.
         if whole.commit_lsn >= self.position {
             let (now, mut redefines) = (Instant::now(), false);
@@ -291,9 +357,21 @@ impl Applier {
             Control::Catalogue { request, entries } => {
                 self.unanswered.retain(|(number, _)| *number > request);
                 self.catalogue_error = None;
+                self.complete = true;
                 self.indexes.catalogue(entries);
+                self.go_on_if(|puzzle| puzzle.request <= request);
             }
             Control::CatalogueFailed(error) => self.catalogue_error = Some(error),
+            Control::Slot(slot) => {
+                if self.slot == slot {
+                    return;
+                }
+                self.slot = slot;
+            }
+            Control::GivenUp(reason) => {
+                self.copy_waits = None;
+                self.indexes.end_stream(reason);
+            }
             Control::CopyBegin(answer) => {
                 // If no one waits for it any more, the order must not be lost.
                 if let Err(Some(order)) = answer.send(self.indexes.begin_copy(self.position)) {
@@ -347,7 +425,8 @@ impl Applier {
                 self.journal_error = Some(error);
             }
             Control::CopyFailed { job, faulty, error } => {
-                self.copy_waits = None;
+                // By no table's fault: no index tells the reason.
+                self.copy_waits = faulty.is_empty().then(|| error.clone());
                 self.indexes.copy_failed(job, &faulty, &error, now);
             }
         }
@@ -356,7 +435,11 @@ impl Applier {
 
     fn tick(&mut self) {
         self.indexes.retry(Instant::now());
-        if self.indexes.is_building() {
+        let now = Instant::now();
+        self.go_on_if(|puzzle| puzzle.deadline <= now);
+        // Also while nothing is applied it shows how far behind it is.
+        let upstream = self.marks.upstream.load(Ordering::Relaxed);
+        if self.indexes.is_building() || self.shown.as_u64() != upstream {
             self.show();
         }
     }
@@ -364,27 +447,43 @@ impl Applier {
     /// Publishes what there is to see.
     fn show(&mut self) {
         self.indexes.publish(self.position);
-        let (generation, indexes) = self.indexes.states(self.position);
+        let marks = Arc::clone(&self.marks);
+        let mut commits = marks.commits();
+        let applied = self.indexes.applied(self.position);
+        commits.applied(applied);
+        let (generation, indexes) = self.indexes.states(self.position, &commits);
+        let behind_since = commits.oldest_after(applied);
+        drop(commits);
         let lsn = |mark: &AtomicU64| Lsn::new(mark.load(Ordering::Relaxed));
+        let error = self
+            .error
+            .as_ref()
+            .or(self.catalogue_error.as_ref())
+            .or(self.journal_error.as_ref())
+            .or(self.copy_waits.as_ref());
+        let newest = self.last_error.as_ref().map(|(text, _)| &**text);
+        if let Some(error) = error
+            && newest != Some(error)
+        {
+            self.last_error = Some((error.as_str().into(), SystemTime::now()));
+        }
+        self.shown = lsn(&self.marks.upstream);
         self.outputs.view.send_replace(Arc::new(View {
             generation,
             received: lsn(&self.marks.received),
             durable: lsn(&self.marks.durable),
             upstream: lsn(&self.marks.upstream).max(self.position),
             streaming: self.streaming,
-            error: self
-                .error
-                .as_ref()
-                .or(self.catalogue_error.as_ref())
-                .or(self.journal_error.as_ref())
-                .or(self.copy_waits.as_ref())
-                .cloned(),
+            error: error.cloned(),
+            last_error: self.last_error.clone(),
+            slot: self.slot.clone(),
+            behind_since,
+            complete: self.complete,
             indexes,
         }));
-        let now = self.indexes.applied(self.position);
         self.outputs
             .applied
-            .send_if_modified(|applied| std::mem::replace(applied, now) != now);
+            .send_if_modified(|before| std::mem::replace(before, applied) != applied);
     }
 
     /// Passes on what the indexes need from the other tasks.

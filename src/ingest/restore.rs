@@ -3,13 +3,15 @@
 
 use std::sync::Arc;
 
-use crate::index::{ColumnChange, IndexError, Loader, Writer};
+use crate::index::{ColumnChange, GraphImage, IndexError, IndexSpec, Loader, Writer};
 use crate::ingest::indexes::{Difference, RestoredIndex, difference, spec};
+use crate::ingest::keep::GRAPH;
 use crate::lsn::Lsn;
 use crate::store::{Chunks, Directory, StoreError, StoredIndex};
 use crate::upstream::catalogue::IndexEntry;
 
-/// Rows after which what was loaded is shown to the engine's linker, which works on it while loading goes on.
+/// Rows after which what was loaded is shown to the engine's linker, which works on it while loading goes on, if there is no
+/// graph.
 const PUBLISH_ROWS: u64 = 10_000;
 
 /// Why something stored is of no use.
@@ -65,7 +67,9 @@ pub(crate) fn load(
 }
 
 fn fill(stored: &StoredIndex, entry: &IndexEntry) -> Result<(Writer, Chunks), LoadError> {
-    let mut loader = Loader::new(spec(&entry.definition))?;
+    let spec = spec(&entry.definition);
+    let graph = graph(stored, &spec, entry)?;
+    let mut loader = Loader::new(spec, graph.as_ref())?;
     let mut since_publication = 0;
     let mut rows = stored.rows()?;
     for row in rows.by_ref() {
@@ -77,12 +81,37 @@ fn fill(stored: &StoredIndex, entry: &IndexEntry) -> Result<(Writer, Chunks), Lo
             .collect();
         loader.row(row.place, &row.key, &row.vector, &include)?;
         since_publication += 1;
-        if since_publication == PUBLISH_ROWS {
+        if since_publication == PUBLISH_ROWS && graph.is_none() {
             since_publication = 0;
             loader.publish(stored.lsn);
         }
     }
+    if let Some(graph) = &graph
+        && let Err(error) = loader.adopt(graph)
+    {
+        tracing::warn!(index = %entry.definition.name, %error, "all rows are linked again");
+    }
     Ok((loader.finish(), rows.into_chunks()?))
+}
+
+/// The stored graph. Without one, or with one that is of no use, all rows are linked again: that costs only time.
+fn graph(
+    stored: &StoredIndex,
+    spec: &IndexSpec,
+    entry: &IndexEntry,
+) -> Result<Option<GraphImage>, LoadError> {
+    let read = match stored.blob(GRAPH) {
+        Ok(bytes) => bytes
+            .map(|bytes| GraphImage::read(&bytes, spec))
+            .transpose()
+            .map_err(LoadError::from),
+        Err(error @ StoreError::Corrupt { .. }) => Err(error.into()),
+        Err(error) => return Err(error.into()),
+    };
+    Ok(read.unwrap_or_else(|error| {
+        tracing::warn!(index = %entry.definition.name, %error, "all rows are linked again");
+        None
+    }))
 }
 
 /// Runs blocking work of the store on a thread for it.

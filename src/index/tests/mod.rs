@@ -3,6 +3,7 @@
 mod concurrency;
 mod model;
 mod recall;
+mod stored;
 
 use std::sync::Arc;
 

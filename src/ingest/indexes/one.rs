@@ -9,9 +9,11 @@ use super::{CaughtUp, KeptIndex};
 use crate::catalog::{IncludeColumn, IndexDefinition, KeyColumn, VectorColumn};
 use crate::index::view::{IndexState, Phase};
 use crate::index::{Changed, IndexSpec, LeftOutView, READY_UNLINKED, Snapshot};
+use crate::ingest::lag::Commits;
 use crate::lsn::Lsn;
 use crate::store::Chunks;
 use crate::upstream::catalogue::{IndexEntry, Partition};
+use crate::wal::pgoutput::Relation;
 use crate::wal::transaction::Event;
 
 /// Pause before an index that failed is copied again; doubled with each failure.
@@ -328,15 +330,24 @@ impl Index {
         }
     }
 
-    pub(super) fn state(&mut self, position: Lsn) -> IndexState {
+    /// `halted` is why nothing at all is followed.
+    pub(super) fn state(
+        &mut self,
+        position: Lsn,
+        commits: &Commits,
+        halted: Option<&str>,
+    ) -> IndexState {
         let live = self.live.as_mut().filter(|live| live.snapshot.is_some());
         let Some(live) = live else {
-            let phase = match &self.want {
-                Want::Nothing | Want::Copy | Want::Catalogue => Phase::Copying {
-                    percent: self.percent,
-                },
-                Want::Mending { error, .. } => Phase::Failed {
+            let phase = match (&self.want, halted) {
+                (Want::Mending { error, .. }, _) => Phase::Failed {
                     error: error.clone(),
+                },
+                (Want::Nothing | Want::Copy | Want::Catalogue, Some(error)) => Phase::Failed {
+                    error: error.to_owned(),
+                },
+                (Want::Nothing | Want::Copy | Want::Catalogue, None) => Phase::Copying {
+                    percent: self.percent,
                 },
             };
             return IndexState {
@@ -345,14 +356,17 @@ impl Index {
                 snapshot: None,
                 applied: Lsn::ZERO,
                 left_out_changes: self.left_out,
+                behind_since: None,
             };
         };
+        let applied = live.applied(position);
         IndexState {
             definition: Arc::clone(&live.entry.definition),
             phase: live.phase(),
             snapshot: live.snapshot.clone(),
-            applied: live.applied(position),
+            applied,
             left_out_changes: self.left_out,
+            behind_since: commits.oldest_after(applied),
         }
     }
 }
@@ -408,6 +422,12 @@ impl Live {
             replica.rename(entry);
         }
         rename(&mut self.entry, entry);
+    }
+
+    /// Whether it follows the stream and cannot apply changes of a table that is described like this. One that catches up
+    /// finds out by itself.
+    pub(super) fn is_puzzled_by(&self, relation: &Arc<Relation>) -> bool {
+        matches!(&self.place, Place::Here(replica) if !replica.understands(relation))
     }
 
     /// Whether what is served can be stored.

@@ -2,6 +2,7 @@
 //! Never applies what the copy it began with already has.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 
 use super::one::rename;
 use crate::catalog::{IndexDefinition, IndexId};
@@ -92,6 +93,12 @@ impl Replica {
             self.shapes.remove(0);
         }
         self.shapes.push(entry.shape.clone());
+    }
+
+    /// Whether changes of a table that is described like this can be applied.
+    pub(super) fn understands(&self, relation: &Arc<Relation>) -> bool {
+        let definition = self.definition_for(relation);
+        definition.is_ok_and(|definition| Projection::new(&definition, relation).is_ok())
     }
 
     /// Applies a change, if it concerns this index and is not in it; whether the row cannot be found.

@@ -161,7 +161,7 @@ impl RecoveredJournal {
             }
         }
         if last {
-            // A killed process may not have synced it; from here on it counts as durable.
+            // Also where nothing was torn: what a killed process had not synced is about to be called durable.
             let cut = self.disk.truncate(&path, boundary);
             cut.map_err(StoreError::at(&path))?;
         }

@@ -1,5 +1,6 @@
 //! The writer on a disk that fails or loses power at every operation, damaged segments, and the running thread.
 
+mod killed;
 mod tail;
 
 use std::path::PathBuf;

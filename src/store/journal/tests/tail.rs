@@ -161,18 +161,3 @@ fn a_held_position_is_not_trimmed() {
     let mut tail = Beside::new(&disk, &writer).reader.tail(Lsn::new(START));
     assert!(matches!(tail.next(), Some(Err(StoreError::Corrupt { .. }))));
 }
-
-#[test]
-fn what_a_restart_finds_survives_the_next_crash() {
-    for seed in 0..20 {
-        let disk = FaultDisk::new();
-        let mut model = Model::default();
-        let mut writer = Writer::start(recover(&disk).unwrap(), Lsn::new(START), SMALL).unwrap();
-        model.run(&mut writer, &Step::Transaction(4)).unwrap();
-        model.run(&mut writer, &Step::Transaction(4)).unwrap();
-        drop(writer); // killed: what it wrote is in the system's memory
-        let promised = recover(&disk).unwrap().range().unwrap().1;
-        let after = recover(&disk.reboot(&mut Random::new(seed))).unwrap();
-        assert_eq!(after.range().unwrap().1, promised);
-    }
-}
