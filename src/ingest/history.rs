@@ -87,7 +87,7 @@ pub(crate) async fn journalled(
     from: Lsn,
 ) -> Result<(Lsn, Vec<SeenCommit>), StoreError> {
     let from = journal.range().map_or(from, |(start, _)| from.max(start));
-    let messages = journal.replay(from)?;
+    let messages = journal.replay(from);
     let read = tokio::task::spawn_blocking(move || {
         let mut seen = Vec::new();
         for message in messages {
