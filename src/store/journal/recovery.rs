@@ -4,12 +4,10 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-#[cfg(test)]
 use tokio::sync::watch;
 
 use super::hold::Holds;
 use super::segment::{Kind, Next, SegmentHeader, SegmentReader, was_durable_beyond};
-#[cfg(test)]
 use super::tail::{Extent, JournalReader, Tail};
 use super::{DIRECTORY, Journal, file_name, number_of};
 use crate::lsn::Lsn;
