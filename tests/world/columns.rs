@@ -195,6 +195,9 @@ fn a_dump_is_restored_with_its_indexes() {
         following.comes_to_agree(&mut wire, "i");
         assert_eq!(wire.value("select column_numbers from rektor.index"), there);
         wire.run("alter table t rename w to x");
+        following.wait("the new name", |view| {
+            (view.indexes.first()?.definition.column.name == "x").then_some(())
+        });
         following.comes_to_agree(&mut wire, "i");
     }
 }
@@ -218,5 +221,6 @@ fn an_older_schema_is_upgraded_by_setup() {
     );
     world.following.up().unwrap();
     world.run("alter table t rename v to w");
+    world.settle();
     world.follows();
 }
