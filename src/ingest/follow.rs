@@ -9,6 +9,7 @@ use tokio_postgres::Config;
 
 use crate::ingest::apply::{Control, Item, Marks};
 use crate::ingest::budget::{Budget, GivenUp};
+use crate::ingest::history::{contradiction, journalled};
 use crate::ingest::queue::Queue;
 use crate::ingest::receive::{Ended, receive};
 use crate::ingest::restore::{blocking, load};
@@ -247,8 +248,15 @@ impl Follower {
                 ..stored.clone()
             });
         }
+        if let (Some((_, journal)), Some(state)) = (&recovered, &state) {
+            let (since, seen) = journalled(journal, state.confirmed).await?;
+            self.marks.history().begin(since, seen);
+        }
         let broken = match epoch {
-            Some(epoch) => epoch.broken_by(&system, state.as_ref()),
+            Some(epoch) => match epoch.broken_by(&system, state.as_ref()) {
+                None => self.contradicted(&session, epoch, state.as_ref()).await?,
+                broken => broken,
+            },
             None => Some("nothing of this slot's stream is stored".to_owned()),
         };
         if let Some(reason) = broken {
@@ -287,6 +295,26 @@ impl Follower {
         match epoch.broken_by(&system, state.as_ref()) {
             None => Ok(stream),
             Some(reason) => Err(UpstreamError::Changed(reason).into()),
+        }
+    }
+
+    /// Why upstream's past is not the one that was followed, if so.
+    async fn contradicted(
+        &self,
+        session: &SqlSession,
+        epoch: &Epoch,
+        state: Option<&slot::SlotState>,
+    ) -> Result<Option<String>, UpstreamError> {
+        let Some(state) = state else {
+            return Ok(None); // said already
+        };
+        let (slot, marks) = (&self.slot, &self.marks);
+        let compared = contradiction(session, slot, marks, state.confirmed, epoch.position).await;
+        match compared {
+            Err(error) if error.sqlstate() == Some(NO_PUBLICATION) => {
+                Ok(Some("the publication was dropped and made anew".into()))
+            }
+            compared => compared,
         }
     }
 
@@ -375,6 +403,7 @@ impl Follower {
         });
         let journal = journal.await??;
         self.start_journal(journal, position)?;
+        self.marks.history().begin(position, []);
         self.restored = true;
         self.queue.begin(Item::Begin { position, epoch }).await?;
         Ok(position)

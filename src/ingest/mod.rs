@@ -14,6 +14,7 @@ mod budget;
 mod catch_up;
 mod copier;
 mod follow;
+mod history;
 mod indexes;
 mod keep;
 mod lag;

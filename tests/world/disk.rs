@@ -21,7 +21,7 @@ fn compare(rektor: &Rektor<'_>) {
         );
         (through.value(&applied) == "t").then_some(())
     });
-    let rows = direct.rows("select id::text, md5(v::text) from t order by id");
+    let rows = direct.rows("select id::text, md5(v::text) from t order by t.id");
     let mut got = through.rows(&format!(
         "select id::text, md5(v::text) from t order by v <-> '[0,0,0]' limit {}",
         rows.len()
