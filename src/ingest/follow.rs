@@ -34,6 +34,8 @@ const PAUSE_MOST: Duration = Duration::from_secs(1);
 const PAUSE_STORE: Duration = Duration::from_secs(5);
 /// SQLSTATE `undefined_object`: what a stream without its publication ends with.
 const NO_PUBLICATION: &str = "42704";
+/// That, and `undefined_function`: a value came that has no binary form. (Its table is taken out of the publication.)
+const UNREADABLE: [&str; 2] = [NO_PUBLICATION, "42883"];
 
 /// What a position in the stream belongs to, and the position.
 #[derive(Clone, Debug)]
@@ -63,7 +65,7 @@ impl Epoch {
                 system.timeline, self.timeline
             ))
         } else if self.unreadable {
-            Some("the publication was dropped and made anew".into())
+            Some("the slot cannot be read any more: the publication was made anew, or had a table that cannot be sent".into())
         } else if state.lost {
             Some("upstream removed WAL that the replication slot needs".into())
         } else if state.confirmed > self.position {
@@ -156,9 +158,10 @@ impl Follower {
                         }
                         Err(error) => {
                             if let IngestError::Upstream(error) = &error
-                                && error.sqlstate() == Some(NO_PUBLICATION)
+                                && UNREADABLE.map(Some).contains(&error.sqlstate())
                             {
-                                // The slot sees the catalogue as it was: it never finds a publication that was made anew.
+                                // The slot sees the catalogue as it was: it never finds a publication that was made anew,
+                                // and always a table that has left it.
                                 current.unreadable = true;
                             }
                             error
@@ -311,8 +314,8 @@ impl Follower {
         let (slot, marks) = (&self.slot, &self.marks);
         let compared = contradiction(session, slot, marks, state.confirmed, epoch.position).await;
         match compared {
-            Err(error) if error.sqlstate() == Some(NO_PUBLICATION) => {
-                Ok(Some("the publication was dropped and made anew".into()))
+            Err(error) if UNREADABLE.map(Some).contains(&error.sqlstate()) => {
+                Ok(Some(format!("the slot cannot be read any more: {error}")))
             }
             compared => compared,
         }

@@ -241,6 +241,7 @@ async fn supervise(
         controls: controls.clone(),
         requests,
         kept,
+        complaint: None,
         stop: stopping.clone(),
     };
     tasks.spawn(async {
