@@ -2,7 +2,8 @@
 
 use super::fixture::{SERVERS, World};
 
-const TABLE: &str = "create table t (id int primary key, v VECTOR, price int) partition by range (id);
+const TABLE: &str =
+    "create table t (id int primary key, v VECTOR, price int) partition by range (id);
      create table t1 partition of t for values from (0) to (30);
      create table t2 partition of t for values from (30) to (100) partition by range (id);
      create table t21 partition of t2 for values from (30) to (40);
