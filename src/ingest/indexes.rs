@@ -138,7 +138,9 @@ impl Indexes {
     /// Whether an index that follows this table does not find its columns in it: they may have been renamed.
     pub(crate) fn is_puzzled_by(&self, relation: &Arc<Relation>) -> bool {
         let mut lives = self.all.values().filter_map(|index| index.live.as_ref());
-        lives.any(|live| live.entry.definition.relation == relation.id && !live.understands(relation))
+        lives.any(|live| {
+            live.entry.definition.relation == relation.id && !live.understands(relation)
+        })
     }
 
     /// Whether an index waits for a copy and none is under way.

@@ -251,8 +251,22 @@ impl Cluster {
     pub fn fail_over(&self, meanwhile: impl FnOnce()) {
         let standby = self.dir.join("standby");
         let mut backup = unprivileged(&self.server.bin().join("pg_basebackup"));
-        backup.args(["-h", "127.0.0.1", "-U", "postgres", "-X", "stream", "-c", "fast", "-p"]);
-        backup.arg(self.port.to_string()).arg("-R").arg("-D").arg(&standby);
+        backup.args([
+            "-h",
+            "127.0.0.1",
+            "-U",
+            "postgres",
+            "-X",
+            "stream",
+            "-c",
+            "fast",
+            "-p",
+        ]);
+        backup
+            .arg(self.port.to_string())
+            .arg("-R")
+            .arg("-D")
+            .arg(&standby);
         backup.current_dir("/");
         must_succeed(backup);
         meanwhile();

@@ -16,7 +16,9 @@ fn compare(rektor: &Rektor<'_>) {
     let lsn = direct.value("select pg_current_wal_lsn()");
     let mut through = rektor.connect();
     wait_for("the index to catch up", LIMIT, || {
-        let applied = format!("select applied_lsn >= '{lsn}' from rektor.stat_indexes where index_name = 'i'");
+        let applied = format!(
+            "select applied_lsn >= '{lsn}' from rektor.stat_indexes where index_name = 'i'"
+        );
         (through.value(&applied) == "t").then_some(())
     });
     let rows = direct.rows("select id::text, md5(v::text) from t order by id");
@@ -50,7 +52,10 @@ fn a_disk_that_refuses_stops_acknowledgements_and_nothing_else() {
     rektor.up();
     rektor.create_index("create index i on t using faiss (v vector_l2_ops)", "i");
     compare(&rektor);
-    for (number, refusal) in [Refusal::Full, Refusal::ReadOnly, Refusal::Broken].into_iter().enumerate() {
+    for (number, refusal) in [Refusal::Full, Refusal::ReadOnly, Refusal::Broken]
+        .into_iter()
+        .enumerate()
+    {
         println!("{refusal:?}");
         faults.refuse(refusal, 0);
         wire.run(&rows_of(Server::Pg18, "t", 100 * (number + 1), 20));
@@ -64,15 +69,30 @@ fn a_disk_that_refuses_stops_acknowledgements_and_nothing_else() {
         assert!(error.contains("os error"), "{error}");
         assert_eq!(rektor.http("/readyz").0, 503);
         // Searches are answered, also of rows that the index does not have yet.
-        assert_eq!(through.rows("select id from t order by v <-> '[0,0,0]' limit 10").len(), 10);
-        let newest = format!("select id from t where id = {} order by v <-> '[0,0,0]' limit 1", 100 * (number + 1));
+        assert_eq!(
+            through
+                .rows("select id from t order by v <-> '[0,0,0]' limit 10")
+                .len(),
+            10
+        );
+        let newest = format!(
+            "select id from t where id = {} order by v <-> '[0,0,0]' limit 1",
+            100 * (number + 1)
+        );
         through.run("set rektor.consistency = strong");
         assert_eq!(through.rows(&newest).len(), 1);
-        assert!(!confirmed(&mut wire, &rektor, &lsn), "what is not stored was confirmed");
+        assert!(
+            !confirmed(&mut wire, &rektor, &lsn),
+            "what is not stored was confirmed"
+        );
         faults.accept();
         compare(&rektor);
-        wait_for("the confirmation", LIMIT, || confirmed(&mut wire, &rektor, &lsn).then_some(()));
-        wait_for("/readyz", LIMIT, || (rektor.http("/readyz").0 == 200).then_some(()));
+        wait_for("the confirmation", LIMIT, || {
+            confirmed(&mut wire, &rektor, &lsn).then_some(())
+        });
+        wait_for("/readyz", LIMIT, || {
+            (rektor.http("/readyz").0 == 200).then_some(())
+        });
     }
     // And nothing of it is wrong on disk.
     rektor.kill();
