@@ -39,7 +39,7 @@ mod writer;
 
 pub use snapshot::{Found, Neighbor, RowId, Snapshot, Stats};
 pub use writer::{
-    ColumnChange, LeftOut, LeftOutRow, LeftOutView, Outcome, RowChange, VectorChange, Writer,
+    ColumnChange, Comparison, LeftOut, LeftOutRow, LeftOutView, Outcome, RowChange, VectorChange, Writer,
 };
 
 use crate::catalog::IndexOptions;

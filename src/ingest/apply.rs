@@ -13,6 +13,7 @@ use crate::index::view::View;
 use crate::ingest::indexes::{
     CopiedIndex, CopyOrder, Indexes, KeptIndex, RestoredIndex, event_bytes,
 };
+use crate::ingest::mending::Request;
 use crate::ingest::stopped;
 use crate::lsn::Lsn;
 use crate::upstream::catalogue::IndexEntry;
@@ -83,6 +84,8 @@ pub(crate) enum Control {
     },
     /// What there is to store is wanted. No answer while a large transaction is half applied.
     Keep(oneshot::Sender<Kept>),
+    /// Rows are fetched by key.
+    Mend(Request),
     /// A copy failed by the fault of these indexes, or of none.
     CopyFailed {
         job: u64,
@@ -132,6 +135,8 @@ pub(crate) struct Outputs {
     pub(crate) applied: watch::Sender<Lsn>,
     pub(crate) catalogue: watch::Sender<CatalogueRequest>,
     pub(crate) copy_wanted: watch::Sender<bool>,
+    /// An index lacks rows that are to be fetched.
+    pub(crate) rows_wanted: watch::Sender<bool>,
 }
 
 /// The write side of all indexes.
@@ -299,6 +304,7 @@ impl Applier {
             for event in transaction.events {
                 self.indexes.apply(event, now);
             }
+            self.indexes.applied(transaction.xid);
             if transaction.redefines {
                 self.request_catalogue(Some(transaction.xid));
             }
@@ -337,6 +343,10 @@ impl Applier {
                 }
                 return;
             }
+            Control::Mend(request) => {
+                let between = !self.is_half_applied();
+                self.indexes.mend(request, between);
+            }
             Control::CopyWaits(reason) => self.copy_waits = Some(reason),
             Control::CopyProgress { job, percents } => {
                 self.copy_waits = None;
@@ -367,11 +377,8 @@ impl Applier {
 
     /// Publishes what there is to see. Inside a large transaction that is what was there before it.
     fn show(&mut self) {
-        if self
-            .transaction
-            .as_ref()
-            .is_none_or(|transaction| !transaction.spilled)
-        {
+        if !self.is_half_applied() {
+            self.indexes.settle(self.position, Instant::now());
             self.indexes.publish(self.position);
         }
         let (generation, indexes) = self.indexes.states(self.position);
@@ -390,13 +397,25 @@ impl Applier {
                 .cloned(),
             indexes,
         }));
+        let shown = self.indexes.shown(self.position);
         self.outputs
             .applied
-            .send_if_modified(|applied| std::mem::replace(applied, self.position) != self.position);
+            .send_if_modified(|applied| std::mem::replace(applied, shown) != shown);
+    }
+
+    /// Whether a large transaction is applied as it comes.
+    fn is_half_applied(&self) -> bool {
+        self.transaction
+            .as_ref()
+            .is_some_and(|transaction| transaction.spilled)
     }
 
     /// Passes on what the indexes need from the other tasks.
     fn ask(&mut self) {
+        let lacking = self.indexes.wants_rows();
+        self.outputs
+            .rows_wanted
+            .send_if_modified(|before| std::mem::replace(before, lacking) != lacking);
         if self.indexes.take_suspicion() {
             self.request_catalogue(None);
         }

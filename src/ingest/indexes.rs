@@ -1,6 +1,7 @@
 //! The indexes as the write path owns them, and the changes kept for a copy under way → the published states.
 //! No I/O and no clock of its own. Never shows a part of a transaction.
 
+mod mend;
 mod one;
 
 use std::collections::BTreeMap;
@@ -10,6 +11,7 @@ use std::time::Instant;
 use crate::catalog::IndexId;
 use crate::index::view::{Generation, IndexState};
 use crate::index::{LeftOutView, Snapshot, Writer};
+use crate::ingest::mending::Recent;
 use crate::lsn::Lsn;
 use crate::upstream::catalogue::IndexEntry;
 use crate::wal::pgoutput::Datum;
@@ -34,6 +36,10 @@ pub(crate) struct Indexes {
     following: bool,
     /// Something was seen that only reading the catalogue can explain.
     suspicious: bool,
+    /// Watches of keys so far.
+    watches: u64,
+    /// What may be applied here and not visible upstream.
+    recent: Recent,
 }
 
 /// A copy under way.
@@ -286,6 +292,7 @@ impl Indexes {
     pub(crate) fn restore(&mut self, restored: Vec<RestoredIndex>) {
         self.following = true;
         self.job = None;
+        self.recent.continues();
         for made in restored {
             let id = made.entry.definition.id;
             let index = self
@@ -342,10 +349,13 @@ impl Indexes {
     pub(crate) fn publish(&mut self, position: Lsn) {
         for index in self.all.values_mut() {
             if let Some(live) = &mut index.live
-                && live.dirty
+                && live.lacking.is_empty()
             {
-                live.snapshot = Some(live.writer.publish(position.max(live.point)));
-                live.dirty = false;
+                live.complete = position.max(live.point);
+                if live.dirty {
+                    live.snapshot = Some(live.writer.publish(live.complete));
+                    live.dirty = false;
+                }
             }
         }
     }

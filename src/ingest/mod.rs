@@ -13,7 +13,10 @@ mod copier;
 mod follow;
 mod indexes;
 mod keep;
+mod mender;
+mod mending;
 mod projection;
+mod recall;
 mod receive;
 mod restore;
 
@@ -27,6 +30,8 @@ use tokio::task::{JoinHandle, JoinSet};
 use crate::index::view::View;
 use crate::ingest::apply::{Applier, CatalogueRequest, Marks, Outputs};
 use crate::ingest::follow::Follower;
+pub use crate::ingest::mender::VerifyRequest;
+use crate::ingest::mender::Mender;
 use crate::ingest::receive::{QUEUE_ITEMS, Queue};
 use crate::lsn::Lsn;
 use crate::store::{Directory, StoreError};
@@ -39,6 +44,8 @@ use crate::upstream::{Disposition, UpstreamError, slot};
 const STATE: &str = "state";
 /// Messages between the tasks: each waits for the applier after one.
 const CONTROLS: usize = 16;
+/// Verifications that wait for their turn.
+const VERIFICATIONS: usize = 16;
 /// How long opening a connection may take, where the connection string says nothing.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -90,6 +97,8 @@ impl IngestError {
 pub struct Ingest {
     /// All indexes, as of the last commit.
     pub view: watch::Receiver<Arc<View>>,
+    /// Takes indexes to be compared with their tables.
+    pub verify: mpsc::Sender<VerifyRequest>,
     /// Ends after shutdown, when everything is joined and the slot is free; or with what only a person can mend.
     pub task: JoinHandle<Result<(), IngestError>>,
 }
@@ -119,8 +128,9 @@ pub async fn start(
         }
     }
     let (publish, view) = watch::channel(Arc::new(first));
-    let task = tokio::spawn(supervise(settings, directory, publish, shutdown));
-    Ok(Ingest { view, task })
+    let (verify, asked) = mpsc::channel(VERIFICATIONS);
+    let task = tokio::spawn(supervise(settings, directory, publish, asked, shutdown));
+    Ok(Ingest { view, verify, task })
 }
 
 async fn preflight(settings: &IngestSettings, directory: &Directory) -> Result<(), IngestError> {
@@ -150,6 +160,7 @@ async fn supervise(
     settings: IngestSettings,
     directory: Arc<Directory>,
     view: watch::Sender<Arc<View>>,
+    asked: mpsc::Receiver<VerifyRequest>,
     mut shutdown: watch::Receiver<bool>,
 ) -> Result<(), IngestError> {
     let (stop, stopping) = watch::channel(false);
@@ -157,16 +168,24 @@ async fn supervise(
     let (controls, controlled) = mpsc::channel(CONTROLS);
     let (catalogue, requests) = watch::channel(CatalogueRequest::default());
     let (copy_wanted, wanted) = watch::channel(false);
+    let (rows_wanted, lacking) = watch::channel(false);
     let (applied, applied_changes) = watch::channel(Lsn::ZERO);
     let (trimmer, journal) = watch::channel(None);
     let marks = Arc::new(Marks::default());
     let mut tasks: JoinSet<Result<(), IngestError>> = JoinSet::new();
 
+    let mender = Mender::new(
+        settings.upstream.clone(),
+        controls.clone(),
+        lacking,
+        view.subscribe(),
+    );
     let outputs = Outputs {
         view,
         applied,
         catalogue,
         copy_wanted,
+        rows_wanted,
     };
     let applier = Applier::new(Arc::clone(&marks), outputs);
     let applying = applier.run(queued, controlled, stopping.clone());
@@ -202,6 +221,11 @@ async fn supervise(
     );
     tasks.spawn(async {
         follow::watch_catalogue(config, to_applier, requests, stop_watching).await;
+        Ok(())
+    });
+    let stop_mending = stopping.clone();
+    tasks.spawn(async {
+        mender.run(asked, stop_mending).await;
         Ok(())
     });
     tasks.spawn(async {

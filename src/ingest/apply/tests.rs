@@ -1,6 +1,8 @@
 //! The applier against a model of the table: whatever the order of transactions, copies, failures and broken connections, a
 //! ready index holds exactly the rows of the position that it claims.
 
+mod rows;
+
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
@@ -16,8 +18,10 @@ use crate::index::Writer;
 use crate::index::view::{IndexState, Phase};
 use crate::ingest::indexes::spec;
 use crate::ingest::projection::{Projection, table_copy};
+use crate::ingest::mending::{self, Settled};
 use crate::ingest::{keep, restore};
 use crate::store::{Directory, Origin};
+use crate::upstream::rows::PgSnapshot;
 use crate::vector::{Dim, Metric, Vector, VectorType};
 use crate::wal::pgoutput::{Datum, OldTuple, RelationColumn};
 use crate::wal::transaction::{Change, RowImage};
@@ -109,6 +113,15 @@ fn vector(value: Option<[f32; 2]>) -> Datum {
 
 fn tuple(key: i32, row: Row) -> Vec<Datum> {
     vec![int(key), vector(row.0), int(row.1)]
+}
+
+fn row_key(key: i32) -> RowKey {
+    RowKey::from_parts([&key.to_be_bytes()[..]])
+}
+
+/// The number of a transaction of the history.
+fn xid(number: usize) -> u32 {
+    u32::try_from(number).unwrap() + 10
 }
 
 /// Endless choices out of a finite script.
@@ -252,7 +265,7 @@ fn findable(rows: Rows, metric: Metric) -> BTreeMap<RowKey, (Vec<f32>, i32)> {
     let rows = rows.into_iter().filter_map(|(key, (vector, number))| {
         let vector = vector?;
         let zero = metric == Metric::Cosine && vector == [0.0, 0.0];
-        let key = RowKey::from_parts([&key.to_be_bytes()[..]]);
+        let key = row_key(key);
         (!zero).then(|| (key, (vector.to_vec(), number)))
     });
     rows.collect()
@@ -282,8 +295,17 @@ struct Trial {
     /// The transaction that was being streamed when the copy began.
     begun: usize,
     entries: Vec<IndexEntry>,
+    /// Rows that are being fetched.
+    fetch: Option<Fetch>,
     directory: Directory,
     _files: tempfile::TempDir,
+}
+
+/// Keys that are watched, and the rows read, once they are, with the answer.
+struct Fetch {
+    index: IndexId,
+    order: mending::Order,
+    answer: Option<oneshot::Receiver<mending::Settled>>,
 }
 
 /// An applier that knows nothing yet.
@@ -294,6 +316,7 @@ fn applier() -> (Applier, watch::Receiver<Arc<View>>) {
         applied: watch::channel(Lsn::ZERO).0,
         catalogue: watch::channel(CatalogueRequest::default()).0,
         copy_wanted: watch::channel(false).0,
+        rows_wanted: watch::channel(false).0,
     };
     (Applier::new(Arc::default(), outputs), view)
 }
@@ -320,6 +343,7 @@ impl Trial {
             history,
             order: None,
             begun: 0,
+            fetch: None,
             entries: vec![entry(1, Metric::L2), entry(2, Metric::Cosine)],
         };
         trial.applier.item(Item::Begin {
@@ -351,7 +375,7 @@ impl Trial {
         );
         self.send(Event::Begin {
             commit_lsn,
-            xid: 1,
+            xid: xid(number),
             commit_time: 0,
         });
         for (sent, event) in self.history[number].events.clone().into_iter().enumerate() {
@@ -409,9 +433,81 @@ impl Trial {
                 self.entries[1].stamp.push('x');
                 self.redefine();
             }
+            6 => self.watch(choices),
+            7 | 8 => self.fetch(number, choices),
             _ => {}
         }
         self.check();
+    }
+
+    /// Some keys are watched from now on.
+    fn watch(&mut self, choices: &mut Choices) {
+        let index = IndexId(1 + i64::from(choices.below(2)));
+        let keys = (0..choices.below(4)).map(|_| row_key(choices.key()));
+        let keys = keys.collect();
+        let (answer, mut order) = oneshot::channel();
+        let request = Request::Watch {
+            index,
+            keys,
+            answer,
+        };
+        self.applier.control(Control::Mend(request));
+        self.fetch = order.try_recv().unwrap().ok().map(|order| Fetch {
+            index,
+            order,
+            answer: None,
+        });
+    }
+
+    /// The rows of the watched keys are read: upstream is ahead of transaction `number`, and may not show the newest commits
+    /// although they were streamed. Nothing differs, since the stream tells everything.
+    fn fetch(&mut self, number: usize, choices: &mut Choices) {
+        let Some(fetch) = &mut self.fetch else { return };
+        if let Some(answer) = &mut fetch.answer {
+            match answer.try_recv() {
+                Ok(settled) => {
+                    let Settled { missing, extra, differing, .. } = settled;
+                    assert_eq!((missing, extra, differing), (0, 0, 0));
+                    self.fetch = None;
+                }
+                Err(oneshot::error::TryRecvError::Empty) => {}
+                Err(oneshot::error::TryRecvError::Closed) => self.fetch = None,
+            }
+            return;
+        }
+        let behind = usize::try_from(choices.below(3)).unwrap();
+        let seen = (number + usize::try_from(choices.below(4)).unwrap()).saturating_sub(behind);
+        let rows = match seen.checked_sub(1).and_then(|last| self.history.get(last)) {
+            Some(last) => last.after.clone(),
+            None if seen == 0 => Rows::new(),
+            None => self.history.last().unwrap().after.clone(),
+        };
+        let entry = &fetch.order.entry;
+        let (_, relation) = table_copy(&[&entry.definition], None);
+        let projection = Projection::new(&entry.definition, &relation).unwrap();
+        let rows = rows.into_iter().map(|(key, row)| {
+            let new = vec![int(key), vector(row.0), int(row.1)];
+            let change = Change {
+                commit_lsn: Lsn::ZERO,
+                relation: Arc::clone(&relation),
+                row: RowImage::Insert { new },
+            };
+            (row_key(key), mending::Row::Whole(projection.change(&change).unwrap()))
+        });
+        let fetched = mending::Fetched {
+            lsn: Lsn::new(seen as u64 * 10 + 5 + u64::from(choices.below(12))),
+            snapshot: PgSnapshot::parse(&format!("1:{}:", xid(seen))).unwrap(),
+            rows: rows.collect(),
+        };
+        let (answer, settled) = oneshot::channel();
+        let request = Request::Fetched {
+            order: fetch.order.number,
+            index: fetch.index,
+            fetched,
+            answer,
+        };
+        fetch.answer = Some(settled);
+        self.applier.control(Control::Mend(request));
     }
 
     /// Stores what there is to store.
@@ -439,6 +535,7 @@ impl Trial {
             .min(end);
         (self.applier, self.view) = applier();
         self.order = None;
+        self.fetch = None;
         self.applier.item(Item::Restore {
             position,
             epoch: 1,

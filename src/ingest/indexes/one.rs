@@ -1,12 +1,14 @@
 //! One index: what the catalogue wants it to be, what follows the stream, and what it still needs → its published state.
 //! Never serves what it has reason to doubt.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::catalog::IndexDefinition;
-use crate::index::view::{IndexState, Phase};
+use crate::catalog::{IndexDefinition, RowKey};
+use crate::index::view::{Audit, IndexState, Phase};
 use crate::index::{IndexError, IndexSpec, Outcome, READY_UNLINKED, RowChange, Snapshot, Writer};
+use crate::ingest::mending::{MAX_LACKING, Watch};
 use crate::ingest::projection::{Projection, ProjectionError};
 use crate::lsn::Lsn;
 use crate::upstream::catalogue::{IndexEntry, Partition};
@@ -28,6 +30,7 @@ pub(super) struct Index {
     pub(super) percent: f32,
     pub(super) left_out: u64,
     pub(super) failures: u32,
+    pub(super) audit: Audit,
 }
 
 /// What has to happen to an index before it is as its definition says. It may serve meanwhile, if it is live.
@@ -64,6 +67,12 @@ pub(super) struct Live {
     pub(super) serial: u64,
     /// It came from what is stored.
     pub(super) stored: bool,
+    /// Keys whose rows are being compared with the table.
+    pub(super) watch: Option<Watch>,
+    /// Keys of rows that the stream told of only in part. Until they are fetched nothing new is published.
+    pub(super) lacking: BTreeSet<RowKey>,
+    /// Everything before this position is in the snapshot.
+    pub(super) complete: Lsn,
 }
 
 /// Why an index stopped following its table.
@@ -73,8 +82,8 @@ enum Trouble {
     Projection(#[from] ProjectionError),
     #[error(transparent)]
     Engine(#[from] IndexError),
-    #[error("a change leaves a value as it was, of a row that the index does not have")]
-    UnknownRow,
+    #[error("the stream tells of too many rows only in part")]
+    TooManyLacking,
 }
 
 /// What a new reading of the catalogue means for an index.
@@ -136,6 +145,7 @@ impl Index {
             percent: 0.0,
             left_out: 0,
             failures: 0,
+            audit: Audit::default(),
         }
     }
 
@@ -226,7 +236,7 @@ impl Index {
                 match trouble {
                     Trouble::Projection(_) => self.want = Want::Catalogue,
                     Trouble::Engine(error) => self.fail(error.to_string(), now),
-                    Trouble::UnknownRow => {}
+                    Trouble::TooManyLacking => {}
                 }
             }
         }
@@ -250,14 +260,16 @@ impl Index {
                 snapshot: None,
                 applied: Lsn::ZERO,
                 left_out_changes: self.left_out,
+                audit: self.audit,
             };
         };
         IndexState {
             definition: Arc::clone(&live.entry.definition),
             phase: live.phase(),
             snapshot: live.snapshot.clone(),
-            applied: position.max(live.point),
+            applied: live.shown(position),
             left_out_changes: self.left_out,
+            audit: self.audit,
         }
     }
 }
@@ -284,6 +296,18 @@ impl Live {
             linked: false,
             serial,
             stored: false,
+            watch: None,
+            lacking: BTreeSet::new(),
+            complete: Lsn::ZERO,
+        }
+    }
+
+    /// Everything before this position is in the snapshot, when everything before `position` is applied.
+    pub(super) fn shown(&self, position: Lsn) -> Lsn {
+        if self.lacking.is_empty() {
+            position.max(self.point)
+        } else {
+            self.complete
         }
     }
 
@@ -300,11 +324,49 @@ impl Live {
             }
         };
         self.dirty = true;
-        match self.writer.apply(change)? {
-            Outcome::Indexed | Outcome::Removed => Ok(false),
-            Outcome::LeftOut(_) => Ok(true),
-            Outcome::Unknown => Err(Trouble::UnknownRow),
+        if let Some(watch) = &mut self.watch {
+            watch.touch(&change);
         }
+        match self.writer.apply(change)? {
+            Outcome::Unknown => {
+                self.note_lacking(event, true)?;
+                Ok(false)
+            }
+            outcome @ (Outcome::Indexed | Outcome::Removed | Outcome::LeftOut(_)) => {
+                if !self.lacking.is_empty() {
+                    self.note_lacking(event, false)?;
+                }
+                Ok(matches!(outcome, Outcome::LeftOut(_)))
+            }
+        }
+    }
+
+    /// Takes note of what a change means for the rows that are lacking.
+    fn note_lacking(&mut self, event: &Event, lacks: bool) -> Result<(), Trouble> {
+        let Event::Change(change) = event else {
+            self.lacking.clear();
+            return Ok(());
+        };
+        match self.project(change)? {
+            RowChange::Upsert { old_key, key, .. } => {
+                if let Some(old) = old_key {
+                    self.lacking.remove(&old);
+                }
+                if lacks {
+                    self.lacking.insert(key);
+                } else {
+                    self.lacking.remove(&key);
+                }
+            }
+            RowChange::Delete { key } => {
+                self.lacking.remove(&key);
+            }
+            RowChange::Truncate => self.lacking.clear(),
+        }
+        if self.lacking.len() > MAX_LACKING {
+            return Err(Trouble::TooManyLacking);
+        }
+        Ok(())
     }
 
     fn project(&mut self, change: &Change) -> Result<RowChange, ProjectionError> {
