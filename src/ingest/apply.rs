@@ -345,7 +345,7 @@ impl Applier {
             }
             Control::Mend(request) => {
                 let between = !self.is_half_applied();
-                self.indexes.mend(request, between);
+                self.indexes.mend(request, self.position, between);
             }
             Control::CopyWaits(reason) => self.copy_waits = Some(reason),
             Control::CopyProgress { job, percents } => {

@@ -84,7 +84,7 @@ pub(crate) struct Order {
 pub(crate) enum Refusal {
     /// The index follows nothing at present.
     NotComplete,
-    /// A large transaction is half applied: a moment later.
+    /// A large transaction is half applied, or the stream is not where the copy is: a moment later.
     Later,
 }
 

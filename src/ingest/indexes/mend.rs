@@ -11,15 +11,16 @@ use crate::ingest::mending::{Lacking, MAX_WATCHED, Order, Refusal, Request, Row,
 use crate::lsn::Lsn;
 
 impl Indexes {
-    /// Does what the task that fetches rows asks for. `between` says that no transaction is half applied.
-    pub(crate) fn mend(&mut self, request: Request, between: bool) {
+    /// Does what the task that fetches rows asks for. Everything before `position` is applied, and
+    /// `between` says that no transaction is so by half.
+    pub(crate) fn mend(&mut self, request: Request, position: Lsn, between: bool) {
         // Whoever asked may have been stopped: then nobody needs an answer.
         match request {
             Request::Lacking(answer) => {
                 let _unasked = answer.send(self.lacking());
             }
             Request::Watch { index, keys, answer } => {
-                let _unasked = answer.send(self.watch(index, keys, between));
+                let _unasked = answer.send(self.watch(index, keys, position, between));
             }
             Request::Fetched {
                 order,
@@ -106,12 +107,20 @@ impl Indexes {
         })
     }
 
-    fn watch(&mut self, index: IndexId, keys: Vec<RowKey>, between: bool) -> Result<Order, Refusal> {
+    fn watch(
+        &mut self,
+        index: IndexId,
+        keys: Vec<RowKey>,
+        position: Lsn,
+        between: bool,
+    ) -> Result<Order, Refusal> {
         self.watches += 1;
         let (number, mark) = (self.watches, self.recent.mark());
         let live = self.live_mut(index).ok_or(Refusal::NotComplete)?;
-        if !between {
-            return Err(Refusal::Later); // it may have changed these keys already
+        // Half a transaction may have changed these keys already; and the copy may show what is not visible yet, and whose
+        // numbers the stream has still to bring.
+        if !between || position < live.point {
+            return Err(Refusal::Later);
         }
         live.watch = Some(Watch::new(number, mark, keys.iter().cloned()));
         Ok(Order {
