@@ -1,5 +1,7 @@
-//! The index engine alone, in this process, on one search thread: build time, recall and cost of a query.
-//! `cargo bench --bench engine -- vectors.i8 [dimensions] [queries]`: rows of signed bytes, the last of them the queries.
+//! The index engine alone, in this process, on one search thread: the Rektor row of `benches/peers.py`.
+//! `engine DIR` builds an index of the vectors that `peers.py` prepared in DIR, says so in a line of JSON, and then, for
+//! each effort on a line of its input, prints recall and cost of the held-out queries. By hand:
+//! `printf '%s\n' 32 64 128 | cargo bench --bench engine -- target/bench/packages-1000`.
 #![allow(
     clippy::print_stdout,
     clippy::unwrap_used,
@@ -8,141 +10,172 @@
 )]
 
 use std::collections::HashSet;
+use std::fs::File;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use rektor::catalog::{IndexOptions, RowKey};
-use rektor::index::{DEFAULT_EF, IndexSpec, RowChange, RowId, VectorChange, Writer};
+use rektor::index::{IndexSpec, RowChange, Snapshot, VectorChange, Writer};
 use rektor::lsn::Lsn;
 use rektor::vector::{Dim, Metric, Vector};
+use serde_json::{Value, json};
 
-const K: usize = 10;
-
-/// What this thread has computed so far: the measure to trust on a machine that does other things as well.
-fn cpu_time() -> Duration {
-    let stat = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
-    let nanoseconds = stat
-        .split(' ')
-        .next()
-        .and_then(|number| number.parse().ok());
-    Duration::from_nanos(nanoseconds.unwrap_or_default())
-}
+/// The curve that is measured: candidates weighed.
+const EFFORTS: [usize; 15] = [
+    10, 16, 24, 32, 40, 48, 64, 80, 96, 128, 160, 192, 256, 400, 600,
+];
+/// Queries before each measurement.
+const WARM_UP: usize = 50;
 
 fn main() {
-    let mut arguments = std::env::args()
-        .skip(1)
-        .filter(|argument| argument != "--bench");
-    let Some(path) = arguments.next() else {
-        println!("usage: engine FILE [DIMENSIONS] [QUERIES] [METRIC]");
+    let mut arguments = std::env::args().skip(1);
+    let Some(folder) = arguments.find(|argument| argument != "--bench") else {
+        println!("usage: engine DIR, made by benches/peers.py");
         return;
     };
-    let mut number = |default: usize| {
-        arguments
-            .next()
-            .map_or(default, |argument| argument.parse().unwrap())
-    };
-    let (dim, queries) = (number(384), number(500));
-    let metric = arguments
-        .next()
-        .map_or(Metric::Cosine, |name| Metric::from_name(&name).unwrap());
-
-    let bytes = std::fs::read(path).unwrap();
-    let vectors: Vec<Vector> = bytes
-        .chunks_exact(dim)
-        .map(|row| {
-            Vector::new(
-                row.iter()
-                    .map(|byte| f32::from(byte.cast_signed()))
-                    .collect(),
-            )
-            .unwrap()
-        })
-        .collect();
-    let (rows, queries) = vectors.split_at(vectors.len() - queries);
-
+    let folder = PathBuf::from(folder);
+    let meta = std::fs::read_to_string(folder.join("meta.json")).unwrap();
+    let meta: Value = serde_json::from_str(&meta).unwrap();
+    let number = |name: &str| usize::try_from(meta[name].as_u64().unwrap()).unwrap();
+    let (dim, k) = (number("dim"), number("k"));
     let spec = IndexSpec {
         dim: Dim::new(dim).unwrap(),
-        metric,
-        options: IndexOptions::default(),
+        metric: Metric::Cosine,
+        options: IndexOptions {
+            m: u16::try_from(number("m")).unwrap(),
+            ef_construction: u16::try_from(number("ef_construction")).unwrap(),
+            ..IndexOptions::default()
+        },
         include: 0,
     };
+    let queries: Vec<Vector> = vectors(&folder.join("queries.f32"), dim).collect();
+    let truth: Vec<HashSet<u32>> = std::fs::read(folder.join("truth.i32"))
+        .unwrap()
+        .chunks_exact(4 * k)
+        .map(|ids| {
+            ids.chunks_exact(4)
+                .map(|id| u32::from_le_bytes(id.try_into().unwrap()))
+                .collect()
+        })
+        .collect();
+
+    let before = anonymous_bytes();
+    let (_writer, snapshot, stored, linked) = build(spec, &folder.join("base.f32"));
+    let built = json!({
+        "efforts": EFFORTS,
+        "build_s": linked.as_secs_f64(),
+        "stored_s": stored.as_secs_f64(),
+        "row_bytes": (anonymous_bytes() - before) / snapshot.stats().live,
+        "accounted_bytes": snapshot.stats().memory_bytes / snapshot.stats().live,
+    });
+    println!("{built}");
+    for line in std::io::stdin().lines() {
+        let effort = line.unwrap().trim().parse().unwrap();
+        println!("{}", measured(&snapshot, &queries, &truth, k, effort));
+    }
+}
+
+/// The rows of a file of floats, read as they are wanted.
+fn vectors(path: &Path, dim: usize) -> impl Iterator<Item = Vector> {
+    let mut file = std::io::BufReader::new(File::open(path).unwrap());
+    let mut bytes = vec![0; 4 * dim];
+    std::iter::from_fn(move || {
+        std::io::Read::read_exact(&mut file, &mut bytes).ok()?;
+        let row = bytes
+            .chunks_exact(4)
+            .map(|x| f32::from_le_bytes(x.try_into().unwrap()));
+        Some(Vector::new(row.collect()).unwrap())
+    })
+}
+
+/// An index of all rows, its row numbers those of the file; how long until all were stored, and until all were linked.
+fn build(spec: IndexSpec, path: &Path) -> (Writer, std::sync::Arc<Snapshot>, Duration, Duration) {
     let mut writer = Writer::new(spec).unwrap();
     let start = Instant::now();
-    for (id, row) in rows.iter().enumerate() {
+    let mut id = 0_u32;
+    for vector in vectors(path, spec.dim.get()) {
         let change = RowChange::Upsert {
             old_key: None,
-            key: RowKey::from_parts([&(id as u64).to_be_bytes()[..]]),
-            vector: VectorChange::Set(row.clone()),
+            key: RowKey::from_parts([&id.to_be_bytes()[..]]),
+            vector: VectorChange::Set(vector),
             include: vec![],
         };
         writer.apply(change).unwrap();
+        id += 1;
+        if id.is_multiple_of(16_384) {
+            writer.publish(Lsn::new(u64::from(id))); // so that linking begins
+        }
     }
-    let snapshot = writer.publish(Lsn::new(1));
+    let snapshot = writer.publish(Lsn::new(u64::MAX));
     let stored = start.elapsed();
     while snapshot.stats().unlinked > 0 {
         std::thread::sleep(Duration::from_millis(5));
     }
-    let built = start.elapsed();
-    let stats = snapshot.stats();
-    println!(
-        "{} rows × {dim} {}: stored in {:.2} s, linked after {:.2} s, {} bytes a row",
-        rows.len(),
-        metric.name(),
-        stored.as_secs_f64(),
-        built.as_secs_f64(),
-        stats.memory_bytes / stats.live
-    );
+    (writer, snapshot, stored, start.elapsed())
+}
 
-    let start = Instant::now();
-    let truth: Vec<HashSet<RowId>> = queries
+/// Recall and cost of searches of one effort.
+fn measured(
+    snapshot: &Snapshot,
+    queries: &[Vector],
+    truth: &[HashSet<u32>],
+    k: usize,
+    effort: usize,
+) -> Value {
+    for query in queries.iter().take(WARM_UP) {
+        snapshot.search(query, k, effort).unwrap();
+    }
+    let mut took = Vec::with_capacity(queries.len());
+    let mut found = Vec::with_capacity(queries.len());
+    let cpu = cpu_time();
+    for query in queries {
+        let start = Instant::now();
+        found.push(snapshot.search(query, k, effort).unwrap());
+        took.push(start.elapsed().as_secs_f64() * 1e6);
+    }
+    let cpu = cpu_time() - cpu;
+    let key = |row| {
+        let id = RowKey::parts(snapshot.key(row).unwrap()).next().unwrap();
+        u32::from_be_bytes(id.try_into().unwrap())
+    };
+    let hits: usize = found
         .iter()
-        .map(|query| {
-            snapshot
-                .search_exact(query, K)
-                .unwrap()
+        .zip(truth)
+        .map(|(found, truth)| {
+            found
                 .neighbors
                 .iter()
-                .map(|n| n.row)
-                .collect()
+                .filter(|n| truth.contains(&key(n.row)))
+                .count()
         })
-        .collect();
-    println!(
-        "exact scan: {:.0} µs/query",
-        start.elapsed().as_secs_f64() * 1e6 / queries.len() as f64
-    );
+        .sum();
+    let count = queries.len() as f64;
+    let distances: u64 = found.iter().map(|found| found.distances).sum();
+    let mean = took.iter().sum::<f64>() / count;
+    took.sort_by(f64::total_cmp);
+    json!({
+        "recall": hits as f64 / (count * k as f64),
+        "cpu_us": cpu.as_secs_f64() * 1e6 / count,
+        "us": mean,
+        "p50_us": took[took.len() / 2],
+        "p99_us": took[took.len() * 99 / 100],
+        "distances": distances as f64 / count,
+    })
+}
 
-    println!(
-        "{:>6} {:>10} {:>10} {:>16}",
-        "ef", "recall@10", "µs/query", "distances/query"
-    );
-    for ef in [
-        10, 16, 24, 32, 40, 48, DEFAULT_EF, 80, 96, 128, 192, 256, 400,
-    ] {
-        let (mut hits, mut distances) = (0, 0);
-        let (mut best, mut best_cpu) = (Duration::MAX, Duration::MAX);
-        for _ in 0..7 {
-            (hits, distances) = (0, 0);
-            let (start, cpu) = (Instant::now(), cpu_time());
-            let found: Vec<_> = queries
-                .iter()
-                .map(|query| snapshot.search(query, K, ef).unwrap())
-                .collect();
-            best = best.min(start.elapsed());
-            best_cpu = best_cpu.min(cpu_time().saturating_sub(cpu));
-            for (found, truth) in found.iter().zip(&truth) {
-                hits += found
-                    .neighbors
-                    .iter()
-                    .filter(|n| truth.contains(&n.row))
-                    .count();
-                distances += found.distances;
-            }
-        }
-        println!(
-            "{ef:>6} {:>10.4} {:>10.1} {:>10.1} {:>16.0}",
-            hits as f64 / (K * queries.len()) as f64,
-            best.as_secs_f64() * 1e6 / queries.len() as f64,
-            best_cpu.as_secs_f64() * 1e6 / queries.len() as f64,
-            distances as f64 / queries.len() as f64
-        );
-    }
+/// What this thread has computed so far: the measure to trust on a machine that does other things as well.
+fn cpu_time() -> Duration {
+    let stat = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap();
+    Duration::from_nanos(stat.split(' ').next().unwrap().parse().unwrap())
+}
+
+fn anonymous_bytes() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let kilobytes = status
+        .split("RssAnon:")
+        .nth(1)
+        .unwrap()
+        .split_whitespace()
+        .next();
+    kilobytes.unwrap().parse::<u64>().unwrap() * 1024
 }

@@ -155,6 +155,17 @@ begin atomic
     where t.oid = type_id;
 end;
 
+-- The number of dimensions that the column's type declares, as pgvector's types can; null if it does not.
+create or replace function rektor.declared_dimensions(relation oid, column_number smallint) returns int
+language sql stable
+set search_path = pg_catalog, pg_temp
+begin atomic
+    select a.atttypmod
+    from pg_attribute a
+    where a.attrelid = relation and a.attnum = column_number and not a.attisdropped and a.atttypmod > 0
+        and rektor.vector_type(a.atttypid) in ('vector', 'halfvec');
+end;
+
 -- Raises unless the column exists and its changes are replicated.
 create or replace function rektor.check_column(relation oid, column_name name) returns pg_attribute
 language plpgsql stable

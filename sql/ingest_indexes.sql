@@ -1,9 +1,12 @@
 -- Every index of rektor.index, with what the catalogue says of its table, key and columns at this moment. Rows whose table
 -- is gone are left out, as PostgreSQL drops an index with its table. NULL stands for what is not there.
--- `stamp` changes whenever a column of the index is altered (attribute numbers, types, modifiers, and the transaction that
--- last wrote their catalogue rows: a rewrite of the values shows nowhere else) and when the table left the publication and
--- came back. `part_…` are all partitions below the table: with the file that holds their rows, and whether they were attached
--- after they were created, perhaps with rows.
+-- Columns are those of the attribute numbers, under their names of now, where the row's numbers hold (see schema.sql).
+-- `stamp` changes whenever a column of the index is altered (attribute numbers, types, modifiers) and when the table left the
+-- publication and came back. `written` are the transactions that last wrote the columns' catalogue rows, `file` what holds the
+-- table: a rewrite of values without another type shows only in that both change (a renaming changes the first, VACUUM FULL the
+-- second). `shape_…` are all columns as the stream tells them. `to_mend` says that the functions of mend.sql have something to
+-- do. `part_…` are all partitions below the table: with the file that holds their rows, and whether they were attached after
+-- they were created, perhaps with rows.
 select
     i.id,
     i.name::text as index_name,
@@ -14,9 +17,9 @@ select
     c.relpersistence::text as persistence,
     c.relreplident::text as replica_identity,
     has_table_privilege(c.oid, 'select') as may_select,
-    i.column_name::text as column_name,
+    coalesce(v.attname, i.column_name)::text as column_name,
     i.metric,
-    i.dimensions,
+    coalesce(declared.dimensions, i.dimensions) as dimensions,
     i.options::text as options,
     i.reindexed,
     v.attnum as column_number,
@@ -26,7 +29,7 @@ select
     k.names as key_names,
     k.numbers as key_numbers,
     k.types as key_types,
-    i.include::text[] as include_names,
+    inc.names as include_names,
     inc.numbers as include_numbers,
     inc.types as include_types,
     inc.sendable as include_sendable,
@@ -37,14 +40,36 @@ select
     pr.prattrs::int2[] as published_columns,
     pg_get_expr(pr.prqual, pr.prrelid) as row_filter,
     concat_ws(',', s.columns, pub.oid, pr.oid) as stamp,
+    coalesce(s.written, '') as written,
+    c.relfilenode as file,
+    shape.numbers as shape_numbers,
+    shape.names as shape_names,
+    state.problem,
+    w.reason as withdrawn,
+    (state.problem is not null and pr.oid is not null)
+        or (state.problem is null and w.relation is not null)
+        or case when y.numbered then now_named.names is distinct from array[i.column_name] || i.include
+            else array_position(number.found, null) is null end
+        or declared.dimensions <> i.dimensions as to_mend,
     parts.oids as part_oids,
     parts.files as part_files,
     parts.attached as part_attached
 from rektor.index i
 join pg_class c on c.oid = i.relation
 join pg_namespace n on n.oid = c.relnamespace
-left join pg_attribute v on v.attrelid = c.oid and v.attname = i.column_name and v.attnum > 0 and not v.attisdropped
+cross join lateral (
+    select coalesce(i.numbered_for = i.relation::oid and i.numbered_in = i.xmin::text::bigint, false) as numbered
+) y
+cross join lateral (select rektor.table_problem(c.oid) as problem) state
+cross join lateral (
+    select case when y.numbered then i.column_numbers
+        else rektor.column_numbers(c.oid, array[i.column_name] || i.include) end as found
+) number
+cross join lateral (select rektor.column_names(i.id) as names) now_named
+left join rektor.withdrawn w on w.relation = c.oid
+left join pg_attribute v on v.attrelid = c.oid and v.attnum = number.found[1] and not v.attisdropped
 left join pg_type vt on vt.oid = v.atttypid
+cross join lateral (select rektor.declared_dimensions(c.oid, v.attnum) as dimensions) declared
 left join lateral (
     select x.indimmediate as immediate,
         array_agg(a.attname::text order by u.place) as names,
@@ -60,10 +85,11 @@ left join lateral (
 ) k on true
 left join lateral (
     select array_agg(a.attnum order by u.place) as numbers,
+        array_agg(coalesce(a.attname, u.name)::text order by u.place) as names,
         array_agg(a.atttypid order by u.place) as types,
         array_agg(coalesce(t.typsend <> 0 and coalesce(e.typsend <> 0, true), false) order by u.place) as sendable
-    from unnest(i.include) with ordinality u (name, place)
-    left join pg_attribute a on a.attrelid = c.oid and a.attname = u.name and a.attnum > 0 and not a.attisdropped
+    from rows from (unnest(i.include), unnest(number.found[2:])) with ordinality u (name, number, place)
+    left join pg_attribute a on a.attrelid = c.oid and a.attnum = u.number and not a.attisdropped
     left join pg_type t on t.oid = a.atttypid
     left join pg_type e on e.oid = t.typelem and t.typcategory = 'A'
 ) inc on true
@@ -71,14 +97,21 @@ left join pg_publication pub on pub.pubname = 'rektor'
 left join pg_publication_rel pr on pr.prpubid = pub.oid and pr.prrelid = c.oid
 left join pg_publication_namespace pn on pn.pnpubid = pub.oid and pn.pnnspid = c.relnamespace
 left join lateral (
-    select string_agg(
-        format('%s:%s:%s:%s', a.attnum, a.atttypid, a.atttypmod, a.xmin), ',' order by a.attnum) as columns
+    select string_agg(format('%s:%s:%s', a.attnum, a.atttypid, a.atttypmod), ',' order by a.attnum) as columns,
+        string_agg(a.xmin::text, ',' order by a.attnum) as written
     from pg_attribute a
     where a.attrelid = c.oid
-        and (a.attname = i.column_name or a.attname = any (i.include) or a.attnum = any (k.numbers))
+        and (a.attnum = any (number.found) or a.attnum = any (k.numbers))
         and a.attnum > 0
         and not a.attisdropped
 ) s on true
+left join lateral (
+    select array_agg(a.attnum order by a.attnum) as numbers, array_agg(a.attname::text order by a.attnum) as names
+    from pg_attribute a
+    where a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped
+        and (a.attgenerated = '' or a.attgenerated = 's' and to_jsonb(pub) ->> 'pubgencols' = 's')
+        and (pr.prattrs is null or a.attnum = any (pr.prattrs::int2[]))
+) shape on true
 left join lateral (
     select array_agg(t.relid::oid order by t.relid) as oids,
         array_agg(coalesce(pg_relation_filenode(t.relid), 0) order by t.relid) as files,

@@ -3,4 +3,5 @@ select
     current_setting('server_version_num')::int as version,
     current_setting('wal_level') as wal_level,
     to_regclass('rektor.index') is not null as installed,
+    to_regprocedure('rektor.mend_columns()') is not null as current,
     exists (select from pg_publication where pubname = 'rektor') as published

@@ -19,6 +19,29 @@ begin
 end
 $$;
 
+-- The attribute numbers of these columns; null for one that is not there.
+create or replace function rektor.column_numbers(relation oid, names name[]) returns smallint[]
+language sql stable
+set search_path = pg_catalog, pg_temp
+begin atomic
+    select array_agg(a.attnum order by u.place)
+    from unnest(names) with ordinality as u (name, place)
+    left join pg_attribute a
+        on a.attrelid = column_numbers.relation and a.attname = u.name and a.attnum > 0 and not a.attisdropped;
+end;
+
+-- What the columns of that index are called by now; null if one was dropped, or if the row's numbers do not hold.
+create or replace function rektor.column_names(index_id bigint) returns name[]
+language sql stable
+set search_path = pg_catalog, pg_temp
+begin atomic
+    select case when bool_and(a.attnum is not null and not a.attisdropped) then array_agg(a.attname order by u.place) end
+    from rektor.index i
+    cross join unnest(i.column_numbers) with ordinality as u (number, place)
+    left join pg_attribute a on a.attrelid = i.relation and a.attnum = u.number
+    where i.id = index_id and i.numbered_for = i.relation::oid and i.numbered_in = i.xmin::text::bigint;
+end;
+
 -- Before a row of rektor.index is written, by whichever way: it is valid, and its name is free. Runs as the owner of
 -- schema rektor, since the invoker may not see everything; ownership of the table is the row security policies' part.
 create or replace function rektor.check_index() returns trigger
@@ -28,12 +51,28 @@ as $$
 declare
     included name;
     rel_schema oid;
+    followed name[];
+    same_columns boolean := false;
 begin
     if tg_op = 'UPDATE' then
-        if (new.id, new.relation, new.metric, new.dimensions) is distinct from (old.id, old.relation, old.metric, old.dimensions) then
+        if (new.id, new.relation, new.metric) is distinct from (old.id, old.relation, old.metric)
+            or new.dimensions not in (old.dimensions, rektor.declared_dimensions(old.relation, old.column_numbers[1])) then
             raise exception 'table, metric and dimensions of an index cannot be changed'
                 using errcode = '0A000', hint = 'Drop the index and create another one.';
         end if;
+        -- The same columns, whatever they are called by now.
+        followed := rektor.column_names(old.id);
+        same_columns := coalesce(array[new.column_name] || new.include in (array[old.column_name] || old.include, followed), false);
+        if same_columns and followed is not null then
+            new.column_name := followed[1];
+            new.include := followed[2:];
+        end if;
+    end if;
+    new.column_numbers := rektor.column_numbers(new.relation, array[new.column_name] || new.include);
+    new.numbered_for := new.relation;
+    new.numbered_in := pg_current_xact_id()::text::bigint & 4294967295;
+    if same_columns and (new.name, new.options, new.reindexed) is not distinct from (old.name, old.options, old.reindexed) then
+        return new;
     end if;
     perform rektor.check_table(new.relation);
     if rektor.vector_type((rektor.check_column(new.relation, new.column_name)).atttypid) is null then
@@ -110,3 +149,8 @@ create or replace trigger check_index before insert or update on rektor.index
     for each row execute function rektor.check_index();
 create or replace trigger publish after insert or delete on rektor.index
     for each row execute function rektor.publish();
+
+-- Rows of an older version of this schema, and restored ones, get their numbers.
+update rektor.index i set column_name = column_name
+where rektor.column_names(i.id) is null
+    and array_position(rektor.column_numbers(i.relation, array[i.column_name] || i.include), null) is null;

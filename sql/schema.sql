@@ -18,11 +18,27 @@ create table if not exists rektor.index (
     created_at timestamptz not null default now(),
     unique (relation, name)
 );
+-- Columns are followed by attribute number, as Postgres's own indexes do: those of column_name and include, in that order.
+-- They hold for the table with that OID, in the row that the transaction of that number wrote. pg_dump writes names: a row
+-- that a restore wrote has numbers of another table and transaction, and its names count.
+alter table rektor.index
+    add column if not exists column_numbers smallint[],
+    add column if not exists numbered_for oid,
+    add column if not exists numbered_in bigint;
 comment on table rektor.index is 'One row an index; written by rektor.create_index, drop_index, alter_index, rename_index and reindex';
 
 -- Definitions are as public as pg_indexes; only a table's owner may write them.
 alter table rektor.index enable row level security;
 grant select, insert, update, delete on rektor.index to public;
+
+-- Indexed tables that are out of the publication because publishing them would make their own updates and deletes fail.
+create table if not exists rektor.withdrawn (
+    relation oid primary key,
+    reason text not null,
+    since timestamptz not null default now()
+);
+comment on table rektor.withdrawn is 'Indexed tables that are not published until what would break their writes is gone';
+grant select on rektor.withdrawn to public;
 
 create or replace function rektor.owns(relation oid) returns boolean
 language sql stable

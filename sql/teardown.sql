@@ -19,7 +19,7 @@ begin
         execute format('drop operator %s', signatures);
     end if;
     drop view if exists rektor.stat_indexes, rektor.stat_replication;
-    drop table if exists rektor.index;
+    drop table if exists rektor.index, rektor.withdrawn;
     -- All in one command, since they rest on each other.
     select string_agg(p.oid::regprocedure::text, ', ') into signatures
     from pg_proc p

@@ -219,6 +219,30 @@ pub struct IndexDefinition {
     pub options: IndexOptions,
 }
 
+impl IndexDefinition {
+    /// The columns' numbers: of the key, the vector, INCLUDE.
+    pub fn columns(&self) -> impl Iterator<Item = ColumnNumber> {
+        let key = self.key.iter().map(|column| column.number);
+        let include = self.include.iter().map(|column| column.number);
+        key.chain([self.column.number]).chain(include)
+    }
+
+    /// The same with other names of the columns; `None` if one has none.
+    #[must_use]
+    pub fn renamed<'a>(&self, name: impl Fn(ColumnNumber) -> Option<&'a str>) -> Option<Self> {
+        let mut renamed = self.clone();
+        let name = |number| name(number).map(str::to_owned);
+        for column in &mut renamed.key {
+            column.name = name(column.number)?;
+        }
+        renamed.column.name = name(renamed.column.number)?;
+        for column in &mut renamed.include {
+            column.name = name(column.number)?;
+        }
+        Some(renamed)
+    }
+}
+
 /// A row's key: for each key column an `int32` length and the value's binary form, both as PostgreSQL sends the
 /// elements of an array. Equal keys are equal bytes.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -1,6 +1,6 @@
 //! The write path against real servers: what the stream tells, what it does not tell, and what goes wrong with it.
 
-mod following;
+pub mod following;
 
 use std::time::{Duration, Instant};
 

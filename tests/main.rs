@@ -8,6 +8,7 @@
 )]
 
 mod bad_input;
+mod chaos;
 mod harness;
 mod ingest;
 mod knn;
@@ -19,3 +20,4 @@ mod serve;
 mod setup;
 mod tools;
 mod workload;
+mod world;

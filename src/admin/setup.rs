@@ -6,10 +6,11 @@ use tokio_postgres::error::SqlState;
 use super::{AdminError, Connection, failed, one_line};
 
 /// The parts in the order in which they rest on each other.
-const PARTS: [&str; 7] = [
+const PARTS: [&str; 8] = [
     include_str!("../../sql/schema.sql"),
     include_str!("../../sql/checks.sql"),
     include_str!("../../sql/publication.sql"),
+    include_str!("../../sql/mend.sql"),
     include_str!("../../sql/functions.sql"),
     include_str!("../../sql/ddl.sql"),
     include_str!("../../sql/stat.sql"),

@@ -51,6 +51,12 @@ impl DataDir {
             Err(TryLockError::Error(e)) => return Err(io_failed(e)),
         }
         fs::set_permissions(path, fs::Permissions::from_mode(0o700)).map_err(io_failed)?;
+        // A loss of power must not leave the state without the file that says whose it is.
+        let parent = path.parent().filter(|parent| *parent != Path::new(""));
+        for directory in [path, parent.unwrap_or(Path::new("."))] {
+            let synced = File::open(directory).and_then(|directory| directory.sync_all());
+            synced.map_err(io_failed)?;
+        }
         Ok(Self { _lock: file })
     }
 }

@@ -5,9 +5,9 @@ use hashbrown::{DefaultHashBuilder, HashTable, hash_table::Entry};
 use std::hash::BuildHasher;
 
 /// Where a row of the table is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Place {
-    /// A row with a vector.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Place {
+    /// A row with a vector, by its row id.
     Row(u32),
     /// A row without an indexable vector, by its slot among those.
     LeftOut(u32),
@@ -17,14 +17,18 @@ pub(super) enum Place {
 const LEFT_OUT: u32 = 1 << 31;
 
 impl Place {
-    fn pack(self) -> u32 {
+    /// The place as one number; never [`u32::MAX`].
+    #[must_use]
+    pub fn pack(self) -> u32 {
         match self {
             Self::Row(row) => row,
             Self::LeftOut(slot) => slot | LEFT_OUT,
         }
     }
 
-    fn unpack(packed: u32) -> Self {
+    /// The place that was packed.
+    #[must_use]
+    pub fn unpack(packed: u32) -> Self {
         if packed & LEFT_OUT == 0 {
             Self::Row(packed)
         } else {

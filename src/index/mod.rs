@@ -4,6 +4,7 @@
 //! ```text
 //! writer.rs    RowChange → rows, records, key map; publish → Snapshot. The only code that changes an index
 //! keys.rs      a key → where its row is
+//! loader.rs    stored rows → a writer as it was; which rows changed since they were stored
 //! record.rs    key and INCLUDE values ↔ one byte string
 //! pages.rs     copy-on-write tables: live rows, records
 //! snapshot.rs  one state at one LSN: searched, read
@@ -29,6 +30,7 @@
 mod faiss;
 mod keys;
 mod linker;
+mod loader;
 mod pages;
 mod record;
 mod snapshot;
@@ -37,6 +39,8 @@ mod tests;
 pub mod view;
 mod writer;
 
+pub use keys::Place;
+pub use loader::{Changed, Loader};
 pub use snapshot::{Found, Neighbor, RowId, Snapshot, Stats};
 pub use writer::{
     ColumnChange, Comparison, LeftOut, LeftOutRow, LeftOutView, Outcome, RowChange, VectorChange, Writer,

@@ -51,6 +51,13 @@ impl Bitmap {
         true
     }
 
+    /// Adds every row of `other`.
+    pub(crate) fn merge(&mut self, other: &Self) {
+        for row in other.iter() {
+            self.insert(row);
+        }
+    }
+
     /// Rows in the set.
     pub(crate) fn len(&self) -> u64 {
         self.ones

@@ -1,6 +1,7 @@
 //! An immutable state of an index at one LSN → nearest neighbours, keys, INCLUDE values.
 
 use super::faiss::{Ranked, RowView};
+use super::keys::Place;
 use super::pages::Records;
 use super::{IndexError, IndexSpec, record};
 use crate::catalog::Method;
@@ -13,6 +14,14 @@ const SCAN_RATIO: usize = 16;
 /// A row's number within its index; a new vector gets a new one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RowId(pub(crate) u32);
+
+impl RowId {
+    /// The row's place.
+    #[must_use]
+    pub fn place(self) -> Place {
+        Place::Row(self.0)
+    }
+}
 
 /// A row found by a search.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -175,6 +184,15 @@ impl Snapshot {
     /// Every live row.
     pub fn rows(&self) -> impl Iterator<Item = RowId> + '_ {
         self.rows.live().iter().map(RowId)
+    }
+
+    /// The live row at a place.
+    #[must_use]
+    pub fn row_at(&self, place: Place) -> Option<RowId> {
+        match place {
+            Place::Row(row) => self.rows.live().contains(row).then_some(RowId(row)),
+            Place::LeftOut(_) => None,
+        }
     }
 
     fn record(&self, row: RowId) -> Option<&[u8]> {

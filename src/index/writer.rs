@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::faiss::Rows;
 use super::keys::{KeyMap, Place};
 use super::linker::Linker;
+use super::loader::Changed;
 use super::pages::Records;
 use super::{IndexError, IndexSpec, Snapshot, record};
 use crate::catalog::{IndexOptions, RowKey};
@@ -101,6 +102,9 @@ const M: RangeInclusive<u16> = 2..=100;
 /// pgvector's limits of `ef_construction`.
 const EF_CONSTRUCTION: RangeInclusive<u16> = 4..=1_000;
 
+/// Most rows without a vector: so that no packed place is `u32::MAX`.
+pub(super) const MOST_LEFT_OUT: u32 = (1 << 31) - 1;
+
 /// Nodes from which an index has a linker; below it there is nothing to link or rebuild.
 const LINKER_FROM: u32 = 2_048;
 
@@ -108,20 +112,22 @@ const LINKER_FROM: u32 = 2_048;
 /// snapshots as they are.
 #[derive(Debug)]
 pub struct Writer {
-    spec: IndexSpec,
-    rows: Rows,
-    records: Records,
-    left_out: LeftOutRows,
-    keys: KeyMap,
+    pub(super) spec: IndexSpec,
+    pub(super) rows: Rows,
+    pub(super) records: Records,
+    pub(super) left_out: LeftOutRows,
+    pub(super) keys: KeyMap,
+    /// Places written since the last [`take_changed`](Self::take_changed).
+    changed: Changed,
     linker: Option<Linker>,
 }
 
 /// Rows of the table without an indexable vector: kept for their key and INCLUDE values.
 #[derive(Debug, Default)]
-struct LeftOutRows {
-    records: Records,
-    reasons: Vec<LeftOut>,
-    free: Vec<u32>,
+pub(super) struct LeftOutRows {
+    pub(super) records: Records,
+    pub(super) reasons: Vec<LeftOut>,
+    pub(super) free: Vec<u32>,
 }
 
 /// What a row's vector is after a change.
@@ -152,6 +158,7 @@ impl Writer {
             records: Records::default(),
             left_out: LeftOutRows::default(),
             keys: KeyMap::default(),
+            changed: Changed::default(),
             linker: None,
         })
     }
@@ -276,6 +283,9 @@ impl Writer {
             (VectorChange::Set(vector), source) => self.check(vector, source),
         };
         let place = self.store(&new)?;
+        if !matches!(new, NewVector::Kept(_)) || *self.record(place) != *record {
+            self.changed.insert(place);
+        }
         // From here on nothing fails. Keys are taken out while their records are still there to compare with.
         for key in old_key
             .map(RowKey::as_bytes)
@@ -292,14 +302,18 @@ impl Writer {
             Place::Row(row) => self.records.set(row, &record),
             Place::LeftOut(slot) => self.left_out.records.set(slot, &record),
         }
-        let (records, left_out) = (&self.records, &self.left_out.records);
-        self.keys.insert(key.as_bytes(), place, |place| {
-            key_of(records, left_out, place)
-        });
+        self.index_key(key.as_bytes(), place);
         Ok(match place {
             Place::Row(_) => Outcome::Indexed,
             Place::LeftOut(slot) => Outcome::LeftOut(self.left_out.reasons[slot as usize]),
         })
+    }
+
+    /// The row of `key` is at `place`, and its record as well.
+    pub(super) fn index_key(&mut self, key: &[u8], place: Place) {
+        let (records, left_out) = (&self.records, &self.left_out.records);
+        self.keys
+            .insert(key, place, |place| key_of(records, left_out, place));
     }
 
     /// What storing `vector` means for the row now at `source`.
@@ -351,7 +365,7 @@ impl Writer {
         }
     }
 
-    fn place(&self, key: &[u8]) -> Option<Place> {
+    pub(super) fn place(&self, key: &[u8]) -> Option<Place> {
         let (records, left_out) = (&self.records, &self.left_out.records);
         self.keys.get(key, |place| key_of(records, left_out, place))
     }
@@ -382,6 +396,11 @@ impl Writer {
             linker.see(Arc::clone(&snapshot));
         }
         snapshot
+    }
+
+    /// The places that were written since this was asked last. What was at a place that is now empty is not told.
+    pub fn take_changed(&mut self) -> Changed {
+        std::mem::take(&mut self.changed)
     }
 
     /// The rows that no snapshot shows, with everything applied so far. The records are shared, not copied.
@@ -415,16 +434,18 @@ pub struct LeftOutRow<'a> {
 
 impl LeftOutView {
     /// Every such row.
-    pub fn rows(&self) -> impl Iterator<Item = LeftOutRow<'_>> {
+    pub fn rows(&self) -> impl Iterator<Item = (u32, LeftOutRow<'_>)> {
         let slots = (0_u32..).zip(&self.reasons);
-        slots.filter_map(|(slot, reason)| {
-            let record = self.records.get(slot);
-            // A free slot's record is empty; a row's begins with its key's length.
-            (!record.is_empty()).then_some(LeftOutRow {
-                reason: *reason,
-                record,
-            })
-        })
+        slots.filter_map(|(slot, _)| Some((slot, self.row(slot)?)))
+    }
+
+    /// The row in a slot, if there is one.
+    #[must_use]
+    pub fn row(&self, slot: u32) -> Option<LeftOutRow<'_>> {
+        let reason = *self.reasons.get(slot as usize)?;
+        let record = self.records.get(slot);
+        // A free slot's record is empty; a row's begins with its key's length.
+        (!record.is_empty()).then_some(LeftOutRow { reason, record })
     }
 }
 
@@ -450,7 +471,7 @@ impl LeftOutRows {
         }
         let slot = u32::try_from(self.reasons.len())
             .ok()
-            .filter(|slot| *slot < 1 << 31);
+            .filter(|slot| *slot < MOST_LEFT_OUT);
         let slot = slot.ok_or_else(|| IndexError::Full("2^31 rows without a vector".into()))?;
         self.reasons.push(reason);
         Ok(slot)

@@ -15,7 +15,7 @@ use crate::ingest::{IngestError, stopped};
 use crate::lsn::Lsn;
 use crate::store::{Directory, Journal, Origin, RecoveredJournal, StoreError, Trimmer};
 use crate::upstream::backfill::while_telling;
-use crate::upstream::catalogue::{IndexEntry, PUBLICATION, check_server, read_indexes};
+use crate::upstream::catalogue::{IndexEntry, PUBLICATION, check_server, mend, read_indexes};
 use crate::upstream::sql::SqlSession;
 use crate::upstream::walsender::{
     ReplicationConnection, ReplicationStream, SlotKind, SlotSnapshot, SystemIdentity,
@@ -374,7 +374,7 @@ impl Follower {
         let (Some(origin), Some((start, end))) = (self.directory.origin(), journal.range()) else {
             return Ok(());
         };
-        let entries = read_indexes(session, &[]).await?;
+        let entries = read_indexes(session, &[]).await?.indexes;
         let indexes = blocking(&self.directory, move |directory| {
             load(directory, entries, start)
         });
@@ -495,5 +495,14 @@ async fn read(
         Some(session) => session,
         None => session.insert(SqlSession::connect(config).await?),
     };
-    read_indexes(session, xids).await
+    let catalogue = read_indexes(session, xids).await?;
+    if !catalogue.to_mend {
+        return Ok(catalogue.indexes);
+    }
+    match mend(session).await {
+        Ok(done) => done.iter().for_each(|line| tracing::warn!("{line}")),
+        // What is to be mended is shown by the index itself; the next reading tries again.
+        Err(error) => tracing::warn!(%error, "the catalogue cannot be mended"),
+    }
+    Ok(read_indexes(session, &[]).await?.indexes)
 }

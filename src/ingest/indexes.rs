@@ -10,10 +10,11 @@ use std::time::Instant;
 
 use crate::catalog::IndexId;
 use crate::index::view::{Generation, IndexState};
-use crate::index::{LeftOutView, Snapshot, Writer};
+use crate::index::{Changed, LeftOutView, Snapshot, Writer};
 use crate::ingest::mending::Recent;
 use crate::lsn::Lsn;
-use crate::upstream::catalogue::IndexEntry;
+use crate::store::Chunks;
+use crate::upstream::catalogue::{IndexEntry, Shape};
 use crate::wal::pgoutput::Datum;
 use crate::wal::transaction::{Event, RowImage};
 pub(crate) use one::{Difference, difference, spec};
@@ -73,7 +74,11 @@ pub(crate) struct CopiedIndex {
 pub(crate) struct RestoredIndex {
     /// As the catalogue has it now.
     pub(crate) entry: IndexEntry,
+    /// What the table's columns were called when it was stored.
+    pub(crate) former: Shape,
     pub(crate) writer: Writer,
+    /// The files that it came from.
+    pub(crate) chunks: Chunks,
     /// Commits whose record is before this are in it.
     pub(crate) point: Lsn,
 }
@@ -88,8 +93,10 @@ pub(crate) struct KeptIndex {
     pub(crate) lsn: Lsn,
     /// Tells it from what had its definition before.
     pub(crate) serial: u64,
-    /// It came from what is stored, and the journal has what followed.
-    pub(crate) stored: bool,
+    /// Places that were written since this was asked last.
+    pub(crate) changed: Changed,
+    /// When it is asked first: the files that it came from, if it came from files.
+    pub(crate) stored: Option<Chunks>,
 }
 
 impl Indexes {
@@ -219,7 +226,14 @@ impl Indexes {
             index.want = Want::Nothing;
             index.left_out += made.left_out;
             self.serials += 1;
-            let live = Live::new(index.entry.clone(), made.writer, point, self.serials);
+            let former = made.entry.shape;
+            let live = Live::new(
+                index.entry.clone(),
+                former,
+                made.writer,
+                point,
+                self.serials,
+            );
             index.live = Some(live);
             for event in &job.kept {
                 self.suspicious |= index.apply(event, now);
@@ -306,8 +320,14 @@ impl Indexes {
                 continue; // the catalogue was read again meanwhile
             }
             self.serials += 1;
-            let mut live = Live::new(index.entry.clone(), made.writer, made.point, self.serials);
-            live.stored = true;
+            let mut live = Live::new(
+                index.entry.clone(),
+                made.former,
+                made.writer,
+                made.point,
+                self.serials,
+            );
+            live.stored = Some(made.chunks);
             index.live = Some(live);
             index.want = Want::Nothing;
         }
@@ -315,18 +335,26 @@ impl Indexes {
     }
 
     /// Every complete index as of its last publication, when everything before `position` was applied. `None` while
-    /// something is applied that is not published.
-    pub(crate) fn kept(&self, position: Lsn) -> Option<Vec<KeptIndex>> {
-        let lives = self.all.values().filter_map(|index| index.live.as_ref());
+    /// something is applied that is not published. What changed is told once.
+    pub(crate) fn kept(&mut self, position: Lsn) -> Option<Vec<KeptIndex>> {
+        let lives = || self.all.values().filter_map(|index| index.live.as_ref());
+        if lives().any(|live| live.dirty || live.snapshot.is_none()) {
+            return None;
+        }
+        let lives = self
+            .all
+            .values_mut()
+            .filter_map(|index| index.live.as_mut());
         lives
             .map(|live| {
                 Some(KeptIndex {
                     entry: live.entry.clone(),
-                    snapshot: live.snapshot.clone().filter(|_| !live.dirty)?,
+                    snapshot: live.snapshot.clone()?,
                     left_out: live.writer.left_out(),
                     lsn: position.max(live.point),
                     serial: live.serial,
-                    stored: live.stored,
+                    changed: live.writer.take_changed(),
+                    stored: live.stored.take(),
                 })
             })
             .collect()

@@ -1,25 +1,73 @@
 //! Published snapshots → generations on disk, when there is enough that a restart would have to read again; then the journal
-//! is trimmed. Never holds up the applier: a snapshot is written while it goes on.
+//! is trimmed. Writes what changed since the generation before and shares the rest with it.
+//! Never holds up the applier: a snapshot is written while it goes on.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
 
+use crate::index::{Changed, Place, RowId};
 use crate::ingest::apply::{Control, Kept};
 use crate::ingest::indexes::KeptIndex;
 use crate::ingest::stopped;
-use crate::store::{Directory, IndexHeader, StoreError, Trimmer};
+use crate::store::{Chunks, Directory, GenerationWriter, IndexHeader, StoreError, Trimmer};
 
 /// How often it is looked at whether there is reason for a new generation.
 const INTERVAL: Duration = Duration::from_secs(1);
-/// Growth of the journal that is reason enough: what a restart then replays takes some seconds.
+/// Growth of the journal that is reason enough: what a restart then replays takes some seconds. A generation writes about as
+/// much, and as much again for what was worn out.
 const JOURNAL_BYTES: u64 = 256 << 20;
 /// Pause after a generation that could not be written, most likely for want of room.
 const PAUSE: Duration = Duration::from_secs(60);
 /// Rows between two looks at whether to stop.
 const STOP_ROWS: usize = 1024;
+
+/// What the newest generation has of each index, and what has changed since.
+#[derive(Debug, Default)]
+pub(crate) struct Known(BTreeMap<u64, Base>);
+
+/// Of one index, by its serial: another of the same definition has other rows at its places.
+#[derive(Debug, Default)]
+struct Base {
+    /// None: it is in no generation.
+    chunks: Option<Chunks>,
+    /// Places that were written since.
+    changed: Changed,
+}
+
+impl Known {
+    /// Takes note of what the applier tells once.
+    pub(crate) fn learn(&mut self, kept: &mut Kept) {
+        let serials: BTreeSet<u64> = kept.indexes.iter().map(|index| index.serial).collect();
+        self.0.retain(|serial, _| serials.contains(serial));
+        for index in &mut kept.indexes {
+            let base = self.0.entry(index.serial).or_default();
+            base.changed.merge(&index.changed);
+            index.changed = Changed::default();
+            if let Some(chunks) = index.stored.take() {
+                base.chunks = Some(chunks);
+            }
+        }
+    }
+
+    /// Whether an index is in no generation yet.
+    fn lacks_one(&self) -> bool {
+        self.0.values().any(|base| base.chunks.is_none())
+    }
+
+    /// Takes note of a generation.
+    fn written(&mut self, chunks: Vec<(u64, Chunks)>) {
+        for (serial, chunks) in chunks {
+            let base = self.0.entry(serial).or_default();
+            *base = Base {
+                chunks: Some(chunks),
+                changed: Changed::default(),
+            };
+        }
+    }
+}
 
 /// Writes generations until `stop`.
 pub(crate) async fn run(
@@ -28,7 +76,7 @@ pub(crate) async fn run(
     journal: watch::Receiver<Option<Trimmer>>,
     mut stop: watch::Receiver<bool>,
 ) {
-    let mut written = BTreeSet::new();
+    let mut known = Known::default();
     // The journal's size when the last generation was taken.
     let mut base = 0;
     let mut pause = INTERVAL;
@@ -46,37 +94,34 @@ pub(crate) async fn run(
         if controls.send(Control::Keep(answer)).await.is_err() {
             return;
         }
-        let Ok(kept) = kept.await else { continue };
+        let Ok(mut kept) = kept.await else { continue };
+        known.learn(&mut kept);
         let size = trimmer.size();
         base = size.min(base);
-        let is_new = |index: &KeptIndex| !index.stored && !written.contains(&index.serial);
-        // Writing costs as much as all rows: at most twice what the journal has taken.
-        let memory = kept
-            .indexes
-            .iter()
-            .map(|kept| kept.snapshot.stats().memory_bytes);
-        let enough = JOURNAL_BYTES.max(memory.sum::<u64>() / 2);
-        if !kept.indexes.iter().any(is_new) && size - base < enough {
+        if !known.lacks_one() && size - base < JOURNAL_BYTES {
             continue;
         }
-        let serials = kept.indexes.iter().map(|index| index.serial).collect();
         let (owner, stopping) = (Arc::clone(&directory), stop.clone());
         // Joined at once; it looks at `stop` itself.
-        let writing = tokio::task::spawn_blocking(move || write(&owner, kept, &stopping));
+        let writing = tokio::task::spawn_blocking(move || {
+            let written = write(&owner, &kept, &mut known, &stopping);
+            (known, written)
+        });
         match writing.await {
-            Ok(Ok(())) => {
-                (written, base) = (serials, size);
+            Ok((after, Ok(()))) => {
+                (known, base) = (after, size);
                 if let Some(keep_from) = directory.keep_from() {
                     trimmer.trim(keep_from).await;
                 }
             }
-            Ok(Err(error)) => {
+            Ok((after, Err(error))) => {
                 tracing::warn!(%error, "the indexes cannot be stored; a restart copies them or replays a longer journal");
-                pause = PAUSE;
+                (known, pause) = (after, PAUSE);
             }
             Err(error) => {
+                // Nothing is known any more, so the next one writes everything.
                 tracing::error!(%error, "storing the indexes failed");
-                pause = PAUSE;
+                (known, pause) = (Known::default(), PAUSE);
             }
         }
     }
@@ -85,44 +130,86 @@ pub(crate) async fn run(
 /// Writes a generation. Blocks; gives up when it is to stop.
 pub(crate) fn write(
     directory: &Directory,
-    kept: Kept,
+    kept: &Kept,
+    known: &mut Known,
     stop: &watch::Receiver<bool>,
 ) -> Result<(), StoreError> {
     let mut generation = directory.begin_generation(kept.epoch, kept.position)?;
-    for index in kept.indexes {
-        let identity = match serde_json::to_string(&index.entry) {
-            Ok(identity) => identity,
-            Err(error) => {
-                tracing::error!(%error, index = %index.entry.definition.name, "the definition cannot be stored");
-                continue;
-            }
-        };
-        let snapshot = index.snapshot;
-        let include = snapshot.spec().include;
-        let mut rows = generation.index(IndexHeader {
-            id: index.entry.definition.id,
-            identity,
-            lsn: index.lsn,
-            dim: snapshot.spec().dim.get(),
-            include,
-        })?;
-        for (number, row) in snapshot.rows().enumerate() {
-            if number % STOP_ROWS == 0 && *stop.borrow() {
-                return Err(StoreError::Stopped);
-            }
-            if let (Some(key), Some(vector)) = (snapshot.key(row), snapshot.vector(row)) {
-                let values = (0..include).map(|column| snapshot.include(row, column));
-                rows.row(key, Ok(vector), values)?;
-            }
-        }
-        for (number, row) in index.left_out.rows().enumerate() {
-            if number % STOP_ROWS == 0 && *stop.borrow() {
-                return Err(StoreError::Stopped);
-            }
-            let values = (0..include).map(|column| row.include(column));
-            rows.row(row.key(), Err(row.reason), values)?;
-        }
-        rows.finish()?;
+    let mut written = Vec::new();
+    for index in &kept.indexes {
+        let base = known.0.get(&index.serial);
+        let chunks = write_index(&mut generation, index, base, stop)?;
+        written.push((index.serial, chunks));
     }
-    generation.commit()
+    generation.commit()?;
+    known.written(written);
+    Ok(())
+}
+
+fn write_index(
+    generation: &mut GenerationWriter<'_>,
+    index: &KeptIndex,
+    base: Option<&Base>,
+    stop: &watch::Receiver<bool>,
+) -> Result<Chunks, StoreError> {
+    let identity = serde_json::to_string(&index.entry);
+    let identity = identity.map_err(|_| StoreError::Order("an index's definition"))?;
+    let snapshot = &index.snapshot;
+    let include = snapshot.spec().include;
+    let mut rows = generation.index(IndexHeader {
+        id: index.entry.definition.id,
+        identity,
+        lsn: index.lsn,
+        dim: snapshot.spec().dim.get(),
+        include,
+    });
+    let is_there = |place: Place| match place {
+        Place::Row(_) => snapshot.row_at(place).is_some(),
+        Place::LeftOut(slot) => index.left_out.row(slot).is_some(),
+    };
+    let mut places: Vec<Place> = match base {
+        Some(Base {
+            chunks: Some(chunks),
+            changed,
+        }) => {
+            let counts = |place| is_there(place) && !changed.contains(place);
+            let mut places = rows.share(chunks, counts);
+            places.extend(changed.places().filter(|place| is_there(*place)));
+            places
+        }
+        Some(Base { chunks: None, .. }) | None => all(index),
+    };
+    // In order, so that reading them again fills memory from one end to the other.
+    places.sort_unstable();
+    for (number, place) in places.into_iter().enumerate() {
+        if number % STOP_ROWS == 0 && *stop.borrow() {
+            return Err(StoreError::Stopped);
+        }
+        match place {
+            Place::Row(_) => {
+                let row = snapshot.row_at(place);
+                if let Some((row, key, vector)) =
+                    row.and_then(|row| Some((row, snapshot.key(row)?, snapshot.vector(row)?)))
+                {
+                    let values = (0..include).map(|column| snapshot.include(row, column));
+                    rows.row(place, key, Ok(vector), values)?;
+                }
+            }
+            Place::LeftOut(slot) => {
+                if let Some(row) = index.left_out.row(slot) {
+                    let values = (0..include).map(|column| row.include(column));
+                    rows.row(place, row.key(), Err(row.reason), values)?;
+                }
+            }
+        }
+    }
+    rows.finish()
+}
+
+/// Every row's place.
+fn all(index: &KeptIndex) -> Vec<Place> {
+    let rows = index.snapshot.rows().map(RowId::place);
+    let left_out = index.left_out.rows();
+    rows.chain(left_out.map(|(slot, _)| Place::LeftOut(slot)))
+        .collect()
 }

@@ -19,7 +19,7 @@ use crate::ingest::mending::{
 use crate::ingest::projection::{Projection, ProjectionError, table_copy};
 use crate::ingest::{recall, stopped};
 use crate::lsn::Lsn;
-use crate::upstream::rows::{KeyedTable, TableReader};
+use crate::upstream::rows::{ColumnMeaning, KeyedTable, TableReader};
 use crate::upstream::{Disposition, UpstreamError};
 use crate::wal::transaction::{Change, RowImage};
 
@@ -349,7 +349,7 @@ impl Mender {
                     .rows()
                     .skip(*from)
                     .take(CHUNK)
-                    .map(|row| RowKey::from_encoded(row.key()))
+                    .map(|(_, row)| RowKey::from_encoded(row.key()))
                     .collect();
                 *from += keys.len();
                 if keys.len() < CHUNK {
@@ -621,15 +621,24 @@ fn keyed_table(
     let definition = &order.entry.definition;
     let (table, relation) = table_copy(&[definition], order.entry.row_filter.clone());
     let projection = Projection::new(definition, &relation)?;
+    let meaning = |name: &str, number, type_id| ColumnMeaning {
+        name: name.to_owned(),
+        number,
+        type_id,
+    };
     let key = definition.key.iter();
-    let mut types: Vec<_> = key
-        .map(|column| (column.name.clone(), column.kind.oid()))
+    let mut columns: Vec<_> = key
+        .map(|column| meaning(&column.name, column.number, Some(column.kind.oid())))
         .collect();
-    types.push((definition.column.name.clone(), definition.column.type_id));
+    let vector = &definition.column;
+    columns.push(meaning(&vector.name, vector.number, Some(vector.type_id)));
+    // A domain's values come as those of its base type.
+    let include = definition.include.iter();
+    columns.extend(include.map(|column| meaning(&column.name, column.number, None)));
     let table = KeyedTable {
         table,
         key: definition.key.clone(),
-        types,
+        columns,
     };
     Ok((table, projection, relation))
 }

@@ -29,6 +29,9 @@ pub(crate) enum ProjectionError {
         /// The column.
         column: String,
     },
+    /// A name may mean one column or another.
+    #[error("columns of table {0} were renamed in a way that the stream does not tell")]
+    Renamed(String),
     /// A value arrived in text form, though the stream is binary.
     #[error("an INCLUDE column of table {0} arrived in text form")]
     TextInclude(String),
@@ -148,12 +151,15 @@ pub(crate) fn table_copy(
     row_filter: Option<String>,
 ) -> (TableCopy, Arc<Relation>) {
     let mut columns: Vec<RelationColumn> = Vec::new();
+    let mut numbers = Vec::new();
     for definition in definitions {
         let key = definition.key.iter().map(|k| (&k.name, k.kind.oid()));
         let vector = [(&definition.column.name, definition.column.type_id)];
         let include = definition.include.iter().map(|i| (&i.name, i.type_id));
-        for (name, type_id) in key.chain(vector).chain(include) {
+        let named = key.chain(vector).chain(include);
+        for ((name, type_id), number) in named.zip(definition.columns()) {
             if !columns.iter().any(|column| column.name == *name) {
+                numbers.push(number);
                 columns.push(RelationColumn {
                     key: false,
                     name: name.clone(),
@@ -190,6 +196,7 @@ pub(crate) fn table_copy(
             .iter()
             .map(|column| column.name.clone())
             .collect(),
+        numbers,
         row_filter,
     };
     (table, described)

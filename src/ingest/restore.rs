@@ -5,12 +5,12 @@ use std::sync::Arc;
 
 use tokio::sync::mpsc;
 
-use crate::index::{ColumnChange, IndexError, Outcome, RowChange, VectorChange, Writer};
+use crate::index::{ColumnChange, IndexError, Loader, Writer};
 use crate::ingest::apply::Item;
 use crate::ingest::indexes::{Difference, RestoredIndex, difference, spec};
 use crate::ingest::receive::{Queue, item_bytes};
 use crate::lsn::Lsn;
-use crate::store::{Directory, RecoveredJournal, Replayed, StoreError, StoredIndex};
+use crate::store::{Chunks, Directory, RecoveredJournal, Replayed, StoreError, StoredIndex};
 use crate::upstream::UpstreamError;
 use crate::upstream::catalogue::IndexEntry;
 use crate::wal::pgoutput::LogicalMessage;
@@ -28,8 +28,6 @@ enum LoadError {
     Store(#[from] StoreError),
     #[error(transparent)]
     Engine(#[from] IndexError),
-    #[error("the engine does not know what to do with a stored row")]
-    Outcome,
 }
 
 /// Loads every index of the catalogue that is stored as it is defined now, and from where the journal, which begins at
@@ -44,22 +42,25 @@ pub(crate) fn load(
         .filter_map(|entry| {
             let name = &entry.definition.name;
             for stored in directory.candidates(entry.definition.id) {
-                let same = serde_json::from_str::<IndexEntry>(stored.identity())
-                    .is_ok_and(|old| {
+                let old = serde_json::from_str::<IndexEntry>(stored.identity())
+                    .ok()
+                    .filter(|old| {
                         matches!(
-                            difference(&old, &entry),
+                            difference(old, &entry),
                             Difference::Same | Difference::Renamed
                         )
                     });
-                if !same || stored.lsn < start {
+                let Some(old) = old.filter(|_| stored.lsn >= start) else {
                     continue;
-                }
+                };
                 match fill(&stored, &entry) {
-                    Ok(writer) => {
+                    Ok((writer, chunks)) => {
                         tracing::info!(index = %name, rows = stored.len(), lsn = %stored.lsn, "loaded");
                         return Some(RestoredIndex {
                             writer,
+                            chunks,
                             point: stored.lsn,
+                            former: old.shape,
                             entry,
                         });
                     }
@@ -71,34 +72,25 @@ pub(crate) fn load(
         .collect()
 }
 
-fn fill(stored: &StoredIndex, entry: &IndexEntry) -> Result<Writer, LoadError> {
-    let mut writer = Writer::new(spec(&entry.definition))?;
+fn fill(stored: &StoredIndex, entry: &IndexEntry) -> Result<(Writer, Chunks), LoadError> {
+    let mut loader = Loader::new(spec(&entry.definition))?;
     let mut since_publication = 0;
-    for row in stored.rows()? {
+    let mut rows = stored.rows()?;
+    for row in rows.by_ref() {
         let row = row?;
-        let change = RowChange::Upsert {
-            old_key: None,
-            key: row.key,
-            vector: row
-                .vector
-                .map_or_else(VectorChange::LeftOut, VectorChange::Set),
-            include: row
-                .include
-                .into_iter()
-                .map(|value| value.map_or(ColumnChange::Null, ColumnChange::Set))
-                .collect(),
-        };
-        match writer.apply(change)? {
-            Outcome::Indexed | Outcome::LeftOut(_) => {}
-            Outcome::Removed | Outcome::Unknown => return Err(LoadError::Outcome),
-        }
+        let include: Vec<_> = row
+            .include
+            .into_iter()
+            .map(|value| value.map_or(ColumnChange::Null, ColumnChange::Set))
+            .collect();
+        loader.row(row.place, &row.key, &row.vector, &include)?;
         since_publication += 1;
         if since_publication == PUBLISH_ROWS {
             since_publication = 0;
-            writer.publish(stored.lsn);
+            loader.publish(stored.lsn);
         }
     }
-    Ok(writer)
+    Ok((loader.finish(), rows.into_chunks()?))
 }
 
 /// Why the journal's messages did not all reach the applier.

@@ -31,6 +31,8 @@ pub struct KnnQuery {
     pub metric: Metric,
     /// The query.
     pub query: QueryVector,
+    /// The query is a parameter that the statement names nowhere else: no other use of it shows in which form it is sent.
+    pub query_used_once: bool,
     /// The type that the query is cast to, if it is.
     pub cast: Option<QueryCast>,
     /// LIMIT.
@@ -89,6 +91,7 @@ pub(super) fn recognise(
         alias: alias(table).map(|alias| alias.aliasname.clone()),
         column: column.to_owned(),
         metric: distance.metric,
+        query_used_once: is_used_once(&query, sql, tokens),
         query,
         cast,
         limit,
@@ -389,6 +392,17 @@ fn column_ref(node: &Node) -> Option<Vec<&str>> {
         Some(Tree::ColumnRef(column)) => parse::names(&column.fields),
         Some(_) | None => None,
     }
+}
+
+fn is_used_once(query: &QueryVector, sql: &str, tokens: &[Token]) -> bool {
+    let QueryVector::Parameter(number) = query else {
+        return false;
+    };
+    let uses = tokens
+        .iter()
+        .filter_map(|token| token.parameter(sql))
+        .filter(|digits| digits.parse() == Ok(*number));
+    uses.count() == 1
 }
 
 /// The greatest `$n` of the statement, 0 without any.

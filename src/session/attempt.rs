@@ -42,7 +42,7 @@ impl Session {
         let fresh = self.is_fresh();
         let sync_with_it = claim.sync && !self.executed;
         let end = if sync_with_it { End::Sync } else { End::Flush };
-        let Some(bind) = BindBody::read(claim.bind.body()) else {
+        let Some(mut bind) = BindBody::read(claim.bind.body()) else {
             return Ok(Attempt::Refused);
         };
         if let Some(failed) = self.verify_original(claim, fresh).await? {
@@ -58,6 +58,11 @@ impl Session {
             return Ok(Attempt::Refused);
         };
         completions += usize::from(parsed);
+        let query;
+        if let Some(number) = self.query_parameter(claim) {
+            query = search.request.vector.to_binary(search.kind());
+            bind.set_binary(number, &query);
+        }
         bind.redirect(&mut self.upstream.outbox, &own, keys);
         if let Some(describe) = &claim.describe {
             self.upstream.outbox.extend_from_slice(describe.bytes());
@@ -137,6 +142,12 @@ impl Session {
             self.end_claim(claim);
         }
         Ok(Attempt::Reported)
+    }
+
+    /// The parameter that the nominating statement takes as a binary vector.
+    fn query_parameter(&mut self, claim: &Claim) -> Option<u16> {
+        let sql = &claim.prepared.analysis.sql;
+        self.rewrites.get(sql)?.query_parameter
     }
 
     /// The nominating statement's name; whether a Parse of it was put into the outbox.

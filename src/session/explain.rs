@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 
 use super::SessionError;
-use super::candidates::{MARGIN, Search, WIDENING, find, key_arrays, widest};
+use super::candidates::{Search, WIDENING, find, key_arrays, widest};
 use super::exchange::{End, Replies};
 use super::frame::Frame;
 use super::knn::{Claim, Planned, Served, Unready};
@@ -275,7 +275,7 @@ impl Session {
             Ok(search) => search,
             Err(unready) => return Ok(Err(unready)),
         };
-        let least = search.request.wanted + MARGIN;
+        let least = search.least();
         let widest = widest(&search.index).max(least);
         let lag = view.upstream.bytes_since(search.index.applied);
         let mut lines = vec![

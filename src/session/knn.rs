@@ -9,7 +9,7 @@ use bytes::Bytes;
 
 use super::SessionError;
 use super::attempt::{Attempt, is_own};
-use super::candidates::{MARGIN, Search, WIDENING, find, key_arrays, widest};
+use super::candidates::{Search, WIDENING, find, key_arrays, widest};
 use super::counters::Way;
 use super::exchange::{End, Replies};
 use super::frame::Frame;
@@ -298,7 +298,7 @@ impl Session {
     /// Attempts with more and more candidates, then *exact*.
     async fn widen(&mut self, claim: &Claim, search: &Search) -> Result<Served, SessionError> {
         let sql = claim.prepared.analysis.sql.as_str();
-        let least = search.request.wanted + MARGIN;
+        let least = search.least();
         let Some(rewrite) = self.rewrites.get(sql) else {
             return Ok(Served::Relay(RelayReason::StaleGeneration));
         };

@@ -323,6 +323,18 @@ impl<'a> BindBody<'a> {
         }
     }
 
+    /// Puts a binary value in the place of parameter `$number`'s.
+    pub(super) fn set_binary(&mut self, number: u16, value: &'a [u8]) {
+        let index = usize::from(number).wrapping_sub(1);
+        self.formats = (0..self.values.len())
+            .map(|index| self.format(index))
+            .collect();
+        if let (Some(old), Some(format)) = (self.values.get_mut(index), self.formats.get_mut(index))
+        {
+            (*old, *format) = (Some(value), Format::Binary);
+        }
+    }
+
     /// The same `Bind` of another statement, with `extra` binary parameters appended. At most 65,535 in all: the caller checks.
     pub(super) fn redirect(&self, out: &mut BytesMut, statement: &[u8], extra: &[Bytes]) {
         frame(out, b'B', |out| {
@@ -406,7 +418,7 @@ mod tests {
             let mut original = b"p\0s\0".to_vec();
             original.extend_from_slice(formats);
             original.extend_from_slice(b"\0\x02\0\0\0\x01x\xff\xff\xff\xff\0\x01\0\x01");
-            let bind = BindBody::read(&original).unwrap();
+            let mut bind = BindBody::read(&original).unwrap();
             let mut out = BytesMut::new();
             bind.redirect(&mut out, b"rektor_1", &[Bytes::from_static(b"keys")]);
             let again = BindBody::read(body(&out)).unwrap();
@@ -422,6 +434,10 @@ mod tests {
             assert_eq!(codes, expected);
             assert_eq!(again.values, [Some(&b"x"[..]), None, Some(&b"keys"[..])]);
             assert_eq!(again.result_formats, b"\0\x01\0\x01");
+
+            bind.set_binary(2, b"vector");
+            assert_eq!(bind.value(1), Some((again.format(0), &b"x"[..])));
+            assert_eq!(bind.value(2), Some((Format::Binary, &b"vector"[..])));
         }
     }
 

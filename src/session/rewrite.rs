@@ -9,7 +9,8 @@ use bytes::{Bytes, BytesMut};
 use super::messages;
 use super::prepared::Prepared;
 use crate::index::view::{Generation, View};
-use crate::query::{self, KnnQuery, Plan, RelayReason};
+use crate::query::{self, KnnQuery, Plan, QueryVector, RelayReason};
+use crate::vector::VectorType;
 
 /// Texts with own statements in one session: Postgres keeps a plan for each. Beyond it all are made anew.
 const MAX_REWRITES: usize = 64;
@@ -34,6 +35,9 @@ pub(super) struct Rewrite {
     pub(super) subject: String,
     pub(super) nominate: Option<Own>,
     pub(super) exact: Option<Own>,
+    /// The query's parameter, where the nominating statement may take it in binary form, whatever the client sends: Postgres
+    /// reads that in a tenth of the time that the text takes (384 dimensions: 25 µs).
+    pub(super) query_parameter: Option<u16>,
     generation: Generation,
     types: Vec<u32>,
     pub(super) hints: Hints,
@@ -55,7 +59,12 @@ impl Rewrite {
     pub(super) fn nominate_types(&self) -> Vec<u32> {
         let mut types = self.types.clone();
         types.resize(usize::from(self.plan.first_key_param) - 1, 0);
-        let keys = self.plan.index.definition.key.iter();
+        let definition = &self.plan.index.definition;
+        let query = self.query_parameter.map(usize::from);
+        if let Some(declared) = query.and_then(|number| types.get_mut(number - 1)) {
+            *declared = definition.column.type_id.0;
+        }
+        let keys = definition.key.iter();
         types.extend(keys.map(|key| key.kind.array_oid().0));
         types
     }
@@ -200,11 +209,23 @@ pub(super) fn plan(
         query.unknown_functions,
         query.unknown_types
     );
+    let column = &plan.index.definition.column;
+    let query_parameter = match query.query {
+        // Halves would be rounded here instead of there.
+        QueryVector::Parameter(number)
+            if query.query_used_once && column.kind != VectorType::Halfvec =>
+        {
+            let declared = types.get(usize::from(number) - 1).copied().unwrap_or(0);
+            (declared == 0 || declared == column.type_id.0).then_some(number)
+        }
+        QueryVector::Parameter(_) | QueryVector::Literal(_) => None,
+    };
     Ok(Rewrite {
         plan: Arc::new(plan),
         subject,
         nominate: None,
         exact: None,
+        query_parameter,
         generation: view.generation,
         types: types.to_vec(),
         hints: Hints::default(),

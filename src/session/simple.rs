@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 use bytes::Bytes;
 
 use super::SessionError;
-use super::candidates::{MARGIN, Search, WIDENING, find, key_arrays, widest};
+use super::candidates::{Search, WIDENING, find, key_arrays, widest};
 use super::counters::Way;
 use super::exchange::{End, Replies};
 use super::frame::Frame;
@@ -122,7 +122,7 @@ impl Session {
         search: &Search,
     ) -> Result<Served, SessionError> {
         let shape = shape(&analysis.sql, query);
-        let least = search.request.wanted + MARGIN;
+        let least = search.least();
         let widest = widest(&search.index).max(least);
         let hints = self.rewrites.hints(shape.clone());
         if hints.goes_exact() {

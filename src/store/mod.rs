@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use serde::{Deserialize, Serialize};
 
 pub use checkpoint::{
-    GenerationWriter, IndexHeader, IndexWriter, RowReader, StoredIndex, StoredRow,
+    Chunks, GenerationWriter, IndexHeader, IndexWriter, RowReader, StoredIndex, StoredRow,
 };
 pub use journal::{Entry, Journal, RecoveredJournal, Replay, Replayed, Room, Trimmer};
 
@@ -133,6 +133,10 @@ impl Directory {
     pub fn open(path: &Path) -> Result<Self, StoreError> {
         let disk = Arc::new(RealDisk);
         disk.create_dir(path).map_err(StoreError::at(path))?;
+        if let Some(parent) = path.parent() {
+            // What is durable in a directory is lost with the directory's own name.
+            disk.sync_dir(parent).map_err(StoreError::at(parent))?;
+        }
         let lock_path = path.join(LOCK_FILE);
         let lock = File::options()
             .write(true)

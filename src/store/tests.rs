@@ -1,12 +1,12 @@
 //! Directories of others, generations that round-trip, are damaged or interrupted, and the whole store under crashes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::PermissionsExt;
 
 use super::disk::fault::{Fault, FaultDisk, Random};
 use super::*;
 use crate::catalog::RowKey;
-use crate::index::LeftOut;
+use crate::index::{LeftOut, Place};
 use crate::vector::Vector;
 
 fn origin() -> Origin {
@@ -41,8 +41,41 @@ fn write_rows(
     header: IndexHeader,
     rows: &Rows,
 ) -> Result<(), StoreError> {
-    let mut index = generation.index(header)?;
+    write_changes(generation, header, rows, None).map(drop)
+}
+
+/// Where a row of these tests is: always at its key's number.
+fn place((key, (number, _)): (&u32, &(f32, Option<Vec<u8>>))) -> Place {
+    if number.is_finite() {
+        Place::Row(*key)
+    } else {
+        Place::LeftOut(*key)
+    }
+}
+
+/// Writes what is not in `base`: its files, and the keys that were written since.
+fn write_changes(
+    generation: &mut GenerationWriter<'_>,
+    header: IndexHeader,
+    rows: &Rows,
+    base: Option<(&Chunks, &BTreeSet<u32>)>,
+) -> Result<Chunks, StoreError> {
+    let mut index = generation.index(header);
+    let again = base.map(|(chunks, changed)| {
+        let there = |at| {
+            let mut all = rows.iter();
+            all.any(|row| place(row) == at && !changed.contains(row.0))
+        };
+        (index.share(chunks, there), changed)
+    });
     for (key, (number, include)) in rows {
+        let at = place((key, &(*number, None)));
+        if let Some((again, changed)) = &again
+            && !changed.contains(key)
+            && !again.contains(&at)
+        {
+            continue;
+        }
         let key = RowKey::from_parts([&key.to_be_bytes()[..]]);
         let vector = [*number, 1.0];
         let vector = if number.is_finite() {
@@ -50,24 +83,33 @@ fn write_rows(
         } else {
             Err(LeftOut::NotFinite)
         };
-        index.row(key.as_bytes(), vector, [include.as_deref()])?;
+        index.row(at, key.as_bytes(), vector, [include.as_deref()])?;
     }
     index.finish()
 }
 
 fn read_rows(stored: &StoredIndex) -> Result<Rows, StoreError> {
+    read_chunks(stored).map(|(rows, _)| rows)
+}
+
+fn read_chunks(stored: &StoredIndex) -> Result<(Rows, Chunks), StoreError> {
     let mut rows = Rows::new();
-    for row in stored.rows()? {
+    let mut reader = stored.rows()?;
+    for row in reader.by_ref() {
         let row = row?;
+        let at = row.place;
         let key = RowKey::parts(row.key.as_bytes()).next().unwrap();
         let key = u32::from_be_bytes(key.try_into().unwrap());
         let number = row
             .vector
             .map_or(f32::INFINITY, |vector| vector.as_slice()[0]);
         let include = row.include.into_iter().next().unwrap();
-        rows.insert(key, (number, include.map(Vec::from)));
+        let read = (number, include.map(Vec::from));
+        assert_eq!(place((&key, &read)), at);
+        assert_eq!(rows.insert(key, read), None, "a row of two files");
     }
-    Ok(rows)
+    assert_eq!(rows.len() as u64, stored.len());
+    Ok((rows, reader.into_chunks()?))
 }
 
 fn some_rows(count: u32) -> Rows {
@@ -214,13 +256,18 @@ fn a_row_of_another_form_is_refused_and_leaves_no_trace() {
     let directory = on(&disk).unwrap();
     directory.adopt(&origin()).unwrap();
     let mut writer = directory.begin_generation(1, Lsn::new(u64::MAX)).unwrap();
-    let mut index = writer.index(header(1, 1, "")).unwrap();
+    let mut index = writer.index(header(1, 1, ""));
     let none: [Option<&[u8]>; 0] = [];
-    assert!(index.row(b"", Ok(&[1.0]), [None]).is_err());
-    assert!(index.row(b"", Ok(&[1.0, 2.0]), none).is_err());
-    assert!(index.row(b"", Err(LeftOut::Null), [None, None]).is_err());
+    let at = Place::LeftOut(3);
+    assert!(index.row(at, b"", Ok(&[1.0]), [None]).is_err());
+    assert!(index.row(at, b"", Ok(&[1.0, 2.0]), none).is_err());
+    assert!(
+        index
+            .row(at, b"", Err(LeftOut::Null), [None, None])
+            .is_err()
+    );
     index
-        .row(b"k", Err(LeftOut::Zero), [Some(&b"v"[..])])
+        .row(at, b"k", Err(LeftOut::Zero), [Some(&b"v"[..])])
         .unwrap();
     index.finish().unwrap();
     assert!(writer.blob(IndexId(2), "graph", |_| Ok(())).is_err());
@@ -231,6 +278,7 @@ fn a_row_of_another_form_is_refused_and_leaves_no_trace() {
         .map(Result::unwrap)
         .collect();
     let expected = StoredRow {
+        place: at,
         key: RowKey::from_encoded(b"k"),
         vector: Err(LeftOut::Zero),
         include: vec![Some(Box::from(&b"v"[..]))],
@@ -261,9 +309,22 @@ fn every_flipped_and_truncated_byte_is_seen_and_the_older_generation_stands() {
     let disk = FaultDisk::new();
     let directory = on(&disk).unwrap();
     directory.adopt(&origin()).unwrap();
-    for generation in 1..=2 {
+    // The newest has a file that it shares with a generation before these two, dead rows and all.
+    let mut base = None;
+    for generation in 0..=2 {
         let mut writer = directory.begin_generation(1, Lsn::new(u64::MAX)).unwrap();
-        write_rows(&mut writer, header(1, generation, ""), &some_rows(20)).unwrap();
+        let header = header(1, generation, "");
+        let rows = some_rows(20);
+        match (generation, &base) {
+            (0, _) => {
+                base = Some(write_changes(&mut writer, header, &some_rows(21), None).unwrap())
+            }
+            (2, Some(base)) => {
+                let changed = BTreeSet::from([3, 4]);
+                write_changes(&mut writer, header, &rows, Some((base, &changed))).unwrap();
+            }
+            _ => write_rows(&mut writer, header, &rows).unwrap(),
+        }
         let graph = |file: &mut dyn std::io::Write| file.write_all(b"graph");
         writer.blob(IndexId(1), "graph", graph).unwrap();
         writer.commit().unwrap();
@@ -271,9 +332,9 @@ fn every_flipped_and_truncated_byte_is_seen_and_the_older_generation_stands() {
     let newest: Vec<_> = disk
         .files()
         .into_iter()
-        .filter(|path| path.to_string_lossy().contains("2/"))
+        .filter(|path| path.to_string_lossy().contains("3/"))
         .collect();
-    assert_eq!(newest.len(), 3);
+    assert_eq!(newest.len(), 5, "{newest:?}");
     for file in newest {
         let bytes = disk.content(&file);
         let cut = (0..bytes.len()).map(|length| bytes[..length].to_vec());
@@ -323,6 +384,78 @@ fn return_file(disk: &FaultDisk, path: &Path, bytes: &[u8]) {
     }
 }
 
+/// Names of the files of a generation.
+fn names_in(disk: &FaultDisk, number: u64) -> BTreeSet<String> {
+    let directory = format!("gen-{number:020}/");
+    let files = disk.files().into_iter();
+    let paths = files.map(|path| path.to_string_lossy().into_owned());
+    paths
+        .filter_map(|path| Some(path.strip_prefix(&directory)?.to_owned()))
+        .collect()
+}
+
+#[test]
+fn a_generation_writes_what_changed_and_shares_the_rest() {
+    let disk = FaultDisk::new();
+    let directory = on(&disk).unwrap();
+    directory.adopt(&origin()).unwrap();
+    let mut rows = some_rows(1000);
+    let (mut base, mut changed) = (None::<Chunks>, BTreeSet::new());
+    let mut files: Vec<BTreeSet<String>> = Vec::new();
+    for number in 1..=3 {
+        let mut writer = directory.begin_generation(1, Lsn::new(u64::MAX)).unwrap();
+        let since = base.as_ref().map(|base| (base, &changed));
+        base = Some(write_changes(&mut writer, header(1, number, ""), &rows, since).unwrap());
+        writer.commit().unwrap();
+        files.push(names_in(&disk, number));
+        // One row of a chunk of many, and all that are in the last chunks.
+        changed = BTreeSet::from([10]);
+        rows.insert(10, (0.5, None));
+        for key in 900..1000 {
+            rows.remove(&key);
+        }
+    }
+    let [first, second, third] = &files[..] else {
+        panic!("three generations")
+    };
+    assert!(first.len() > 20, "{} files", first.len());
+    let new: Vec<_> = second.difference(first).collect();
+    assert_eq!(new, ["index-1-dead", "index-1-rows-2-0"]);
+    assert!(first.difference(second).count() >= 2, "the last chunks go");
+    let new: Vec<_> = third.difference(second).collect();
+    assert_eq!(new, ["index-1-rows-3-0"]);
+    assert_eq!(names_in(&disk, 1), BTreeSet::new(), "two are kept");
+    let stored = on(&disk).unwrap().candidates(IndexId(1));
+    assert_eq!(read_rows(&stored[0]).unwrap(), rows);
+    assert_eq!(read_rows(&stored[1]).unwrap(), rows);
+}
+
+#[test]
+fn what_cannot_be_shared_is_written_again() {
+    let disk = FaultDisk::new();
+    let directory = on(&disk).unwrap();
+    directory.adopt(&origin()).unwrap();
+    let rows = some_rows(300);
+    let mut writer = directory.begin_generation(1, Lsn::new(u64::MAX)).unwrap();
+    let base = write_changes(&mut writer, header(1, 1, ""), &rows, None).unwrap();
+    writer.commit().unwrap();
+    for file in names_in(&disk, 1) {
+        if file != "manifest" {
+            let path = Path::new("gen-00000000000000000001").join(file);
+            disk.remove_file(&path).unwrap();
+        }
+    }
+    let none = BTreeSet::new();
+    let mut writer = directory.begin_generation(1, Lsn::new(u64::MAX)).unwrap();
+    write_changes(&mut writer, header(1, 2, ""), &rows, Some((&base, &none))).unwrap();
+    writer.commit().unwrap();
+    assert_eq!(
+        read_rows(&directory.candidates(IndexId(1))[0]).unwrap(),
+        rows
+    );
+    assert!(read_rows(&directory.candidates(IndexId(1))[1]).is_err());
+}
+
 #[test]
 fn a_damaged_origin_means_to_begin_anew() {
     let disk = FaultDisk::new();
@@ -344,7 +477,8 @@ struct Table {
     lsn: u64,
 }
 
-/// Runs steps of committing generations; returns every state that may be found, the last one committed last.
+/// Runs steps of committing generations, each of which shares what it can with the one before; returns every state that may
+/// be found, the last one committed last.
 fn run(disk: &FaultDisk, random: &mut Random) -> Vec<Table> {
     let mut states = Vec::new();
     let mut table = Table::default();
@@ -354,26 +488,38 @@ fn run(disk: &FaultDisk, random: &mut Random) -> Vec<Table> {
     if directory.adopt(&origin()).is_err() {
         return states;
     }
-    for _ in 0..4 {
+    let (mut base, mut changed) = (None, BTreeSet::new());
+    for _ in 0..6 {
         for _ in 0..random.below(20) {
-            let key = u32::try_from(random.below(30)).unwrap();
-            table.rows.insert(key, (random.below(100) as f32, None));
+            let key = u32::try_from(random.below(60)).unwrap();
+            changed.insert(key);
+            if random.below(4) == 0 {
+                table.rows.remove(&key);
+            } else {
+                let value = vec![b'v'; random.below(100)];
+                let row = (random.below(100) as f32, Some(value));
+                table.rows.insert(key, row);
+            }
         }
         table.lsn += 10;
-        let written = directory
-            .begin_generation(1, Lsn::new(u64::MAX))
-            .and_then(|mut writer| {
-                write_rows(&mut writer, header(1, table.lsn, ""), &table.rows)?;
-                writer.blob(IndexId(1), "graph", |file| {
-                    file.write_all(&table.lsn.to_le_bytes())
-                })?;
-                // From here it may be found, whether or not the caller learns of it.
-                states.push(table.clone());
-                writer.commit()
-            });
-        if written.is_err() {
-            return states;
+        let begun = directory.begin_generation(1, Lsn::new(u64::MAX));
+        let written = begun.and_then(|mut writer| {
+            let header = header(1, table.lsn, "");
+            let since = base.as_ref().map(|base| (base, &changed));
+            let chunks = write_changes(&mut writer, header, &table.rows, since)?;
+            writer.blob(IndexId(1), "graph", |file| {
+                file.write_all(&table.lsn.to_le_bytes())
+            })?;
+            // From here it may be found, whether or not the caller learns of it.
+            states.push(table.clone());
+            writer.commit()?;
+            Ok(chunks)
+        });
+        match written {
+            Ok(chunks) => base = Some(chunks),
+            Err(_) => return states,
         }
+        changed.clear();
     }
     states
 }
@@ -409,13 +555,20 @@ fn a_crash_at_any_operation_leaves_a_whole_generation() {
                         let newest = found.first().expect("a committed generation is gone");
                         assert!(newest.lsn.as_u64() >= states[committed - 1].lsn);
                     }
-                    // It goes on.
+                    // It goes on from what it found.
                     directory.adopt(&origin()).unwrap();
+                    let (mut rows, base) = match found.first().map(read_chunks) {
+                        Some(read) => read.map(|(rows, base)| (rows, Some(base))).unwrap(),
+                        None => (Rows::new(), None),
+                    };
+                    rows.insert(7, (1.5, None));
+                    let changed = BTreeSet::from([7]);
+                    let since = base.as_ref().map(|base| (base, &changed));
                     let mut writer = directory.begin_generation(1, Lsn::new(u64::MAX)).unwrap();
-                    write_rows(&mut writer, header(1, 999, ""), &some_rows(2)).unwrap();
+                    write_changes(&mut writer, header(1, 999, ""), &rows, since).unwrap();
                     writer.commit().unwrap();
                     let newest = on(&after).unwrap().candidates(IndexId(1));
-                    assert_eq!(read_rows(&newest[0]).unwrap(), some_rows(2));
+                    assert_eq!(read_rows(&newest[0]).unwrap(), rows);
                 }
             }
         }
@@ -429,8 +582,10 @@ fn vectors_that_are_none_are_not_loaded() {
     let directory = on(&disk).unwrap();
     directory.adopt(&origin()).unwrap();
     let mut writer = directory.begin_generation(1, Lsn::new(u64::MAX)).unwrap();
-    let mut index = writer.index(header(1, 1, "")).unwrap();
-    index.row(b"k", Ok(&[f32::NAN, 1.0]), [None]).unwrap();
+    let mut index = writer.index(header(1, 1, ""));
+    index
+        .row(Place::Row(0), b"k", Ok(&[f32::NAN, 1.0]), [None])
+        .unwrap();
     index.finish().unwrap();
     writer.commit().unwrap();
     let stored = directory.candidates(IndexId(1));

@@ -13,8 +13,9 @@ use futures_util::StreamExt;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_postgres::Config;
+use tokio_postgres::types::ToSql;
 
-use crate::catalog::{QualifiedName, RelationId};
+use crate::catalog::{ColumnNumber, QualifiedName, RelationId};
 use crate::lsn::Lsn;
 use crate::upstream::sql::SqlSession;
 use crate::upstream::walsender::{CreatedSlot, ReplicationConnection, SlotKind, SlotSnapshot};
@@ -39,6 +40,8 @@ pub struct TableCopy {
     pub name: QualifiedName,
     /// The columns of each row, in this order.
     pub columns: Vec<String>,
+    /// Their numbers.
+    pub numbers: Vec<ColumnNumber>,
     /// The publication's row filter, as SQL.
     pub row_filter: Option<String>,
 }
@@ -154,6 +157,14 @@ impl Backfill {
             return Err(UpstreamError::Protocol("the slot exported no snapshot".into()).into());
         };
         let first = import(config, &snapshot, tables).await?;
+        // The locks keep names as they are: a name that meant another column until now would be copied in its place.
+        for (number, table) in tables.iter().enumerate() {
+            let named = as_named(&watcher, table).await;
+            named.map_err(|error| BackfillError {
+                table: Some(number),
+                error,
+            })?;
+        }
         let ranges = plan(&first, tables, sessions).await?;
         let wanted = sessions.min(ranges.waiting().len()).max(1);
         let mut opened = vec![first];
@@ -269,6 +280,21 @@ async fn import(
         }
     }
     Ok(session)
+}
+
+/// Fails if a column is called something else than what is to be copied. Outside of the snapshot: COPY looks names up anew.
+async fn as_named(session: &SqlSession, table: &TableCopy) -> Result<(), UpstreamError> {
+    let sql = include_str!("../../sql/ingest_columns.sql");
+    let numbers: Vec<i16> = table.numbers.iter().map(|number| number.0).collect();
+    let parameters: [&(dyn ToSql + Sync); 3] = [&table.relation.0, &numbers, &table.columns];
+    let row = session.client().query_one(sql, &parameters).await?;
+    if row.try_get("as_named")? {
+        return Ok(());
+    }
+    Err(UpstreamError::Changed(format!(
+        "columns of table {} were renamed while its copy began",
+        table.name
+    )))
 }
 
 async fn parts(session: &SqlSession, table: &TableCopy) -> Result<Vec<Part>, UpstreamError> {

@@ -15,6 +15,7 @@ use crate::catalog::{
 use crate::upstream::UpstreamError;
 use crate::upstream::sql::SqlSession;
 use crate::vector::{Dim, FLOAT4_ARRAY_OID, Metric, VectorType};
+use crate::wal::pgoutput::Relation;
 
 /// The publication that carries `rektor.index` and every indexed table.
 pub const PUBLICATION: &str = "rektor";
@@ -36,10 +37,47 @@ pub struct IndexEntry {
     pub reindexed: i64,
     /// Changes when a column of the index is altered.
     pub stamp: String,
+    /// The transactions that last wrote the columns' catalogue rows. Together with `file` it tells a rewrite of the values.
+    pub written: String,
+    /// The file that holds the table, 0 for a partitioned one: another one after a rewrite of any kind.
+    pub file: u32,
+    /// Every column of the table, as the stream describes it.
+    pub shape: Shape,
     /// The publication's row filter, as SQL.
     pub row_filter: Option<String>,
     /// All partitions below a partitioned table.
     pub partitions: Vec<Partition>,
+}
+
+/// The columns of a table that the stream carries, in its order: what tells which column a name meant at a position of the
+/// stream, since that knows no attribute numbers.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Shape(Vec<(ColumnNumber, String)>);
+
+impl Shape {
+    /// Whether the stream describes exactly these columns.
+    #[must_use]
+    pub fn is_of(&self, relation: &Relation) -> bool {
+        let names = relation.columns.iter().map(|column| &column.name);
+        names.eq(self.0.iter().map(|(_, name)| name))
+    }
+
+    /// What the column of that number is called.
+    #[must_use]
+    pub fn name(&self, number: ColumnNumber) -> Option<&str> {
+        let mut columns = self.0.iter();
+        let found = columns.find(|(other, _)| *other == number);
+        found.map(|(_, name)| name.as_str())
+    }
+}
+
+/// One reading of the catalogue.
+#[derive(Clone, Debug, Default)]
+pub struct Catalogue {
+    /// Every index.
+    pub indexes: Vec<IndexEntry>,
+    /// [`mend`] has something to do.
+    pub to_mend: bool,
 }
 
 /// A partition, of any level.
@@ -80,6 +118,11 @@ pub async fn check_server(session: &SqlSession) -> Result<(), UpstreamError> {
                 .into(),
         );
     }
+    if !row.try_get::<_, bool>("current")? {
+        return refuse(
+            "schema rektor is of an older version of Rektor: run rektor setup again".into(),
+        );
+    }
     Ok(())
 }
 
@@ -104,10 +147,7 @@ pub async fn check_role(session: &SqlSession) -> Result<(), UpstreamError> {
 ///
 /// # Errors
 /// When the connection fails or reading is not permitted.
-pub async fn read_indexes(
-    session: &SqlSession,
-    after: &[u32],
-) -> Result<Vec<IndexEntry>, UpstreamError> {
+pub async fn read_indexes(session: &SqlSession, after: &[u32]) -> Result<Catalogue, UpstreamError> {
     let sql = include_str!("../../sql/ingest_indexes.sql");
     let client = session.client();
     let deadline = Instant::now() + VISIBLE_WITHIN;
@@ -122,11 +162,34 @@ pub async fn read_indexes(
         if after.iter().all(|xid| is_visible(&snapshot, *xid)) || Instant::now() > deadline {
             let rows = client.query(sql, &[]).await?;
             client.batch_execute("commit").await?;
-            return rows.iter().map(entry).collect();
+            let mut catalogue = Catalogue::default();
+            for row in &rows {
+                catalogue.indexes.push(entry(row)?);
+                catalogue.to_mend |= row.try_get::<_, bool>("to_mend")?;
+            }
+            return Ok(catalogue);
         }
         client.batch_execute("rollback").await?;
         tokio::time::sleep(VISIBLE_RETRY).await;
     }
+}
+
+/// Does what PostgreSQL would for an index of its own, and takes tables out of the publication that break their own writes;
+/// what was done, one line each.
+///
+/// # Errors
+/// When the connection fails, or it is not permitted, or a lock is not free. What is urgent was done first.
+pub async fn mend(session: &SqlSession) -> Result<Vec<String>, UpstreamError> {
+    let mut done = Vec::new();
+    for sql in [
+        include_str!("../../sql/ingest_mend_publication.sql"),
+        include_str!("../../sql/ingest_mend_columns.sql"),
+    ] {
+        for row in session.client().query(sql, &[]).await? {
+            done.push(row.try_get(0)?);
+        }
+    }
+    Ok(done)
 }
 
 /// Whether a transaction that is known to have committed is so in a `pg_snapshot`, `xmin:xmax:running,…` of 64-bit numbers.
@@ -198,9 +261,19 @@ fn entry(row: &Row) -> Result<IndexEntry, UpstreamError> {
         unusable: problems.into_iter().next(),
         reindexed: row.try_get("reindexed")?,
         stamp: row.try_get("stamp")?,
+        written: row.try_get("written")?,
+        file: row.try_get("file")?,
+        shape: shape(row)?,
         row_filter: row.try_get("row_filter")?,
         partitions: partitions(row)?,
     })
+}
+
+fn shape(row: &Row) -> Result<Shape, UpstreamError> {
+    let numbers: Option<Vec<i16>> = row.try_get("shape_numbers")?;
+    let names: Option<Vec<String>> = row.try_get("shape_names")?;
+    let numbers = numbers.into_iter().flatten().map(ColumnNumber);
+    Ok(Shape(numbers.zip(names.into_iter().flatten()).collect()))
 }
 
 fn partitions(row: &Row) -> Result<Vec<Partition>, UpstreamError> {
@@ -238,6 +311,14 @@ fn table_problems(
         problems.push(format!(
             "permission denied for table {table}: grant SELECT on it to Rektor's role"
         ));
+    }
+    if let Some(problem) = row.try_get::<_, Option<String>>("problem")? {
+        let withdrawn = row.try_get::<_, Option<String>>("withdrawn")?.is_some();
+        problems.push(if withdrawn {
+            format!("{problem}; until that is mended it is out of publication {PUBLICATION}, so that its writes go on")
+        } else {
+            problem
+        });
     }
     if !row.try_get::<_, bool>("published")? {
         problems.push(format!(

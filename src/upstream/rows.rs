@@ -1,28 +1,23 @@
 //! Keys of a table → its rows of those keys in one snapshot, with a position behind all that it shows; and pages of keys in
 //! key order. Each in a transaction of its own that is as short as its statement. Never writes to a table.
 
-use std::collections::HashMap;
 use std::error::Error;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use tokio_postgres::types::{FromSql, IsNull, ToSql, Type, to_sql_checked};
 use tokio_postgres::{Config, Row, Statement};
 
-use crate::catalog::{KeyColumn, RowKey, TypeId};
+use crate::catalog::{ColumnNumber, KeyColumn, RowKey, TypeId};
 use crate::lsn::Lsn;
 use crate::upstream::UpstreamError;
 use crate::upstream::backfill::TableCopy;
 use crate::upstream::sql::SqlSession;
 use crate::wal::pgoutput::Datum;
 
-/// Statements kept prepared: a few for each table; beyond it the session is made anew.
-const MAX_STATEMENTS: usize = 1_000;
-
 /// A session that reads rows by key.
 #[derive(Debug)]
 pub struct TableReader {
     session: SqlSession,
-    statements: HashMap<String, Statement>,
 }
 
 /// A table whose rows are identified by a key.
@@ -32,8 +27,19 @@ pub struct KeyedTable {
     pub table: TableCopy,
     /// The key, in key order.
     pub key: Vec<KeyColumn>,
-    /// Columns of which it matters that they have this type.
-    pub types: Vec<(String, TypeId)>,
+    /// What the names mean: another column of that name is not read.
+    pub columns: Vec<ColumnMeaning>,
+}
+
+/// The column that a name stands for.
+#[derive(Clone, Debug)]
+pub struct ColumnMeaning {
+    /// The name.
+    pub name: String,
+    /// The column.
+    pub number: ColumnNumber,
+    /// Its type, where a column of that number has had another.
+    pub type_id: Option<TypeId>,
 }
 
 /// Rows of one snapshot.
@@ -60,10 +66,7 @@ impl TableReader {
             .client()
             .batch_execute(include_str!("../../sql/ingest_reader.sql"))
             .await?;
-        Ok(Self {
-            session,
-            statements: HashMap::new(),
-        })
+        Ok(Self { session })
     }
 
     /// The rows of `whole` keys, and which of `looked_for` there are.
@@ -71,7 +74,7 @@ impl TableReader {
     /// # Errors
     /// When the table cannot be read; the session is of no further use.
     pub async fn fetch(
-        &mut self,
+        &self,
         table: &KeyedTable,
         whole: &[RowKey],
         looked_for: &[RowKey],
@@ -113,7 +116,7 @@ impl TableReader {
     /// # Errors
     /// When the table cannot be read; the session is of no further use.
     pub async fn keys_after(
-        &mut self,
+        &self,
         table: &KeyedTable,
         after: Option<&RowKey>,
         limit: usize,
@@ -134,7 +137,7 @@ impl TableReader {
             Some(_) => types(table, |column| column.kind.oid().0)?,
             None => Vec::new(),
         };
-        let statement = self.statement(&sql, &types).await?;
+        let statement = self.statement(&sql, table, &types).await?;
         let values: Vec<Raw> = after
             .into_iter()
             .flat_map(|key| RowKey::parts(key.as_bytes()))
@@ -159,10 +162,7 @@ impl TableReader {
 
     /// Begins a transaction whose snapshot is taken once the table is held: an older one would take a table that is being
     /// rewritten or truncated for an empty one. What to select from.
-    async fn begin(&mut self, table: &KeyedTable) -> Result<String, UpstreamError> {
-        if self.statements.len() >= MAX_STATEMENTS {
-            self.statements.clear();
-        }
+    async fn begin(&self, table: &KeyedTable) -> Result<String, UpstreamError> {
         let client = self.session.client();
         let sql = include_str!("../../sql/ingest_table.sql");
         let row = client.query_opt(sql, &[&table.table.relation.0]).await?;
@@ -179,22 +179,13 @@ impl TableReader {
     }
 
     async fn by_keys(
-        &mut self,
+        &self,
         sql: &str,
         table: &KeyedTable,
         keys: &[RowKey],
     ) -> Result<Vec<Row>, UpstreamError> {
         let types = types(table, |column| column.kind.array_oid().0)?;
-        let statement = self.statement(sql, &types).await?;
-        for column in statement.columns() {
-            let wanted = table.types.iter().find(|(name, _)| name == column.name());
-            if wanted.is_some_and(|(_, wanted)| wanted.0 != column.type_().oid()) {
-                return Err(UpstreamError::Changed(format!(
-                    "a column of table {} has another type",
-                    table.table.name
-                )));
-            }
-        }
+        let statement = self.statement(sql, table, &types).await?;
         let arrays = arrays(table, keys);
         Ok(self
             .session
@@ -203,12 +194,27 @@ impl TableReader {
             .await?)
     }
 
-    async fn statement(&mut self, sql: &str, types: &[Type]) -> Result<Statement, UpstreamError> {
-        if let Some(statement) = self.statements.get(sql) {
-            return Ok(statement.clone());
-        }
+    /// Prepared anew each time, while the table is held: a kept one would find its columns again by name, whatever they mean.
+    async fn statement(
+        &self,
+        sql: &str,
+        table: &KeyedTable,
+        types: &[Type],
+    ) -> Result<Statement, UpstreamError> {
         let statement = self.session.client().prepare_typed(sql, types).await?;
-        self.statements.insert(sql.to_owned(), statement.clone());
+        for found in statement.columns() {
+            let meant = table.columns.iter().find(|column| column.name == found.name());
+            let same = meant.is_some_and(|column| {
+                let type_id = column.type_id.map_or(found.type_().oid(), |type_id| type_id.0);
+                (found.column_id(), found.type_().oid()) == (Some(column.number.0), type_id)
+            });
+            if !same {
+                return Err(UpstreamError::Changed(format!(
+                    "a column of table {} is another one now",
+                    table.table.name
+                )));
+            }
+        }
         Ok(statement)
     }
 }

@@ -2,6 +2,7 @@
 //! Environment: `REKTOR_TEST_PLAIN_BIN`, `REKTOR_TEST_PG16_BIN`, `REKTOR_TEST_PG18_BIN` name the servers' bin directories;
 //! without them Debian's folders and `target/servers` are searched, and a server that is not there fails the test.
 
+pub mod faults;
 mod postgres;
 pub mod rektor;
 pub mod wire;

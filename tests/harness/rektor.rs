@@ -7,6 +7,7 @@ use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 
+use super::faults::Faults;
 use super::{Database, Wire, free_port, wait_for};
 
 /// A start includes the slot's creation, which waits for the whole cluster's transactions.
@@ -25,11 +26,16 @@ pub struct Rektor<'a> {
     slot: String,
     running: Option<Running>,
     log: Arc<Mutex<String>>,
+    /// Loaded into the process, if a test wants it disturbed.
+    faults: Option<Arc<Faults>>,
 }
 
 struct Running {
     child: Child,
     adopted: PathBuf,
+    /// Gets a line once connections are accepted.
+    accepts: mpsc::Receiver<String>,
+    accepted: bool,
 }
 
 /// `rektor` with these arguments, to its end.
@@ -57,7 +63,18 @@ impl<'a> Rektor<'a> {
 
     /// `rektor serve` with a slot and a data directory of its own, until it accepts connections.
     pub fn serve(database: &Database<'a>) -> Self {
-        let mut rektor = Self {
+        let mut rektor = Self::new(database, None);
+        rektor.up();
+        rektor
+    }
+
+    /// One whose calls can be disturbed, not started yet.
+    pub fn disturbed(database: &Database<'a>, faults: &Arc<Faults>) -> Self {
+        Self::new(database, Some(Arc::clone(faults)))
+    }
+
+    fn new(database: &Database<'a>, faults: Option<Arc<Faults>>) -> Self {
+        Self {
             database: database.clone(),
             port: free_port(),
             http: free_port(),
@@ -65,9 +82,8 @@ impl<'a> Rektor<'a> {
             slot: format!("rektor_{}", database.name),
             running: None,
             log: Arc::default(),
-        };
-        rektor.up();
-        rektor
+            faults,
+        }
     }
 
     /// The arguments that `serve` runs with.
@@ -90,12 +106,25 @@ impl<'a> Rektor<'a> {
 
     /// Starts it again with the same arguments and data, until it accepts connections.
     pub fn up(&mut self) {
+        self.spawn();
+        assert!(
+            self.accepts(),
+            "rektor ended before its ready line; it wrote:\n{}",
+            self.log()
+        );
+    }
+
+    /// Starts it and waits for nothing.
+    pub fn spawn(&mut self) {
         assert!(self.running.is_none(), "already running");
         let mut command = Command::new(env!("CARGO_BIN_EXE_rektor"));
         command.args(self.arguments()).stdin(Stdio::null());
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        if let Some(faults) = &self.faults {
+            command.envs(faults.environment(self.data.path()));
+        }
         let mut child = command.spawn().unwrap();
-        let (ready, accepted) = mpsc::channel();
+        let (ready, accepts) = mpsc::channel();
         let stdout = BufReader::new(child.stdout.take().unwrap());
         std::thread::spawn(move || {
             for line in stdout.lines().map_while(Result::ok) {
@@ -113,10 +142,39 @@ impl<'a> Rektor<'a> {
             }
         });
         let adopted = self.database.cluster.adopt(child.id());
-        self.running = Some(Running { child, adopted });
-        if accepted.recv_timeout(START_LIMIT).is_err() {
-            panic!("no ready line from rektor; it wrote:\n{}", self.log());
+        self.running = Some(Running {
+            child,
+            adopted,
+            accepts,
+            accepted: false,
+        });
+    }
+
+    /// Waits until it accepts connections; false if it ends before.
+    pub fn accepts(&mut self) -> bool {
+        let running = self.running.as_mut().expect("running");
+        if running.accepted {
+            return true;
         }
+        match running.accepts.recv_timeout(START_LIMIT) {
+            Ok(_) => {
+                running.accepted = true;
+                true
+            }
+            Err(mpsc::RecvTimeoutError::Disconnected) => false,
+            Err(mpsc::RecvTimeoutError::Timeout) => {
+                panic!("no ready line from rektor; it wrote:\n{}", self.log())
+            }
+        }
+    }
+
+    /// Takes note of its end, if it has ended by itself.
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        let status = self.exited()?;
+        if let Some(running) = self.running.take() {
+            running.forget();
+        }
+        Some(status)
     }
 
     /// SIGKILL: no chance to flush or say goodbye.
@@ -136,6 +194,11 @@ impl<'a> Rektor<'a> {
         });
         running.forget();
         status
+    }
+
+    /// Whether it was started, and neither stopped nor killed nor found ended.
+    pub fn is_running(&self) -> bool {
+        self.running.is_some()
     }
 
     /// Its process id.

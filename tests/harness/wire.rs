@@ -206,9 +206,18 @@ pub struct Wire {
 impl Wire {
     /// Connects to 127.0.0.1; an ErrorResponse during start-up is `Err`.
     pub fn connect(port: u16, parameters: &[(&str, &str)], password: &str) -> Result<Self, Frame> {
-        let stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
-        stream.set_read_timeout(Some(READ_TIMEOUT)).unwrap();
-        stream.set_nodelay(true).unwrap();
+        Self::reach(port, parameters, password).expect("a reply to the start-up message")
+    }
+
+    /// The same where the server may not be there, or may go.
+    pub fn reach(
+        port: u16,
+        parameters: &[(&str, &str)],
+        password: &str,
+    ) -> io::Result<Result<Self, Frame>> {
+        let stream = TcpStream::connect(("127.0.0.1", port))?;
+        stream.set_read_timeout(Some(READ_TIMEOUT))?;
+        stream.set_nodelay(true)?;
         let mut wire = Self {
             stream,
             port,
@@ -223,23 +232,22 @@ impl Wire {
         }
         body.push(0);
         let length = i32::try_from(body.len() + 4).unwrap();
-        wire.send(&[&length.to_be_bytes()[..], &body].concat());
+        wire.stream
+            .write_all(&[&length.to_be_bytes()[..], &body].concat())?;
         loop {
-            let frame = wire.read().expect("a reply to the start-up message");
+            let frame = wire.read()?;
             match frame.tag {
-                b'E' => return Err(frame),
+                b'E' => return Ok(Err(frame)),
                 b'R' if frame.body == [0, 0, 0, 3] => {
-                    wire.send(&message::frame(
-                        b'p',
-                        &[password.as_bytes(), b"\0"].concat(),
-                    ));
+                    let password = [password.as_bytes(), b"\0"].concat();
+                    wire.stream.write_all(&message::frame(b'p', &password))?;
                 }
                 _ => {}
             }
             let ready = frame.tag == b'Z';
             wire.startup.push(frame);
             if ready {
-                return Ok(wire);
+                return Ok(Ok(wire));
             }
         }
     }
@@ -336,6 +344,40 @@ impl Wire {
         }
         let rows = frames.iter().filter(|frame| frame.tag == b'D');
         Ok(rows.map(Frame::texts).collect())
+    }
+
+    /// Runs a simple query where the connection may break: its error's SQLSTATE, if it gives one.
+    pub fn attempt(&mut self, sql: &str) -> io::Result<Result<(), String>> {
+        self.stream.write_all(&message::query(sql))?;
+        let mut result = Ok(());
+        loop {
+            let frame = self.read()?;
+            match frame.tag {
+                b'Z' => return Ok(result),
+                b'E' => result = Err(frame.field(b'C').unwrap_or_default()),
+                _ => {}
+            }
+        }
+    }
+
+    /// The first column of the rows where the connection may break, or why there are none.
+    pub fn try_column(&mut self, sql: &str) -> Result<Vec<String>, String> {
+        let sent = self.stream.write_all(&message::query(sql));
+        sent.map_err(|error| error.to_string())?;
+        let mut rows = Ok(Vec::new());
+        loop {
+            let frame = self.read().map_err(|error| error.to_string())?;
+            match frame.tag {
+                b'Z' => return rows,
+                b'E' => rows = Err(format!("{frame:?}")),
+                b'D' => {
+                    if let (Ok(rows), Some(first)) = (&mut rows, frame.texts().into_iter().next()) {
+                        rows.push(first.unwrap_or_default());
+                    }
+                }
+                _ => {}
+            }
+        }
     }
 
     /// The first column of the rows, NULL as an empty text.

@@ -13,7 +13,7 @@ use std::sync::{Arc, Weak};
 
 use super::codes::Codes;
 use super::lineage::Lineage;
-use super::store::Store;
+use super::store::{MAX_ROWS, Store};
 use super::view::{Rebuild, RowView};
 use crate::catalog::Method;
 use crate::index::pages::Bitmap;
@@ -71,27 +71,64 @@ impl Rows {
 
     /// Stores a vector as a new live row.
     pub(in crate::index) fn insert(&mut self, vector: &[f32]) -> Result<u32, IndexError> {
-        if self.live.len() >= MEAN_ROWS && self.lineage.as_ref().is_some_and(|l| !l.codes.centred())
-        {
-            self.centre()?;
-        }
+        self.centre_if_due()?;
         let row = self.free.last().copied().unwrap_or(self.next);
+        // SAFETY: no view or lineage names a row that is new or free (invariant 3).
+        unsafe { self.write(row, vector)? };
+        if self.free.pop().is_none() {
+            self.next += 1;
+        }
+        Ok(row)
+    }
+
+    /// Stores a vector as the live row of that id, before any row was removed.
+    pub(in crate::index) fn load(&mut self, row: u32, vector: &[f32]) -> Result<(), IndexError> {
+        let untouched = self.free.is_empty() && self.retiring.is_empty() && self.retired.is_empty();
+        // Beyond, a store would refuse as well, but after `next` had been moved.
+        if !untouched || self.live.contains(row) || row as usize >= MAX_ROWS {
+            return Err(IndexError::Engine(format!("row {row} cannot be loaded")));
+        }
+        self.centre_if_due()?;
+        // SAFETY: no row was removed yet (what `centre` drops, it puts on `retiring`), so a row that is not live was never
+        // given to anyone.
+        unsafe { self.write(row, vector)? };
+        self.next = self.next.max(row + 1);
+        Ok(())
+    }
+
+    /// Every row was loaded: the ids between them can be given out.
+    pub(in crate::index) fn finish_loading(&mut self) {
+        let free = (0..self.next).filter(|row| !self.live.contains(*row));
+        self.free = free.collect();
+    }
+
+    /// Writes a row and makes it live.
+    ///
+    /// # Safety
+    /// No view or lineage names `row`.
+    unsafe fn write(&mut self, row: u32, vector: &[f32]) -> Result<(), IndexError> {
         self.vectors.reserve(row)?;
         if let Some(lineage) = &self.lineage {
             lineage.reserve(self.pending.len() + 1)?; // so that publishing cannot fail
-            // SAFETY: no view or lineage names a row that is new or free (invariant 3).
+            // SAFETY: the caller's promise: nobody reads or writes its codes.
             unsafe { lineage.codes.encode(row, vector)? };
         }
         // SAFETY: reserved; as above.
         unsafe { self.vectors.set(row, vector) };
-        if self.free.pop().is_none() {
-            self.next += 1;
-        }
         self.live.insert(row);
         if self.lineage.is_some() {
             self.pending.push(row);
         }
-        Ok(row)
+        Ok(())
+    }
+
+    /// Chooses the mean when there are rows enough.
+    fn centre_if_due(&mut self) -> Result<(), IndexError> {
+        if self.live.len() >= MEAN_ROWS && self.lineage.as_ref().is_some_and(|l| !l.codes.centred())
+        {
+            self.centre()?;
+        }
+        Ok(())
     }
 
     /// The row, a live one, is not live in the next view.

@@ -11,9 +11,11 @@ using namespace rektor;
 namespace rektor {
 namespace {
 
-// Of the candidates weighed by their codes, so many are compared exactly: k, doubled, and a few for small k.
-size_t compared_exactly(size_t k) {
-    return 2 * k + 4;
+// Of the candidates weighed by their codes, so many are compared exactly: k, doubled, and a few for small k. With few
+// dimensions the codes' errors do not average out, but vectors are cheap to compare: there it is this many components.
+constexpr size_t kExactComponents = 4096;
+size_t compared_exactly(size_t k, size_t dim) {
+    return std::max(2 * k + 4, kExactComponents / dim);
 }
 // Vectors fetched ahead of the one being compared.
 constexpr size_t kVectorsAhead = 3;
@@ -148,7 +150,7 @@ int64_t search(const RektorGraph* graph, const RektorView& view, const float* x,
     }
     scan_head(view, query, ef, s);
 
-    const size_t count = std::min(s.best.size(), compared_exactly(k));
+    const size_t count = std::min(s.best.size(), compared_exactly(k, view.codes.dim));
     std::partial_sort(s.best.begin(), s.best.begin() + static_cast<ptrdiff_t>(count), s.best.end(), Nearer());
     const Exact exact(view, x);
     s.exact.clear();

@@ -74,6 +74,9 @@ fn entry(id: i64, metric: Metric) -> IndexEntry {
         definition: Arc::new(definition),
         unusable: None,
         reindexed: 0,
+        written: String::new(),
+        file: 0,
+        shape: crate::upstream::catalogue::Shape::default(),
         stamp: String::new(),
         row_filter: None,
         partitions: Vec::new(),
@@ -298,6 +301,8 @@ struct Trial {
     /// Rows that are being fetched.
     fetch: Option<Fetch>,
     directory: Directory,
+    known: keep::Known,
+    kept: u32,
     _files: tempfile::TempDir,
 }
 
@@ -338,6 +343,8 @@ impl Trial {
             applier,
             view,
             directory,
+            known: keep::Known::default(),
+            kept: 0,
             _files: files,
             memory: Arc::new(Semaphore::new(1)),
             history,
@@ -515,8 +522,13 @@ impl Trial {
         let (answer, mut kept) = oneshot::channel();
         self.applier.control(Control::Keep(answer));
         let (_going, stop) = watch::channel(false);
-        if let Ok(kept) = kept.try_recv() {
-            keep::write(&self.directory, kept, &stop).unwrap();
+        if let Ok(mut kept) = kept.try_recv() {
+            self.known.learn(&mut kept);
+            self.kept += 1;
+            // Every third is not worth a generation.
+            if self.kept % 3 > 0 {
+                keep::write(&self.directory, &kept, &mut self.known, &stop).unwrap();
+            }
         }
     }
 
@@ -524,6 +536,7 @@ impl Trial {
     fn restart(&mut self, number: usize) {
         let entries = self.entries.clone();
         let indexes = restore::load(&self.directory, entries, Lsn::ZERO);
+        self.known = keep::Known::default();
         let end = number
             .checked_sub(1)
             .map_or(Lsn::new(1), |last| self.history[last].end_lsn);

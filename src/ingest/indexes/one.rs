@@ -1,23 +1,28 @@
 //! One index: what the catalogue wants it to be, what follows the stream, and what it still needs → its published state.
 //! Never serves what it has reason to doubt.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::catalog::{IndexDefinition, RowKey};
+use crate::catalog::{IncludeColumn, IndexDefinition, KeyColumn, RowKey, VectorColumn};
 use crate::index::view::{Audit, IndexState, Phase};
 use crate::index::{IndexError, IndexSpec, Outcome, READY_UNLINKED, RowChange, Snapshot, Writer};
 use crate::ingest::mending::{MAX_LACKING, Watch};
 use crate::ingest::projection::{Projection, ProjectionError};
 use crate::lsn::Lsn;
-use crate::upstream::catalogue::{IndexEntry, Partition};
+use crate::store::Chunks;
+use crate::upstream::catalogue::{IndexEntry, Partition, Shape};
+use crate::wal::pgoutput::Relation;
 use crate::wal::transaction::{Change, Event};
 
 /// Pause before an index that failed is copied again; doubled with each failure.
 const RETRY_FIRST: Duration = Duration::from_secs(5);
 /// Most doublings: 320 seconds.
 const RETRY_DOUBLINGS: u32 = 6;
+/// Most states of a table's column names that are remembered: each lasts from one reading of the catalogue to the next.
+const SHAPES: usize = 8;
 
 #[derive(Debug)]
 pub(super) struct Index {
@@ -58,6 +63,8 @@ pub(super) struct Live {
     /// Commits whose record is before this were in the copy.
     pub(super) point: Lsn,
     pub(super) projection: Option<Projection>,
+    /// How the table's columns were called at positions that the stream may still tell of, newest last.
+    shapes: Vec<Shape>,
     /// Something was applied since the last publication.
     pub(super) dirty: bool,
     pub(super) snapshot: Option<Arc<Snapshot>>,
@@ -65,14 +72,14 @@ pub(super) struct Live {
     pub(super) linked: bool,
     /// Tells it from what had its definition before.
     pub(super) serial: u64,
-    /// It came from what is stored.
-    pub(super) stored: bool,
     /// Keys whose rows are being compared with the table.
     pub(super) watch: Option<Watch>,
     /// Keys of rows that the stream told of only in part. Until they are fetched nothing new is published.
     pub(super) lacking: BTreeSet<RowKey>,
     /// Everything before this position is in the snapshot.
     pub(super) complete: Lsn,
+    /// The files that it came from, until they are asked for.
+    pub(super) stored: Option<Chunks>,
 }
 
 /// Why an index stopped following its table.
@@ -105,17 +112,35 @@ pub(crate) fn difference(old: &IndexEntry, new: &IndexEntry) -> Difference {
         Difference::Same
     } else if (&old.stamp, &old.unusable, &old.row_filter)
         != (&new.stamp, &new.unusable, &new.row_filter)
-        || (a.relation, &a.column, &a.key) != (b.relation, &b.column, &b.key)
+        || (old.written != new.written && old.file != new.file)
+        || a.relation != b.relation
+        || !same_columns(a, b)
         || partitions_moved(&old.partitions, &new.partitions)
     {
         Difference::Doubtful
-    } else if (a.dim, a.metric, &a.include, a.options, old.reindexed)
-        != (b.dim, b.metric, &b.include, b.options, new.reindexed)
+    } else if (a.dim, a.metric, a.options, old.reindexed)
+        != (b.dim, b.metric, b.options, new.reindexed)
+        || !same_include(a, b)
     {
         Difference::Rebuild
     } else {
         Difference::Renamed
     }
+}
+
+/// Whether key and vector are the same columns, whatever they are called.
+fn same_columns(a: &IndexDefinition, b: &IndexDefinition) -> bool {
+    let key = |column: &KeyColumn| (column.number, column.kind);
+    let vector = |column: &VectorColumn| (column.number, column.kind, column.type_id);
+    a.key.iter().map(key).eq(b.key.iter().map(key)) && vector(&a.column) == vector(&b.column)
+}
+
+fn same_include(a: &IndexDefinition, b: &IndexDefinition) -> bool {
+    let include = |column: &IncludeColumn| (column.number, column.type_id);
+    a.include
+        .iter()
+        .map(include)
+        .eq(b.include.iter().map(include))
 }
 
 /// Whether partitions have brought or taken rows: one is gone, has another file, or was attached.
@@ -159,11 +184,7 @@ impl Index {
             Difference::Same | Difference::Rebuild => self.demand_copy(),
             Difference::Renamed => {
                 if let Some(live) = &mut self.live {
-                    let names = &self.entry.definition;
-                    let mut definition = (*live.entry.definition).clone();
-                    definition.name = names.name.clone();
-                    definition.table = names.table.clone();
-                    live.entry.definition = Arc::new(definition);
+                    live.rename(&self.entry);
                 }
                 if wait_is_over {
                     self.demand_copy();
@@ -285,17 +306,29 @@ fn wanted(entry: &IndexEntry) -> Want {
 }
 
 impl Live {
-    pub(super) fn new(entry: IndexEntry, writer: Writer, point: Lsn, serial: u64) -> Self {
+    /// `former` is what the table's columns were called when the rows were read.
+    pub(super) fn new(
+        entry: IndexEntry,
+        former: Shape,
+        writer: Writer,
+        point: Lsn,
+        serial: u64,
+    ) -> Self {
+        let mut shapes = vec![former];
+        if !shapes.contains(&entry.shape) {
+            shapes.push(entry.shape.clone());
+        }
         Self {
             entry,
             writer,
             point,
             projection: None,
+            shapes,
             dirty: true,
             snapshot: None,
             linked: false,
             serial,
-            stored: false,
+            stored: None,
             watch: None,
             lacking: BTreeSet::new(),
             complete: Lsn::ZERO,
@@ -309,6 +342,50 @@ impl Live {
         } else {
             self.complete
         }
+    }
+
+    /// Takes over the names of a newer reading of the catalogue.
+    fn rename(&mut self, entry: &IndexEntry) {
+        let names = &entry.definition;
+        // An index that waits to be made anew has other INCLUDE columns: its own names stay until then.
+        let of_columns = self.entry.definition.renamed(|n| entry.shape.name(n));
+        let mut definition = of_columns.unwrap_or_else(|| (*self.entry.definition).clone());
+        definition.name = names.name.clone();
+        definition.table = names.table.clone();
+        self.entry.definition = Arc::new(definition);
+        self.entry.written.clone_from(&entry.written);
+        self.entry.file = entry.file;
+        self.entry.shape = entry.shape.clone();
+        self.projection = None;
+        self.shapes.retain(|shape| *shape != entry.shape);
+        if self.shapes.len() == SHAPES {
+            self.shapes.remove(0);
+        }
+        self.shapes.push(entry.shape.clone());
+    }
+
+    /// The definition with the names that the columns had when the stream described the table like this.
+    fn definition_for(
+        &self,
+        relation: &Relation,
+    ) -> Result<Cow<'_, IndexDefinition>, ProjectionError> {
+        let definition = &*self.entry.definition;
+        let known = self.shapes.iter().rev();
+        let mut renamed = known
+            .filter(|shape| shape.is_of(relation))
+            .map(|shape| definition.renamed(|n| shape.name(n)));
+        if let Some(Some(renamed)) = renamed.next() {
+            return Ok(Cow::Owned(renamed));
+        }
+        // Columns of others may have come or gone. Names decide, unless one has meant another column lately.
+        let unchanged = |shape: &Shape| {
+            let mut columns = definition.columns();
+            columns.all(|n| shape.name(n) == self.entry.shape.name(n))
+        };
+        if self.shapes.iter().all(unchanged) {
+            return Ok(Cow::Borrowed(definition));
+        }
+        Err(ProjectionError::Renamed(definition.table.to_string()))
     }
 
     /// Whether the row cannot be found.
@@ -373,7 +450,7 @@ impl Live {
         let known = self.projection.take();
         let projection = match known.filter(|known| known.is_for(&change.relation)) {
             Some(projection) => projection,
-            None => Projection::new(&self.entry.definition, &change.relation)?,
+            None => Projection::new(&*self.definition_for(&change.relation)?, &change.relation)?,
         };
         self.projection.insert(projection).change(change)
     }

@@ -1,4 +1,4 @@
-//! Rows of an index → blocks with checksums in one file, and back.
+//! Rows of an index → blocks with checksums in a file, a chunk, and back.
 //! Never yields a row of a block whose checksum is wrong.
 
 use std::io::{self, Read, Write};
@@ -8,10 +8,10 @@ use super::super::StoreError;
 use super::super::disk::{Disk, DiskFile};
 use super::FileEntry;
 use crate::catalog::RowKey;
-use crate::index::LeftOut;
+use crate::index::{LeftOut, Place};
 use crate::vector::Vector;
 
-const MAGIC: [u8; 8] = *b"RKTROWS\x01";
+const MAGIC: [u8; 8] = *b"RKTROWS\x02";
 /// A block is closed at the row that takes it beyond this.
 const BLOCK_BYTES: usize = 256 << 10;
 /// Handed to the operating system at a time.
@@ -20,6 +20,8 @@ const WRITE_BYTES: usize = 1 << 20;
 /// A row as it was stored.
 #[derive(Clone, Debug, PartialEq)]
 pub struct StoredRow {
+    /// Where it was.
+    pub place: Place,
     /// Its key.
     pub key: RowKey,
     /// Its vector, or why it has none that can be found.
@@ -57,6 +59,15 @@ impl CheckedFile {
             size: 0,
             crc32c: 0,
         })
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Bytes so far.
+    fn length(&self) -> u64 {
+        self.size + self.buffer.len() as u64
     }
 
     /// Makes the file durable.
@@ -123,7 +134,7 @@ pub(super) struct RowFile {
     dim: usize,
     include: usize,
     block: Vec<u8>,
-    rows: u64,
+    places: Vec<u32>,
 }
 
 impl RowFile {
@@ -139,23 +150,30 @@ impl RowFile {
             dim,
             include,
             block: Vec::new(),
-            rows: 0,
+            places: Vec::new(),
         })
+    }
+
+    /// About how long the file will be.
+    pub(super) fn length(&self) -> u64 {
+        self.file.length() + self.block.len() as u64
     }
 
     pub(super) fn append<'v>(
         &mut self,
+        place: Place,
         key: &[u8],
         vector: Result<&[f32], LeftOut>,
         include: impl IntoIterator<Item = Option<&'v [u8]>>,
     ) -> Result<(), StoreError> {
         let before = self.block.len();
+        self.block.extend_from_slice(&place.pack().to_le_bytes());
         let encoded = self.encode(key, vector, include);
         if encoded.is_err() {
             self.block.truncate(before);
             return encoded;
         }
-        self.rows += 1;
+        self.places.push(place.pack());
         if self.block.len() >= BLOCK_BYTES {
             self.close_block()?;
         }
@@ -218,12 +236,12 @@ impl RowFile {
         Ok(())
     }
 
-    /// The number of rows and the file.
-    pub(super) fn finish(mut self) -> Result<(u64, FileEntry), StoreError> {
+    /// The rows' places, packed and in the file's order, and the file.
+    pub(super) fn finish(mut self) -> Result<(Vec<u32>, FileEntry), StoreError> {
         if !self.block.is_empty() {
             self.close_block()?;
         }
-        Ok((self.rows, self.file.finish()?))
+        Ok((self.places, self.file.finish()?))
     }
 }
 
@@ -248,8 +266,26 @@ pub(super) fn open_checked(
     disk.open(path).map_err(missing)
 }
 
-/// Reads the rows of an index, block by block.
-pub struct RowReader {
+/// The bytes of a file, all checked.
+pub(super) fn read_whole(
+    disk: &dyn Disk,
+    directory: &Path,
+    entry: &FileEntry,
+) -> Result<Vec<u8>, StoreError> {
+    let path = directory.join(&entry.name);
+    let file = open_checked(disk, &path, entry)?;
+    let mut bytes = Vec::with_capacity(usize::try_from(entry.size).unwrap_or(0)); // the file's own length by now
+    file.take(entry.size)
+        .read_to_end(&mut bytes)
+        .map_err(StoreError::at(&path))?;
+    if bytes.len() as u64 != entry.size || crc32c::crc32c(&bytes) != entry.crc32c {
+        return Err(StoreError::corrupt(&path, "wrong checksum"));
+    }
+    Ok(bytes)
+}
+
+/// Reads the rows of a file, block by block.
+pub(super) struct ChunkReader {
     source: io::BufReader<Box<dyn Read + Send>>,
     path: PathBuf,
     expected: FileEntry,
@@ -264,15 +300,15 @@ pub struct RowReader {
     done: bool,
 }
 
-impl std::fmt::Debug for RowReader {
+impl std::fmt::Debug for ChunkReader {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("RowReader")
+        f.debug_struct("ChunkReader")
             .field("path", &self.path)
             .finish_non_exhaustive()
     }
 }
 
-impl RowReader {
+impl ChunkReader {
     pub(super) fn open(
         disk: &dyn Disk,
         directory: &Path,
@@ -364,7 +400,7 @@ impl RowReader {
     }
 }
 
-impl Iterator for RowReader {
+impl Iterator for ChunkReader {
     type Item = Result<StoredRow, StoreError>;
 
     /// Ends after an error.
@@ -402,6 +438,7 @@ impl<'a> Fields<'a> {
     }
 
     fn row(&mut self, dim: usize, include: usize) -> Option<StoredRow> {
+        let place = Place::unpack(u32::from_le_bytes(*self.take(4)?.first_chunk()?));
         let key = RowKey::from_encoded(self.value()??);
         let vector = match self.u8()? {
             HAS_VECTOR => {
@@ -417,6 +454,7 @@ impl<'a> Fields<'a> {
             values.push(self.value()?.map(Box::from));
         }
         Some(StoredRow {
+            place,
             key,
             vector,
             include: values,

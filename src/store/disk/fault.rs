@@ -271,6 +271,20 @@ impl Disk for FaultDisk {
         Ok(())
     }
 
+    fn link(&self, from: &Path, to: &Path) -> io::Result<()> {
+        let mut state = self.0.lock().unwrap();
+        state.operation()?;
+        let file = state.file(from)?;
+        let (parent, name) = state.parent(to)?;
+        if state.directories[parent].now.contains_key(&name) {
+            return Err(io::ErrorKind::AlreadyExists.into());
+        }
+        state.directories[parent]
+            .now
+            .insert(name, Entry::File(file));
+        Ok(())
+    }
+
     fn remove_file(&self, path: &Path) -> io::Result<()> {
         let mut state = self.0.lock().unwrap();
         state.operation()?;

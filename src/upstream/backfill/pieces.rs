@@ -180,6 +180,7 @@ mod tests {
                 name: "t".into(),
             },
             columns: vec!["id".into(), "a\"b".into()],
+            numbers: Vec::new(),
             row_filter: Some("x > 1 or y".into()),
         };
         let piece = Piece {

@@ -1,0 +1,269 @@
+//! Tables as SQL has them ↔ what an index holds, row by row with every vector and INCLUDE value: read by the library from the data
+//! directory that a killed or stopped process has left, once it has caught up.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use rektor::index::view::{IndexState, Phase, View};
+use rektor::ingest::{self, IngestSettings};
+use rektor::lsn::Lsn;
+
+use super::tables::{Shape, Table};
+use crate::harness::{Database, Rektor, Wire, wait_for};
+
+/// Longest that an index may take to agree with its table.
+pub const AGREE_LIMIT: Duration = Duration::from_secs(40);
+
+/// Encoded key → vector and INCLUDE values: short ones as text, long ones as their length.
+type Rows = BTreeMap<String, (Vec<f32>, Vec<String>)>;
+
+/// An index that there should be.
+#[derive(Clone, Debug)]
+pub struct Expected {
+    pub name: String,
+    pub table: Table,
+    pub class: &'static str,
+}
+
+/// Restores from the data directory in this process, catches up, and compares every index with its table. `at_once`: they agree as
+/// soon as the position says so; otherwise the catalogue may first have to be read.
+pub fn as_restored(
+    rektor: &Rektor<'_>,
+    indexes: &[Expected],
+    shape: Shape,
+    at_once: bool,
+) -> Result<(), String> {
+    let database = &rektor.database;
+    let settings = IngestSettings {
+        upstream: database.url().parse().unwrap(),
+        data_dir: rektor.data_dir().to_owned(),
+        slot: rektor.slot().to_owned(),
+    };
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        let (stop, stopped) = tokio::sync::watch::channel(false);
+        let mut ingest = ingest::start(settings, stopped)
+            .await
+            .map_err(|error| format!("cannot start: {error}"))?;
+        let mut direct = database.connect();
+        let lsn: Lsn = flushed(&mut direct).parse().unwrap();
+        let deadline = Instant::now() + AGREE_LIMIT;
+        let result = loop {
+            let reached = ingest
+                .view
+                .wait_for(|view| caught_up(view, indexes.len(), lsn));
+            let Ok(view) = tokio::time::timeout(AGREE_LIMIT, reached).await else {
+                let view = ingest.view.borrow().clone();
+                break Err(format!(
+                    "restored, but never caught up with {lsn}: {view:?}"
+                ));
+            };
+            let view = view.unwrap().clone();
+            let agree = compare_all(&mut direct, &view, indexes, shape);
+            if agree.is_ok() || at_once || Instant::now() > deadline {
+                break agree;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await; // the poll's interval
+        };
+        stop.send(true).unwrap();
+        let ended = ingest.task.await.unwrap();
+        result.and(ended.map_err(|error| format!("ended with {error}")))
+    })
+}
+
+/// Every commit so far lies before it.
+pub fn flushed(wire: &mut Wire) -> String {
+    wire.value("select pg_current_wal_flush_lsn()")
+}
+
+fn caught_up(view: &View, indexes: usize, lsn: Lsn) -> bool {
+    view.indexes.len() == indexes
+        && view
+            .indexes
+            .iter()
+            .all(|index| index.phase == Phase::Ready && index.applied >= lsn)
+}
+
+fn compare_all(
+    wire: &mut Wire,
+    view: &View,
+    indexes: &[Expected],
+    shape: Shape,
+) -> Result<(), String> {
+    for expected in indexes {
+        let found = view.indexes.iter();
+        let mut found = found.filter(|index| index.definition.name.name == expected.name);
+        let index = found
+            .next()
+            .ok_or(format!("{} is missing", expected.name))?;
+        compare(wire, index, expected, shape)?;
+    }
+    Ok(())
+}
+
+fn compare(wire: &mut Wire, index: &IndexState, of: &Expected, shape: Shape) -> Result<(), String> {
+    let name = &of.name;
+    let mut expected = rows_of_table(wire, of, shape);
+    let snapshot = index.snapshot.as_ref().ok_or("no snapshot")?;
+    let include = of.table.include();
+    for row in snapshot.rows() {
+        let key = snapshot.key(row).expect("a key");
+        let key: String = key.iter().map(|byte| format!("{byte:02x}")).collect();
+        let vector = snapshot.vector(row).expect("a vector").to_vec();
+        let values = (0..index.definition.include.len())
+            .map(|column| shown(include[column], snapshot.include(row, column)))
+            .collect();
+        match expected.remove(&key) {
+            None => {
+                return Err(format!(
+                    "{name} holds row {key} twice, or the table has not"
+                ));
+            }
+            Some(row) if row != (vector.clone(), values) => {
+                return Err(format!(
+                    "{name}: row {key} differs from the table's {row:?}"
+                ));
+            }
+            Some(_) => {}
+        }
+    }
+    match expected.keys().next() {
+        None => Ok(()),
+        Some(key) => Err(format!(
+            "{name} lacks {} rows, such as {key}",
+            expected.len()
+        )),
+    }
+}
+
+fn shown(column: &str, value: Option<&[u8]>) -> String {
+    match value {
+        None => "NULL".to_owned(),
+        Some(value) if column == "story" => value.len().to_string(),
+        Some(value) => String::from_utf8_lossy(value).into_owned(),
+    }
+}
+
+/// The rows that the index must hold: a zero vector has no cosine.
+fn rows_of_table(wire: &mut Wire, of: &Expected, shape: Shape) -> Rows {
+    let (key, name) = (of.table.encoded_key(), of.table.name());
+    let values = of.table.include().iter().map(|column| match *column {
+        "story" => ", coalesce(octet_length(story)::text, 'NULL')".to_owned(),
+        column => format!(", coalesce({column}, 'NULL')"),
+    });
+    let values: String = values.collect();
+    let rows = wire.rows(&format!(
+        "select {key}, v::real[]::text{values} from {name} where v is not null"
+    ));
+    let mut found = Rows::new();
+    for row in rows {
+        let mut row = row.into_iter().map(|value| value.expect("no NULL"));
+        let (Some(key), Some(vector)) = (row.next(), row.next()) else {
+            panic!("two values")
+        };
+        let components = vector.trim_matches(['{', '}']).split(',');
+        let vector: Vec<f32> = components.map(|c| c.parse().unwrap()).collect();
+        assert_eq!(vector.len(), shape.dimensions(of.table), "{name}");
+        if of.class != "vector_cosine_ops" || vector.iter().any(|c| *c != 0.0) {
+            found.insert(key, (vector, row.collect()));
+        }
+    }
+    found
+}
+
+/// Waits until every index of the running process serves and has applied everything so far, as SQL tells.
+pub fn wait_caught_up(
+    rektor: &mut Rektor<'_>,
+    database: &Database<'_>,
+    indexes: &[Expected],
+) -> bool {
+    let lsn = flushed(&mut database.connect());
+    let sql = format!(
+        "select index_name from rektor.stat_indexes where phase = 'ready' and applied_lsn >= '{lsn}' order by 1"
+    );
+    let mut names: Vec<&str> = indexes.iter().map(|index| &index.name[..]).collect();
+    names.sort_unstable();
+    let deadline = Instant::now() + AGREE_LIMIT;
+    let parameters = [("user", "postgres"), ("database", &database.name[..])];
+    let mut through = None;
+    let mut last = String::new();
+    loop {
+        if rektor.exited().is_some() {
+            return false;
+        }
+        if through.is_none() {
+            let reached = Wire::reach(rektor.port, &parameters, "");
+            through = reached.ok().and_then(Result::ok);
+        }
+        if let Some(wire) = &mut through {
+            match wire.try_column(&sql) {
+                Ok(ready) if ready == names => return true,
+                Ok(ready) => last = format!("{ready:?} are ready"),
+                Err(error) => {
+                    last = error;
+                    through = None;
+                }
+            }
+        }
+        assert!(
+            Instant::now() < deadline,
+            "never caught up with {lsn}: {last}; there should be {names:?}"
+        );
+        std::thread::sleep(Duration::from_millis(5)); // the poll's interval
+    }
+}
+
+/// Waits until a generation holds every index as it was copied last: what is not stored would be copied again.
+pub fn wait_stored(rektor: &Rektor<'_>, database: &Database<'_>) {
+    let mut wire = database.connect();
+    let wanted = wire.rows("select id, reindexed from rektor.index");
+    let wanted: Vec<Vec<String>> = wanted
+        .into_iter()
+        .map(|row| row.into_iter().flatten().collect())
+        .collect();
+    let points = rektor.log();
+    let points = points.lines().filter(|line| line.contains(" copied "));
+    let copied = points.filter_map(|line| {
+        line.split("point=")
+            .nth(1)?
+            .split_whitespace()
+            .next()?
+            .parse::<Lsn>()
+            .ok()
+    });
+    let copied = copied.max().unwrap_or(Lsn::ZERO);
+    wait_for("the indexes to be stored", AGREE_LIMIT, || {
+        let stored = newest_generation(&rektor.data_dir().join("state"))?;
+        let holds = |row: &Vec<String>| {
+            stored["indexes"]
+                .as_array()
+                .into_iter()
+                .flatten()
+                .any(|index| {
+                    let identity = index["identity"].as_str().unwrap_or_default();
+                    let identity: serde_json::Value =
+                        serde_json::from_str(identity).unwrap_or_default();
+                    index["id"].to_string() == row[0]
+                        && identity["reindexed"].to_string() == row[1]
+                        && index["lsn"].as_u64() >= Some(copied.as_u64())
+                })
+        };
+        wanted.iter().all(holds).then_some(())
+    });
+}
+
+/// The newest manifest, if it can be read just now.
+fn newest_generation(state: &Path) -> Option<serde_json::Value> {
+    let names = std::fs::read_dir(state).ok()?.flatten();
+    let names = names.filter_map(|entry| entry.file_name().into_string().ok());
+    let newest = names
+        .filter(|name| name.starts_with("gen-") && !name.ends_with(".tmp"))
+        .max()?;
+    let text = std::fs::read_to_string(state.join(newest).join("manifest")).ok()?;
+    serde_json::from_str(text.lines().next()?).ok()
+}
