@@ -5,8 +5,8 @@
 -- publication and came back. `written` are the transactions that last wrote the columns' catalogue rows, `file` what holds the
 -- table: a rewrite of values without another type shows only in that both change (a renaming changes the first, VACUUM FULL the
 -- second). `shape_…` are all columns as the stream tells them. `to_mend` says that the functions of mend.sql have something to
--- do. `part_…` are all partitions below the table: with the file that holds their rows, and whether they were attached after
--- they were created, perhaps with rows.
+-- do. `part_…` are all partitions below the table: with the file that holds their rows, and what attached them after they
+-- were created, perhaps with rows.
 select
     i.id,
     i.name::text as index_name,
@@ -115,7 +115,8 @@ left join lateral (
 left join lateral (
     select array_agg(t.relid::oid order by t.relid) as oids,
         array_agg(coalesce(pg_relation_filenode(t.relid), 0) order by t.relid) as files,
-        array_agg(h.xmin <> y.xmin order by t.relid) as attached
+        -- a transaction's id reads as an OID, which drivers know
+        array_agg(case when h.xmin <> y.xmin then h.xmin::text::oid end order by t.relid) as attached
     from pg_partition_tree(c.oid) t
     join pg_inherits h on h.inhrelid = t.relid
     join pg_type y on y.typrelid = t.relid

@@ -87,8 +87,8 @@ pub struct Partition {
     pub relation: RelationId,
     /// The file that holds its rows: another one after TRUNCATE or a rewrite.
     pub file: u32,
-    /// It was attached after its creation, and may have brought rows.
-    pub attached: bool,
+    /// The transaction that attached it after its creation: it may have brought rows, and less than when it was detached.
+    pub attached: Option<u32>,
 }
 
 /// Whether the server can be tailed at all.
@@ -279,7 +279,7 @@ fn shape(row: &Row) -> Result<Shape, UpstreamError> {
 fn partitions(row: &Row) -> Result<Vec<Partition>, UpstreamError> {
     let oids: Option<Vec<u32>> = row.try_get("part_oids")?;
     let files: Option<Vec<u32>> = row.try_get("part_files")?;
-    let attached: Option<Vec<bool>> = row.try_get("part_attached")?;
+    let attached: Option<Vec<Option<u32>>> = row.try_get("part_attached")?;
     let files = files.into_iter().flatten();
     let rest = files.zip(attached.into_iter().flatten());
     let partitions = oids.into_iter().flatten().zip(rest);

@@ -29,6 +29,8 @@ pub enum Ddl {
     Resize(Table),
     Detach,
     TruncateLeaf,
+    /// Of the whole partitioned table: the stream tells, and so do the leaves' files.
+    Truncate,
     VacuumFull(Table),
     Cluster(Table),
     /// A copy finds its table locked.
@@ -40,7 +42,7 @@ pub enum Ddl {
 impl Ddl {
     pub fn choose(dice: &mut Random) -> Self {
         let table = Table::ALL[dice.below(3)];
-        match dice.below(16) {
+        match dice.below(17) {
             0..=2 => Self::Reindex(table),
             3 => Self::Recreate(table),
             4 => Self::Second,
@@ -52,6 +54,7 @@ impl Ddl {
             10 => Self::TruncateLeaf,
             11 => Self::VacuumFull(table),
             12 if table != Table::Split => Self::Cluster(table),
+            16 => Self::Truncate,
             13 | 14 => Self::OpenTransaction(table),
             _ => Self::Locked(table),
         }
@@ -66,6 +69,7 @@ impl Ddl {
             | Self::Second
             | Self::Column(_)
             | Self::Resize(_)
+            | Self::Truncate
             | Self::VacuumFull(_)
             | Self::Cluster(_)
             | Self::Locked(_)
@@ -76,7 +80,11 @@ impl Ddl {
     /// Whether doing it twice is as good as once: only then may PostgreSQL be stopped meanwhile.
     pub fn is_repeatable(self) -> bool {
         match self {
-            Self::Reindex(_) | Self::Rewrite(_) | Self::TruncateLeaf | Self::VacuumFull(_) => true,
+            Self::Reindex(_)
+            | Self::Rewrite(_)
+            | Self::TruncateLeaf
+            | Self::Truncate
+            | Self::VacuumFull(_) => true,
             Self::Recreate(_)
             | Self::Second
             | Self::Column(_)
@@ -141,6 +149,7 @@ impl Ddl {
                 );
             }
             Self::TruncateLeaf => once(database, "truncate split_2"),
+            Self::Truncate => once(database, "truncate split"),
             Self::VacuumFull(table) => once(database, &format!("vacuum full {}", table.name())),
             Self::Cluster(table) => {
                 let name = table.name();

@@ -96,7 +96,11 @@ impl Plan {
             ddl = None;
         }
         if loss != Loss::Nothing {
-            let call = [Call::CreateSlot, Call::DropSlot][dice.below(2)];
+            // without a slot there is none to drop
+            let call = match loss {
+                Loss::Everything => Call::DropSlot,
+                Loss::Nothing | Loss::Slot | Loss::Flipped | Loss::Cut => Call::CreateSlot,
+            };
             restarts.insert(0, point(dice, call, 1));
             // the state of a process that is not running
             event = Event::Kill;

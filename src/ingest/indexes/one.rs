@@ -148,7 +148,7 @@ fn partitions_moved(old: &[Partition], new: &[Partition]) -> bool {
     old.iter().any(|partition| !new.contains(partition))
         || new
             .iter()
-            .any(|partition| partition.attached && !old.contains(partition))
+            .any(|partition| partition.attached.is_some() && !old.contains(partition))
 }
 
 /// What the engine needs of a definition.
