@@ -30,7 +30,10 @@ from json_to_recordset(rektor.stat_setting('rektor.stat_indexes')) as s (
     applied_lsn pg_lsn,
     lag_bytes bigint,
     memory_bytes bigint,
-    error text
+    error text,
+    fetched_rows bigint,
+    mended_rows bigint,
+    audit_age interval
 );
 comment on view rektor.stat_indexes is 'One row an index: what it holds, where it is on its way, how far it is behind';
 

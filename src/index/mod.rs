@@ -43,7 +43,8 @@ pub use keys::Place;
 pub use loader::{Changed, Loader};
 pub use snapshot::{Found, Neighbor, RowId, Snapshot, Stats};
 pub use writer::{
-    ColumnChange, Comparison, LeftOut, LeftOutRow, LeftOutView, Outcome, RowChange, VectorChange, Writer,
+    ColumnChange, Comparison, LeftOut, LeftOutRow, LeftOutView, Outcome, RowChange, VectorChange,
+    Writer,
 };
 
 use crate::catalog::IndexOptions;

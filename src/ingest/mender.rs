@@ -13,9 +13,7 @@ use crate::catalog::{IndexId, RowKey};
 use crate::index::view::{IndexState, Phase, Verification, VerifyError, View};
 use crate::index::{LeftOutView, RowId, Snapshot};
 use crate::ingest::apply::Control;
-use crate::ingest::mending::{
-    Fetched, MAX_WATCHED, Order, Refusal, Request, Row, Settled,
-};
+use crate::ingest::mending::{Fetched, MAX_WATCHED, Order, Refusal, Request, Row, Settled};
 use crate::ingest::projection::{Projection, ProjectionError, table_copy};
 use crate::ingest::{recall, stopped};
 use crate::lsn::Lsn;
@@ -127,11 +125,18 @@ struct Pass {
 #[derive(Debug)]
 enum Stage {
     /// The table's keys after this one: does the index have them?
-    Table { after: Option<RowKey> },
+    Table {
+        after: Option<RowKey>,
+    },
     /// The index's rows from this one on: does the table have them, and the same?
-    Rows { from: u32 },
+    Rows {
+        from: u32,
+    },
     /// The rows without a vector, from this one on.
-    LeftOut { rows: LeftOutView, from: usize },
+    LeftOut {
+        rows: LeftOutView,
+        from: usize,
+    },
     Done,
 }
 
@@ -224,7 +229,13 @@ impl Mender {
             let index = lacking.index;
             match self.compare(index, lacking.keys, Depth::Whole).await {
                 Ok(tally) if tally.unsettled == 0 => {}
-                Ok(_) => self.give_up(index, "its rows change faster than they are fetched".to_owned()).await,
+                Ok(_) => {
+                    self.give_up(
+                        index,
+                        "its rows change faster than they are fetched".to_owned(),
+                    )
+                    .await
+                }
                 Err(Trouble::NotComplete) => return,
                 Err(trouble) if trouble.passes() => {
                     tracing::warn!(error = %trouble, "rows that an index lacks cannot be fetched yet");
@@ -292,7 +303,9 @@ impl Mender {
         while !matches!(pass.stage, Stage::Done) {
             if let Err(trouble) = self.step(&mut pass).await {
                 return Err(match trouble {
-                    Trouble::NotComplete | Trouble::TooMany => VerifyError::NotComplete(trouble.to_string()),
+                    Trouble::NotComplete | Trouble::TooMany => {
+                        VerifyError::NotComplete(trouble.to_string())
+                    }
                     Trouble::Upstream(_)
                     | Trouble::Projection(_)
                     | Trouble::Stuck
@@ -336,11 +349,15 @@ impl Mender {
                 self.absent(index, keys).await?
             }
             Stage::Rows { from } => {
-                let snapshot = serving(&self.view.borrow(), index).map_err(|_| Trouble::NotComplete)?;
+                let snapshot =
+                    serving(&self.view.borrow(), index).map_err(|_| Trouble::NotComplete)?;
                 let (keys, next) = row_keys(&snapshot, *from);
                 pass.stage = match next {
                     Some(from) => Stage::Rows { from },
-                    None => Stage::LeftOut { rows: self.left_out(index).await?, from: 0 },
+                    None => Stage::LeftOut {
+                        rows: self.left_out(index).await?,
+                        from: 0,
+                    },
                 };
                 keys
             }
@@ -393,7 +410,9 @@ impl Mender {
             let mut again = Vec::new();
             let length = whole_rows(&self.view.borrow(), index);
             for keys in keys.chunks(length) {
-                let settled = self.compare_once(index, keys.to_vec(), Depth::Whole).await?;
+                let settled = self
+                    .compare_once(index, keys.to_vec(), Depth::Whole)
+                    .await?;
                 tally.add(&settled);
                 again.extend(settled.again);
             }
@@ -433,7 +452,12 @@ impl Mender {
         while Instant::now() < deadline {
             let (answer, order) = oneshot::channel();
             let keys = keys.clone();
-            self.tell(Request::Watch { index, keys, answer }).await?;
+            self.tell(Request::Watch {
+                index,
+                keys,
+                answer,
+            })
+            .await?;
             match order.await.map_err(|_| Trouble::Stopping)? {
                 Ok(order) => return Ok(order),
                 Err(Refusal::NotComplete) => return Err(Trouble::NotComplete),
@@ -452,7 +476,11 @@ impl Mender {
             Depth::Sample => spread(&mut keys, SAMPLE),
         };
         let (whole, looked_for) = keys.split_at(whole);
-        let read = self.reader().await?.fetch(&table, whole, looked_for).await?;
+        let read = self
+            .reader()
+            .await?
+            .fetch(&table, whole, looked_for)
+            .await?;
         let mut rows = HashMap::with_capacity(read.rows.len() + read.present.len());
         for new in read.rows {
             let change = Change {
@@ -474,7 +502,12 @@ impl Mender {
     }
 
     /// Hands rows to the applier, and waits until it has come to them.
-    async fn settle(&self, order: u64, index: IndexId, fetched: Fetched) -> Result<Settled, Trouble> {
+    async fn settle(
+        &self,
+        order: u64,
+        index: IndexId,
+        fetched: Fetched,
+    ) -> Result<Settled, Trouble> {
         let (answer, mut settled) = oneshot::channel();
         let request = Request::Fetched {
             order,
@@ -498,7 +531,11 @@ impl Mender {
         }
     }
 
-    async fn table_keys(&mut self, index: IndexId, after: Option<&RowKey>) -> Result<Vec<RowKey>, Trouble> {
+    async fn table_keys(
+        &mut self,
+        index: IndexId,
+        after: Option<&RowKey>,
+    ) -> Result<Vec<RowKey>, Trouble> {
         let order = self.watch(index, Vec::new()).await?; // for the table as the index knows it
         let (table, ..) = keyed_table(&order)?;
         let read = self.reader().await?.keys_after(&table, after, CHUNK).await;
@@ -510,7 +547,12 @@ impl Mender {
 
     async fn absent(&self, index: IndexId, keys: Vec<RowKey>) -> Result<Vec<RowKey>, Trouble> {
         let (answer, absent) = oneshot::channel();
-        self.tell(Request::Absent { index, keys, answer }).await?;
+        self.tell(Request::Absent {
+            index,
+            keys,
+            answer,
+        })
+        .await?;
         absent.await.map_err(|_| Trouble::NotComplete)
     }
 
@@ -610,7 +652,9 @@ fn row_keys(snapshot: &Snapshot, from: u32) -> (Vec<RowKey>, Option<u32>) {
 
 /// How many rows of an index are read whole at a time.
 fn whole_rows(view: &View, index: IndexId) -> usize {
-    let dim = view.index(index).map_or(1, |index| index.definition.dim.get());
+    let dim = view
+        .index(index)
+        .map_or(1, |index| index.definition.dim.get());
     (WHOLE_BYTES / (dim * 4)).clamp(1, CHUNK)
 }
 

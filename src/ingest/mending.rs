@@ -284,7 +284,6 @@ fn is_older(xid: u32, than: u32) -> bool {
     than.wrapping_sub(xid).wrapping_sub(1) < u32::MAX / 2
 }
 
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -45,9 +45,15 @@ fn one(snapshot: &Snapshot, row: RowId) -> Option<Result<(u32, u32), IndexError>
     let searched = || {
         let exact = snapshot.search_exact(&query, NEIGHBORS)?;
         let found = snapshot.search(&query, NEIGHBORS, DEFAULT_EF)?;
-        let farthest = exact.neighbors.last().map_or(f32::INFINITY, |last| last.distance);
+        let farthest = exact
+            .neighbors
+            .last()
+            .map_or(f32::INFINITY, |last| last.distance);
         // Of rows at the same distance any will do.
-        let hits = found.neighbors.iter().filter(|near| near.distance <= farthest);
+        let hits = found
+            .neighbors
+            .iter()
+            .filter(|near| near.distance <= farthest);
         let count = |length: usize| u32::try_from(length).unwrap_or(u32::MAX);
         Ok((count(hits.count()), count(exact.neighbors.len())))
     };

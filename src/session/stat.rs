@@ -1,5 +1,7 @@
 //! What only Rektor knows → settings of the client's session, as JSON, just before a statement that reads them.
 
+use std::time::SystemTime;
+
 use serde_json::{Value, json};
 
 use super::exchange::End;
@@ -80,6 +82,9 @@ fn one_index(index: &IndexState, view: &View) -> Value {
         "lag_bytes": view.upstream.bytes_since(index.applied),
         "memory_bytes": stats.map(|stats| stats.memory_bytes),
         "error": error,
+        "fetched_rows": index.audit.fetched,
+        "mended_rows": index.audit.mended,
+        "audit_age": index.audit.audited_at.map(age),
     })
 }
 
@@ -106,6 +111,13 @@ pub(super) fn name(name: &QualifiedName) -> String {
     } else {
         name.to_string()
     }
+}
+
+/// The time since a moment, as `interval` reads it.
+fn age(at: SystemTime) -> String {
+    // A clock that was set back makes it 0.
+    let since = SystemTime::now().duration_since(at).unwrap_or_default();
+    format!("{} seconds", since.as_secs())
 }
 
 fn lsn(lsn: Lsn) -> String {

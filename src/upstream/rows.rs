@@ -94,7 +94,11 @@ impl TableReader {
             }
         }
         if !looked_for.is_empty() {
-            let sql = format!("select {} from {from} where {}", key_list(table), by_key(table));
+            let sql = format!(
+                "select {} from {from} where {}",
+                key_list(table),
+                by_key(table)
+            );
             for row in self.by_keys(&sql, table, looked_for).await? {
                 fetched.present.push(key(&row)?);
             }
@@ -123,7 +127,12 @@ impl TableReader {
     ) -> Result<Vec<RowKey>, UpstreamError> {
         let from = self.begin(table).await?;
         let keys = key_list(table);
-        let mut conditions: Vec<String> = table.table.row_filter.iter().map(|f| format!("({f})")).collect();
+        let mut conditions: Vec<String> = table
+            .table
+            .row_filter
+            .iter()
+            .map(|f| format!("({f})"))
+            .collect();
         if after.is_some() {
             let values: Vec<String> = (1..=table.key.len()).map(|n| format!("${n}")).collect();
             conditions.push(format!("({keys}) > ({})", values.join(", ")));
@@ -143,7 +152,11 @@ impl TableReader {
             .flat_map(|key| RowKey::parts(key.as_bytes()))
             .map(|part| Raw(Bytes::copy_from_slice(part)))
             .collect();
-        let rows = self.session.client().query(&statement, &parameters(&values)).await?;
+        let rows = self
+            .session
+            .client()
+            .query(&statement, &parameters(&values))
+            .await?;
         let found = rows.iter().map(key).collect::<Result<_, _>>()?;
         self.session.client().batch_execute("commit").await?;
         Ok(found)
@@ -166,7 +179,8 @@ impl TableReader {
         let client = self.session.client();
         let sql = include_str!("../../sql/ingest_table.sql");
         let row = client.query_opt(sql, &[&table.table.relation.0]).await?;
-        let changed = || UpstreamError::Changed(format!("table {} is gone or renamed", table.table.name));
+        let changed =
+            || UpstreamError::Changed(format!("table {} is gone or renamed", table.table.name));
         let from: String = row.ok_or_else(changed)?.try_get("source")?;
         client
             .batch_execute(&format!(
@@ -175,7 +189,11 @@ impl TableReader {
             .await?;
         let row = client.query_opt(sql, &[&table.table.relation.0]).await?;
         let held: String = row.ok_or_else(changed)?.try_get("source")?;
-        if held == from { Ok(from) } else { Err(changed()) }
+        if held == from {
+            Ok(from)
+        } else {
+            Err(changed())
+        }
     }
 
     async fn by_keys(
@@ -203,9 +221,14 @@ impl TableReader {
     ) -> Result<Statement, UpstreamError> {
         let statement = self.session.client().prepare_typed(sql, types).await?;
         for found in statement.columns() {
-            let meant = table.columns.iter().find(|column| column.name == found.name());
+            let meant = table
+                .columns
+                .iter()
+                .find(|column| column.name == found.name());
             let same = meant.is_some_and(|column| {
-                let type_id = column.type_id.map_or(found.type_().oid(), |type_id| type_id.0);
+                let type_id = column
+                    .type_id
+                    .map_or(found.type_().oid(), |type_id| type_id.0);
                 (found.column_id(), found.type_().oid()) == (Some(column.number.0), type_id)
             });
             if !same {
@@ -328,7 +351,10 @@ fn arrays(table: &KeyedTable, keys: &[RowKey]) -> Vec<Raw> {
             array.put_slice(part);
         }
     }
-    columns.into_iter().map(|array| Raw(array.freeze())).collect()
+    columns
+        .into_iter()
+        .map(|array| Raw(array.freeze()))
+        .collect()
 }
 
 /// A value in binary form, whatever its type.
@@ -359,7 +385,10 @@ impl<'a> FromSql<'a> for Raw {
 }
 
 fn parameters(values: &[Raw]) -> Vec<&(dyn ToSql + Sync)> {
-    values.iter().map(|value| value as &(dyn ToSql + Sync)).collect()
+    values
+        .iter()
+        .map(|value| value as &(dyn ToSql + Sync))
+        .collect()
 }
 
 fn datums(row: &Row) -> Result<Vec<Datum>, UpstreamError> {
@@ -386,12 +415,25 @@ mod tests {
     #[test]
     fn a_snapshot_shows_what_had_ended() {
         let snapshot = PgSnapshot::parse("100:110:100,105").unwrap();
-        for (xid, seen) in [(99, true), (100, false), (104, true), (105, false), (109, true), (110, false), (111, false)] {
+        for (xid, seen) in [
+            (99, true),
+            (100, false),
+            (104, true),
+            (105, false),
+            (109, true),
+            (110, false),
+            (111, false),
+        ] {
             assert_eq!(snapshot.sees(xid), seen, "{xid}");
         }
         // Numbers of 64 bits, whose lower half has wrapped around.
         let snapshot = PgSnapshot::parse("4294967290:4294967300:4294967295").unwrap();
-        for (xid, seen) in [(u32::MAX - 1, true), (u32::MAX, false), (3, true), (4, false)] {
+        for (xid, seen) in [
+            (u32::MAX - 1, true),
+            (u32::MAX, false),
+            (3, true),
+            (4, false),
+        ] {
             assert_eq!(snapshot.sees(xid), seen, "{xid}");
         }
         assert_eq!(PgSnapshot::parse("5:5:").unwrap().running(), [0; 0]);

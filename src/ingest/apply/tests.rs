@@ -17,8 +17,8 @@ use crate::catalog::{
 use crate::index::Writer;
 use crate::index::view::{IndexState, Phase};
 use crate::ingest::indexes::spec;
-use crate::ingest::projection::{Projection, table_copy};
 use crate::ingest::mending::{self, Settled};
+use crate::ingest::projection::{Projection, table_copy};
 use crate::ingest::{keep, restore};
 use crate::store::{Directory, Origin};
 use crate::upstream::rows::PgSnapshot;
@@ -473,7 +473,12 @@ impl Trial {
         if let Some(answer) = &mut fetch.answer {
             match answer.try_recv() {
                 Ok(settled) => {
-                    let Settled { missing, extra, differing, .. } = settled;
+                    let Settled {
+                        missing,
+                        extra,
+                        differing,
+                        ..
+                    } = settled;
                     assert_eq!((missing, extra, differing), (0, 0, 0));
                     self.fetch = None;
                 }
@@ -499,7 +504,10 @@ impl Trial {
                 relation: Arc::clone(&relation),
                 row: RowImage::Insert { new },
             };
-            (row_key(key), mending::Row::Whole(projection.change(&change).unwrap()))
+            (
+                row_key(key),
+                mending::Row::Whole(projection.change(&change).unwrap()),
+            )
         });
         let fetched = mending::Fetched {
             lsn: Lsn::new(seen as u64 * 10 + 5 + u64::from(choices.below(12))),

@@ -3,11 +3,13 @@
 
 use std::time::Instant;
 
-use super::one::{Index, Live};
 use super::Indexes;
+use super::one::{Index, Live};
 use crate::catalog::{IndexId, RowKey};
 use crate::index::{Comparison, IndexError, RowChange};
-use crate::ingest::mending::{Lacking, MAX_WATCHED, Order, Refusal, Request, Row, Settled, Verdict, Watch};
+use crate::ingest::mending::{
+    Lacking, MAX_WATCHED, Order, Refusal, Request, Row, Settled, Verdict, Watch,
+};
 use crate::lsn::Lsn;
 
 impl Indexes {
@@ -19,7 +21,11 @@ impl Indexes {
             Request::Lacking(answer) => {
                 let _unasked = answer.send(self.lacking());
             }
-            Request::Watch { index, keys, answer } => {
+            Request::Watch {
+                index,
+                keys,
+                answer,
+            } => {
                 let _unasked = answer.send(self.watch(index, keys, position, between));
             }
             Request::Fetched {
@@ -28,7 +34,10 @@ impl Indexes {
                 fetched,
                 answer,
             } => {
-                let live = self.all.get_mut(&index).and_then(|index| index.live.as_mut());
+                let live = self
+                    .all
+                    .get_mut(&index)
+                    .and_then(|index| index.live.as_mut());
                 let watch = live.and_then(|live| live.watch.as_mut());
                 if let Some(watch) = watch.filter(|watch| watch.order == order) {
                     watch.fetched(fetched, &mut self.recent, answer);
@@ -160,7 +169,9 @@ impl Index {
                 Ok(Found::Doubtful) => settled.again.push(key),
                 Ok(Found::Mended(Comparison::Missing)) => settled.missing += 1,
                 Ok(Found::Mended(Comparison::Extra)) => settled.extra += 1,
-                Ok(Found::Mended(Comparison::Differing | Comparison::Same)) => settled.differing += 1,
+                Ok(Found::Mended(Comparison::Differing | Comparison::Same)) => {
+                    settled.differing += 1
+                }
                 Err(error) => {
                     tracing::warn!(index = %self.entry.definition.name, %error, "the index cannot take a row");
                     self.distrust();
@@ -223,4 +234,3 @@ impl Live {
         })
     }
 }
-

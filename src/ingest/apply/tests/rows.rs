@@ -201,7 +201,11 @@ fn a_row_that_came_in_part_is_fetched_before_anything_is_shown() {
     assert!(*one.lacking.borrow());
     one.rows.insert(4, (Some([4.0, 4.0]), 4));
     one.transaction([insert(4, (Some([4.0, 4.0]), 4))]);
-    assert_eq!(one.state().applied, before, "nothing without the row is shown");
+    assert_eq!(
+        one.state().applied,
+        before,
+        "nothing without the row is shown"
+    );
     assert_eq!(held(&one.state()).unwrap().len(), 2);
 
     let order = one.watch(&[3]).unwrap();
