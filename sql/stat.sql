@@ -16,6 +16,7 @@ begin
 end
 $$;
 
+-- New columns come last: nothing else of a view that someone's own view may rest on can be changed.
 create or replace view rektor.stat_indexes as
 select s.*
 from json_to_recordset(rektor.stat_setting('rektor.stat_indexes')) as s (
@@ -31,6 +32,7 @@ from json_to_recordset(rektor.stat_setting('rektor.stat_indexes')) as s (
     lag_bytes bigint,
     memory_bytes bigint,
     error text,
+    lag_seconds double precision,
     fetched_rows bigint,
     mended_rows bigint,
     audit_age interval
@@ -47,7 +49,13 @@ from json_to_recordset(rektor.stat_setting('rektor.stat_replication')) as s (
     applied_lsn pg_lsn,
     upstream_lsn pg_lsn,
     lag_bytes bigint,
-    error text
+    error text,
+    lag_seconds double precision,
+    wal_status text,
+    retained_bytes bigint,
+    safe_wal_bytes bigint,
+    last_error text,
+    last_error_at timestamptz
 );
 comment on view rektor.stat_replication is 'One row: the stream that feeds this Rektor';
 

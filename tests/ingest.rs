@@ -213,22 +213,31 @@ fn a_slot_that_is_lost_or_moved_means_a_new_copy() {
 }
 
 #[test]
-fn a_slot_that_another_uses_is_waited_for() {
+fn a_slot_that_another_uses_is_refused() {
     let database = Server::Pg16.shared().database();
     let mut wire = database.connect();
     table(&database, &mut wire, "t", 50);
     let mut first = Following::start(&database);
     create_index(&mut wire, "i", "t");
     first.check(&mut wire, "i");
-    let second = Following::try_start(&database.url(), &first.slot).unwrap();
-    second.wait("the reason why it waits", |view| {
-        let error = view.error.as_ref()?;
-        error.contains("is in use by process").then_some(())
-    });
+    let pid = wire.value(&format!(
+        "select active_pid from pg_replication_slots where slot_name = '{}'",
+        first.slot
+    ));
+    let Err(error) = Following::try_start(&database.url(), &first.slot) else {
+        panic!("a second one follows with the same slot");
+    };
+    let error = error.to_string();
+    assert!(
+        error.contains(&format!("is in use by process {pid} ")) && error.contains("--slot"),
+        "{error}"
+    );
     insert(Server::Pg16, &mut wire, "t", 50, 5);
     first.check(&mut wire, "i");
     first.stop().unwrap();
-    second.check(&mut wire, "i");
+    first.up().unwrap();
+    insert(Server::Pg16, &mut wire, "t", 55, 5);
+    first.check(&mut wire, "i");
 }
 
 #[test]

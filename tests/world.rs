@@ -2,5 +2,8 @@
 //! disk ends in an index that equals its table, or in upstream answers with a reason that an operator can read.
 //!
 mod columns;
+mod disk;
 mod fixture;
+mod primary;
 mod publication;
+mod slot;

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use crate::catalog::{IncludeColumn, IndexDefinition, KeyColumn, RowKey, VectorColumn};
 use crate::index::view::{Audit, IndexState, Phase};
 use crate::index::{IndexError, IndexSpec, Outcome, READY_UNLINKED, RowChange, Snapshot, Writer};
+use crate::ingest::lag::Commits;
 use crate::ingest::mending::{MAX_LACKING, Watch};
 use crate::ingest::projection::{Projection, ProjectionError};
 use crate::lsn::Lsn;
@@ -264,15 +265,24 @@ impl Index {
         true
     }
 
-    pub(super) fn state(&mut self, position: Lsn) -> IndexState {
+    /// `halted` is why nothing at all is followed.
+    pub(super) fn state(
+        &mut self,
+        position: Lsn,
+        commits: &Commits,
+        halted: Option<&str>,
+    ) -> IndexState {
         let live = self.live.as_mut().filter(|live| live.snapshot.is_some());
         let Some(live) = live else {
-            let phase = match &self.want {
-                Want::Nothing | Want::Copy | Want::Catalogue => Phase::Copying {
-                    percent: self.percent,
-                },
-                Want::Mending { error, .. } => Phase::Failed {
+            let phase = match (&self.want, halted) {
+                (Want::Mending { error, .. }, _) => Phase::Failed {
                     error: error.clone(),
+                },
+                (Want::Nothing | Want::Copy | Want::Catalogue, Some(error)) => Phase::Failed {
+                    error: error.to_owned(),
+                },
+                (Want::Nothing | Want::Copy | Want::Catalogue, None) => Phase::Copying {
+                    percent: self.percent,
                 },
             };
             return IndexState {
@@ -282,15 +292,18 @@ impl Index {
                 applied: Lsn::ZERO,
                 left_out_changes: self.left_out,
                 audit: self.audit,
+                behind_since: None,
             };
         };
+        let applied = live.shown(position);
         IndexState {
             definition: Arc::clone(&live.entry.definition),
             phase: live.phase(),
             snapshot: live.snapshot.clone(),
-            applied: live.shown(position),
+            applied,
             left_out_changes: self.left_out,
             audit: self.audit,
+            behind_since: commits.oldest_after(applied),
         }
     }
 }
@@ -386,6 +399,12 @@ impl Live {
             return Ok(Cow::Borrowed(definition));
         }
         Err(ProjectionError::Renamed(definition.table.to_string()))
+    }
+
+    /// Whether changes of a table that is described like this can be applied.
+    pub(super) fn understands(&self, relation: &Arc<Relation>) -> bool {
+        let definition = self.definition_for(relation);
+        definition.is_ok_and(|definition| Projection::new(&definition, relation).is_ok())
     }
 
     /// Whether the row cannot be found.
