@@ -4,7 +4,8 @@
 //! ```text
 //! walsender ─ receive ─▶ queue ─▶ apply (one thread, owns the writers) ─▶ watch<View>
 //!              │  ▲ status            ▲ catalogue   ▲ copied writers   │ snapshots
-//!              ▼  └─ applied, durable ┘ follow      └ copier           ▼ keep
+//!              │  │                   │ follow      │ copier           │
+//!              ▼  └─ applied, durable ┘             └ mender: rows     ▼ keep
 //!           journal ───────────────── restore ◀────────────────── generations
 //! ```
 
