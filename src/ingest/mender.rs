@@ -1,8 +1,8 @@
 //! Rows that an index lacks, and keys to be compared → watches, fetched rows, and indexes that are as their tables. Compares
-//! now and then unasked, and all of an index when somebody wants to know. Never holds a snapshot upstream for longer than one
-//! chunk of keys takes.
+//! now and then unasked, and all of an index when somebody wants to know. Never works unasked for more than a hundredth of the time.
 
-use std::collections::HashMap;
+mod compare;
+
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -13,32 +13,10 @@ use crate::catalog::{IndexId, RowKey};
 use crate::index::view::{IndexState, Phase, Verification, VerifyError, View};
 use crate::index::{LeftOutView, RowId, Snapshot};
 use crate::ingest::apply::Control;
-use crate::ingest::mending::{Fetched, MAX_WATCHED, Order, Refusal, Request, Row, Settled};
-use crate::ingest::projection::{Projection, ProjectionError, table_copy};
+use crate::ingest::mending::Request;
 use crate::ingest::{recall, stopped};
-use crate::lsn::Lsn;
-use crate::upstream::rows::{ColumnMeaning, KeyedTable, TableReader};
-use crate::upstream::{Disposition, UpstreamError};
-use crate::wal::transaction::{Change, RowImage};
+use compare::{CHUNK, Comparer, Depth, Tally, Trouble};
 
-/// Keys compared at a time.
-const CHUNK: usize = MAX_WATCHED;
-/// Of these, rows whose vectors are compared when nobody asked.
-const SAMPLE: usize = 100;
-/// Bytes of vectors compared at a time.
-const WHOLE_BYTES: usize = 16 << 20;
-/// Times that keys are looked at which change meanwhile.
-const ATTEMPTS: u32 = 12;
-/// Pause before such keys are looked at again; doubled each time.
-const AGAIN_FIRST: Duration = Duration::from_millis(5);
-/// Longest such pause.
-const AGAIN_MOST: Duration = Duration::from_millis(500);
-/// How long the applier may need to come to what was read before the server is asked to write its WAL.
-const NUDGE_AFTER: Duration = Duration::from_millis(50);
-/// How long the applier may need at all: with a stream that does not flow nothing can be told.
-const SETTLE_WITHIN: Duration = Duration::from_secs(60);
-/// Between two tries to register a watch while a large transaction is half applied.
-const BETWEEN_RETRY: Duration = Duration::from_millis(50);
 /// Share of its time that the unasked comparison works: one part in so many.
 const DUTY: u32 = 100;
 /// Least pause between two chunks of it.
@@ -52,64 +30,6 @@ const MAX_MENDED: u64 = 50_000;
 
 /// Who wants an index verified, and where the answer goes.
 pub type VerifyRequest = (IndexId, oneshot::Sender<Result<Verification, VerifyError>>);
-
-/// Why keys could not be compared.
-#[derive(Debug, thiserror::Error)]
-enum Trouble {
-    #[error(transparent)]
-    Upstream(#[from] UpstreamError),
-    #[error(transparent)]
-    Projection(#[from] ProjectionError),
-    #[error("the index is not complete")]
-    NotComplete,
-    #[error("the stream did not come to what was read within {} s", SETTLE_WITHIN.as_secs())]
-    Stuck,
-    #[error("too many rows differ: all are copied again")]
-    TooMany,
-    #[error("the write path stops")]
-    Stopping,
-}
-
-impl Trouble {
-    /// Whether fetching again may help.
-    fn passes(&self) -> bool {
-        match self {
-            Self::Upstream(error) => error.disposition() == Disposition::Retry,
-            Self::Stuck | Self::Stopping => true,
-            Self::Projection(_) | Self::NotComplete | Self::TooMany => false,
-        }
-    }
-}
-
-/// Which of the rows are read whole.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Depth {
-    Whole,
-    Sample,
-}
-
-/// What was found so far.
-#[derive(Debug, Default)]
-struct Tally {
-    missing: u64,
-    extra: u64,
-    differing: u64,
-    unsettled: u64,
-    lsn: Lsn,
-}
-
-impl Tally {
-    fn add(&mut self, settled: &Settled) {
-        self.missing += settled.missing;
-        self.extra += settled.extra;
-        self.differing += settled.differing;
-        self.lsn = self.lsn.max(settled.lsn);
-    }
-
-    fn mended(&self) -> u64 {
-        self.missing + self.extra + self.differing
-    }
-}
 
 /// A comparison of all of an index with its table, chunk by chunk.
 #[derive(Debug)]
@@ -155,12 +75,10 @@ impl Pass {
 /// Fetches rows, compares, verifies.
 #[derive(Debug)]
 pub(crate) struct Mender {
-    config: Config,
-    controls: mpsc::Sender<Control>,
+    comparer: Comparer,
     /// An index lacks rows.
     lacking: watch::Receiver<bool>,
     view: watch::Receiver<Arc<View>>,
-    reader: Option<TableReader>,
 }
 
 impl Mender {
@@ -171,11 +89,14 @@ impl Mender {
         view: watch::Receiver<Arc<View>>,
     ) -> Self {
         Self {
-            config,
-            controls,
+            comparer: Comparer {
+                config,
+                controls,
+                view: view.clone(),
+                reader: None,
+            },
             lacking,
             view,
-            reader: None,
         }
     }
 
@@ -220,14 +141,18 @@ impl Mender {
     async fn fetch_lacking(&mut self) {
         while *self.lacking.borrow() {
             let (answer, lacking) = oneshot::channel();
-            if self.tell(Request::Lacking(answer)).await.is_err() {
+            if self.comparer.tell(Request::Lacking(answer)).await.is_err() {
                 return;
             }
             let Ok(Some(lacking)) = lacking.await else {
                 return;
             };
             let index = lacking.index;
-            match self.compare(index, lacking.keys, Depth::Whole).await {
+            match self
+                .comparer
+                .compare(index, lacking.keys, Depth::Whole)
+                .await
+            {
                 Ok(tally) if tally.unsettled == 0 => {}
                 Ok(_) => {
                     self.give_up(
@@ -249,7 +174,7 @@ impl Mender {
 
     async fn give_up(&self, index: IndexId, reason: String) {
         // The applier is gone only when everything stops.
-        let _stopping = self.tell(Request::GiveUp { index, reason }).await;
+        let _stopping = self.comparer.tell(Request::GiveUp { index, reason }).await;
     }
 
     /// One chunk of the comparison that nobody asked for.
@@ -263,7 +188,7 @@ impl Mender {
         match self.step(pass).await {
             Ok(()) if matches!(pass.stage, Stage::Done) => {
                 let at = SystemTime::now();
-                let _stopping = self.tell(Request::Audited { index, at }).await;
+                let _stopping = self.comparer.tell(Request::Audited { index, at }).await;
                 round.pass_ended();
             }
             Ok(()) => {}
@@ -292,13 +217,17 @@ impl Mender {
                 let _unasked = answer.send(verified);
             }
             // A statement of the reader's was cut short.
-            None => self.reader = None,
+            None => self.comparer.reader = None,
         }
     }
 
     async fn verified(&mut self, index: IndexId) -> Result<Verification, VerifyError> {
         let begun = Instant::now();
         serving(&self.view.borrow(), index)?;
+        if !self.view.borrow().streaming {
+            let interrupted = "the stream is interrupted".to_owned();
+            return Err(VerifyError::Failed(interrupted));
+        }
         let mut pass = Pass::new(index, Depth::Whole);
         while !matches!(pass.stage, Stage::Done) {
             if let Err(trouble) = self.step(&mut pass).await {
@@ -309,13 +238,14 @@ impl Mender {
                     Trouble::Upstream(_)
                     | Trouble::Projection(_)
                     | Trouble::Stuck
+                    | Trouble::Unseen
                     | Trouble::Stopping => VerifyError::Failed(trouble.to_string()),
                 });
             }
             self.fetch_lacking().await;
         }
         let at = SystemTime::now();
-        let _stopping = self.tell(Request::Audited { index, at }).await;
+        let _stopping = self.comparer.tell(Request::Audited { index, at }).await;
         let snapshot = serving(&self.view.borrow(), index)?;
         let stats = snapshot.stats();
         let measured = tokio::task::spawn_blocking(move || recall::measure(&snapshot)).await;
@@ -339,14 +269,14 @@ impl Mender {
         let index = pass.index;
         let keys = match &mut pass.stage {
             Stage::Table { after } => {
-                let keys = self.table_keys(index, after.as_ref()).await?;
+                let keys = self.comparer.table_keys(index, after.as_ref()).await?;
                 pass.rows_table += keys.len() as u64;
                 let last = keys.last().filter(|_| keys.len() == CHUNK).cloned();
                 pass.stage = match last {
                     Some(last) => Stage::Table { after: Some(last) },
                     None => Stage::Rows { from: 0 },
                 };
-                self.absent(index, keys).await?
+                self.comparer.absent(index, keys).await?
             }
             Stage::Rows { from } => {
                 let snapshot =
@@ -355,7 +285,7 @@ impl Mender {
                 pass.stage = match next {
                     Some(from) => Stage::Rows { from },
                     None => Stage::LeftOut {
-                        rows: self.left_out(index).await?,
+                        rows: self.comparer.left_out(index).await?,
                         from: 0,
                     },
                 };
@@ -379,7 +309,7 @@ impl Mender {
         if keys.is_empty() {
             return Ok(());
         }
-        let tally = self.compare(index, keys, pass.depth).await?;
+        let tally = self.comparer.compare(index, keys, pass.depth).await?;
         pass.tally.missing += tally.missing;
         pass.tally.extra += tally.extra;
         pass.tally.differing += tally.differing;
@@ -390,189 +320,6 @@ impl Mender {
             return Err(Trouble::TooMany);
         }
         Ok(())
-    }
-
-    /// Compares the rows of these keys, and puts right what differs.
-    async fn compare(
-        &mut self,
-        index: IndexId,
-        keys: Vec<RowKey>,
-        depth: Depth,
-    ) -> Result<Tally, Trouble> {
-        let mut tally = Tally::default();
-        let (mut keys, mut pause) = (keys, AGAIN_FIRST);
-        if depth == Depth::Sample {
-            let settled = self.compare_once(index, keys, depth).await?;
-            tally.add(&settled);
-            keys = settled.again;
-        }
-        for _ in 0..ATTEMPTS {
-            let mut again = Vec::new();
-            let length = whole_rows(&self.view.borrow(), index);
-            for keys in keys.chunks(length) {
-                let settled = self
-                    .compare_once(index, keys.to_vec(), Depth::Whole)
-                    .await?;
-                tally.add(&settled);
-                again.extend(settled.again);
-            }
-            keys = again;
-            if keys.is_empty() {
-                return Ok(tally);
-            }
-            tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(AGAIN_MOST);
-        }
-        tally.unsettled = keys.len() as u64;
-        Ok(tally)
-    }
-
-    async fn compare_once(
-        &mut self,
-        index: IndexId,
-        keys: Vec<RowKey>,
-        depth: Depth,
-    ) -> Result<Settled, Trouble> {
-        let order = self.watch(index, keys).await?;
-        let number = order.number;
-        let settled = match self.fetch(order, depth).await {
-            Ok(fetched) => self.settle(number, index, fetched).await,
-            Err(error) => Err(error),
-        };
-        if settled.is_err() {
-            self.reader = None;
-            let order = number;
-            self.tell(Request::Release { order, index }).await?;
-        }
-        settled
-    }
-
-    async fn watch(&self, index: IndexId, keys: Vec<RowKey>) -> Result<Order, Trouble> {
-        let deadline = Instant::now() + SETTLE_WITHIN;
-        while Instant::now() < deadline {
-            let (answer, order) = oneshot::channel();
-            let keys = keys.clone();
-            self.tell(Request::Watch {
-                index,
-                keys,
-                answer,
-            })
-            .await?;
-            match order.await.map_err(|_| Trouble::Stopping)? {
-                Ok(order) => return Ok(order),
-                Err(Refusal::NotComplete) => return Err(Trouble::NotComplete),
-                Err(Refusal::Later) => tokio::time::sleep(BETWEEN_RETRY).await,
-            }
-        }
-        Err(Trouble::Stuck)
-    }
-
-    /// Reads the rows of a watch's keys.
-    async fn fetch(&mut self, order: Order, depth: Depth) -> Result<Fetched, Trouble> {
-        let (table, projection, relation) = keyed_table(&order)?;
-        let mut keys = order.keys;
-        let whole = match depth {
-            Depth::Whole => keys.len(),
-            Depth::Sample => spread(&mut keys, SAMPLE),
-        };
-        let (whole, looked_for) = keys.split_at(whole);
-        let read = self
-            .reader()
-            .await?
-            .fetch(&table, whole, looked_for)
-            .await?;
-        let mut rows = HashMap::with_capacity(read.rows.len() + read.present.len());
-        for new in read.rows {
-            let change = Change {
-                commit_lsn: read.lsn,
-                relation: Arc::clone(&relation),
-                row: RowImage::Insert { new },
-            };
-            let change = projection.change(&change)?;
-            if let crate::index::RowChange::Upsert { key, .. } = &change {
-                rows.insert(key.clone(), Row::Whole(change));
-            }
-        }
-        rows.extend(read.present.into_iter().map(|key| (key, Row::Present)));
-        Ok(Fetched {
-            lsn: read.lsn,
-            snapshot: read.snapshot,
-            rows,
-        })
-    }
-
-    /// Hands rows to the applier, and waits until it has come to them.
-    async fn settle(
-        &self,
-        order: u64,
-        index: IndexId,
-        fetched: Fetched,
-    ) -> Result<Settled, Trouble> {
-        let (answer, mut settled) = oneshot::channel();
-        let request = Request::Fetched {
-            order,
-            index,
-            fetched,
-            answer,
-        };
-        self.tell(request).await?;
-        if let Ok(settled) = tokio::time::timeout(NUDGE_AFTER, &mut settled).await {
-            return settled.map_err(|_| Trouble::NotComplete);
-        }
-        if let Some(reader) = &self.reader {
-            // Without it, the next record that the server writes by itself will do.
-            if let Err(error) = reader.nudge().await {
-                tracing::debug!(%error, "the server cannot be asked to write its WAL");
-            }
-        }
-        match tokio::time::timeout(SETTLE_WITHIN, settled).await {
-            Ok(settled) => settled.map_err(|_| Trouble::NotComplete),
-            Err(_) => Err(Trouble::Stuck),
-        }
-    }
-
-    async fn table_keys(
-        &mut self,
-        index: IndexId,
-        after: Option<&RowKey>,
-    ) -> Result<Vec<RowKey>, Trouble> {
-        let order = self.watch(index, Vec::new()).await?; // for the table as the index knows it
-        let (table, ..) = keyed_table(&order)?;
-        let read = self.reader().await?.keys_after(&table, after, CHUNK).await;
-        if read.is_err() {
-            self.reader = None;
-        }
-        Ok(read?)
-    }
-
-    async fn absent(&self, index: IndexId, keys: Vec<RowKey>) -> Result<Vec<RowKey>, Trouble> {
-        let (answer, absent) = oneshot::channel();
-        self.tell(Request::Absent {
-            index,
-            keys,
-            answer,
-        })
-        .await?;
-        absent.await.map_err(|_| Trouble::NotComplete)
-    }
-
-    async fn left_out(&self, index: IndexId) -> Result<LeftOutView, Trouble> {
-        let (answer, rows) = oneshot::channel();
-        self.tell(Request::LeftOut { index, answer }).await?;
-        rows.await.map_err(|_| Trouble::NotComplete)
-    }
-
-    async fn reader(&mut self) -> Result<&mut TableReader, Trouble> {
-        let reader = match self.reader.take() {
-            Some(reader) => reader,
-            None => TableReader::connect(&self.config).await?,
-        };
-        Ok(self.reader.insert(reader))
-    }
-
-    async fn tell(&self, request: Request) -> Result<(), Trouble> {
-        let sent = self.controls.send(Control::Mend(request)).await;
-        sent.map_err(|_| Trouble::Stopping)
     }
 }
 
@@ -648,51 +395,4 @@ fn row_keys(snapshot: &Snapshot, from: u32) -> (Vec<RowKey>, Option<u32>) {
         .filter_map(|row: RowId| snapshot.key(row).map(RowKey::from_encoded))
         .collect();
     (keys, rows.peek().map(|row| row.0))
-}
-
-/// How many rows of an index are read whole at a time.
-fn whole_rows(view: &View, index: IndexId) -> usize {
-    let dim = view
-        .index(index)
-        .map_or(1, |index| index.definition.dim.get());
-    (WHOLE_BYTES / (dim * 4)).clamp(1, CHUNK)
-}
-
-/// What to read of a watch's table, and how to understand it.
-fn keyed_table(
-    order: &Order,
-) -> Result<(KeyedTable, Projection, Arc<crate::wal::pgoutput::Relation>), ProjectionError> {
-    let definition = &order.entry.definition;
-    let (table, relation) = table_copy(&[definition], order.entry.row_filter.clone());
-    let projection = Projection::new(definition, &relation)?;
-    let meaning = |name: &str, number, type_id| ColumnMeaning {
-        name: name.to_owned(),
-        number,
-        type_id,
-    };
-    let key = definition.key.iter();
-    let mut columns: Vec<_> = key
-        .map(|column| meaning(&column.name, column.number, Some(column.kind.oid())))
-        .collect();
-    let vector = &definition.column;
-    columns.push(meaning(&vector.name, vector.number, Some(vector.type_id)));
-    // A domain's values come as those of its base type.
-    let include = definition.include.iter();
-    columns.extend(include.map(|column| meaning(&column.name, column.number, None)));
-    let table = KeyedTable {
-        table,
-        key: definition.key.clone(),
-        columns,
-    };
-    Ok((table, projection, relation))
-}
-
-/// Brings so many keys, from all over the list, to its beginning; how many there are.
-fn spread(keys: &mut [RowKey], count: usize) -> usize {
-    let count = count.min(keys.len());
-    let step = keys.len() / count.max(1);
-    for place in 0..count {
-        keys.swap(place, place * step);
-    }
-    count
 }

@@ -120,6 +120,8 @@ pub(crate) struct Settled {
     pub(crate) differing: u64,
     /// Keys that cannot be told about: they were changed meanwhile, or only looked for.
     pub(crate) again: Vec<RowKey>,
+    /// All of them, because the rows that were read may lack a commit that is applied here.
+    pub(crate) unseen: bool,
 }
 
 /// Keys under watch.
@@ -131,6 +133,7 @@ pub(crate) struct Watch {
     /// Whether something has changed the key since.
     keys: BTreeMap<RowKey, bool>,
     fetched: Option<(Fetched, oneshot::Sender<Settled>)>,
+    unseen: bool,
 }
 
 impl Watch {
@@ -140,6 +143,7 @@ impl Watch {
             mark,
             keys: keys.into_iter().map(|key| (key, false)).collect(),
             fetched: None,
+            unseen: false,
         }
     }
 
@@ -174,6 +178,7 @@ impl Watch {
         answer: oneshot::Sender<Settled>,
     ) {
         if !recent.all_seen(self.mark, &fetched.snapshot) {
+            self.unseen = true;
             self.touch_all();
         }
         self.fetched = Some((fetched, answer));
@@ -202,6 +207,7 @@ impl Watch {
             lsn: fetched.lsn,
             rows,
             again,
+            unseen: self.unseen,
             answer,
         })
     }
@@ -213,6 +219,7 @@ pub(crate) struct Verdict {
     /// The table's row of each key, `None` if it has none.
     pub(crate) rows: Vec<(Option<Row>, RowKey)>,
     pub(crate) again: Vec<RowKey>,
+    pub(crate) unseen: bool,
     pub(crate) answer: oneshot::Sender<Settled>,
 }
 

@@ -4,7 +4,8 @@
 //! ```text
 //! walsender ─ receive ─▶ queue ─▶ apply (one thread, owns the writers) ─▶ watch<View>
 //!              │  ▲ status            ▲ catalogue   │ ▲ writers        │ snapshots
-//!              ▼  └─ applied, durable ┘ follow      ▼ │                ▼ keep
+//!              │  │                   │ follow      │ │   ▲ rows       │
+//!              ▼  └─ applied, durable ┘             ▼ │   └ mender     ▼ keep
 //!           journal ───────────────────────────▶ catch_up ◀──────── generations
 //!                                                   ▲ copier, restore
 //! ```

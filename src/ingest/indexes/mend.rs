@@ -170,6 +170,7 @@ impl Index {
         let mut settled = Settled {
             lsn: verdict.lsn,
             again: verdict.again,
+            unseen: verdict.unseen,
             ..Settled::default()
         };
         let mut fetched = 0;
