@@ -15,6 +15,7 @@ mod budget;
 mod catch_up;
 mod copier;
 mod follow;
+mod history;
 mod indexes;
 mod keep;
 mod lag;
@@ -260,6 +261,7 @@ async fn supervise(
         controls: controls.clone(),
         requests,
         kept,
+        complaint: None,
         stop: stopping.clone(),
     };
     tasks.spawn(async {
