@@ -480,6 +480,9 @@ impl Live {
 
     /// Takes its writer back.
     pub(super) fn take_back(&mut self, mut replica: Replica) {
+        if let Place::Away { applied, .. } = &self.place {
+            self.complete = *applied; // until all that it lacks is there
+        }
         if let Place::Away {
             beside: Some(beside),
             ..

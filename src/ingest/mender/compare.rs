@@ -157,7 +157,7 @@ impl Comparer {
         keys: Vec<RowKey>,
         depth: Depth,
     ) -> Result<Settled, Trouble> {
-        let order = self.watch(index, keys).await?;
+        let order = self.watch(index, keys.clone()).await?;
         let number = order.number;
         let settled = match self.fetch(order, depth).await {
             Ok(fetched) => self.settle(number, index, fetched).await,
@@ -168,7 +168,13 @@ impl Comparer {
             let order = number;
             self.tell(Request::Release { order, index }).await?;
         }
-        settled
+        // Without an answer the index was sent to read a large transaction: a new watch begins when it is back.
+        settled.map(|settled| {
+            settled.unwrap_or(Settled {
+                again: keys,
+                ..Settled::default()
+            })
+        })
     }
 
     async fn watch(&self, index: IndexId, keys: Vec<RowKey>) -> Result<Order, Trouble> {
@@ -225,13 +231,13 @@ impl Comparer {
         })
     }
 
-    /// Hands rows to the applier, and waits until it has come to them.
+    /// Hands rows to the applier, and waits until it has come to them; `None` when the watch has ended before.
     async fn settle(
         &self,
         order: u64,
         index: IndexId,
         fetched: Fetched,
-    ) -> Result<Settled, Trouble> {
+    ) -> Result<Option<Settled>, Trouble> {
         let (answer, mut settled) = oneshot::channel();
         let request = Request::Fetched {
             order,
@@ -241,7 +247,7 @@ impl Comparer {
         };
         self.tell(request).await?;
         if let Ok(settled) = tokio::time::timeout(NUDGE_AFTER, &mut settled).await {
-            return settled.map_err(|_| Trouble::NotComplete);
+            return Ok(settled.ok());
         }
         if let Some(reader) = &self.reader {
             // Without it, the next record that the server writes by itself will do.
@@ -250,7 +256,7 @@ impl Comparer {
             }
         }
         match tokio::time::timeout(SETTLE_WITHIN, settled).await {
-            Ok(settled) => settled.map_err(|_| Trouble::NotComplete),
+            Ok(settled) => Ok(settled.ok()),
             Err(_) => Err(Trouble::Stuck),
         }
     }
@@ -274,20 +280,34 @@ impl Comparer {
         index: IndexId,
         keys: Vec<RowKey>,
     ) -> Result<Vec<RowKey>, Trouble> {
-        let (answer, absent) = oneshot::channel();
-        self.tell(Request::Absent {
-            index,
-            keys,
-            answer,
-        })
-        .await?;
-        absent.await.map_err(|_| Trouble::NotComplete)
+        for _ in 0..ATTEMPTS {
+            let (answer, absent) = oneshot::channel();
+            let keys = keys.clone();
+            self.tell(Request::Absent {
+                index,
+                keys,
+                answer,
+            })
+            .await?;
+            match absent.await {
+                Ok(absent) => return Ok(absent),
+                // It was sent to read a large transaction: this waits until it is back.
+                Err(_) => drop(self.watch(index, Vec::new()).await?),
+            }
+        }
+        Err(Trouble::Stuck)
     }
 
     pub(super) async fn left_out(&self, index: IndexId) -> Result<LeftOutView, Trouble> {
-        let (answer, rows) = oneshot::channel();
-        self.tell(Request::LeftOut { index, answer }).await?;
-        rows.await.map_err(|_| Trouble::NotComplete)
+        for _ in 0..ATTEMPTS {
+            let (answer, rows) = oneshot::channel();
+            self.tell(Request::LeftOut { index, answer }).await?;
+            match rows.await {
+                Ok(rows) => return Ok(rows),
+                Err(_) => drop(self.watch(index, Vec::new()).await?),
+            }
+        }
+        Err(Trouble::Stuck)
     }
 
     async fn reader(&mut self) -> Result<&mut TableReader, Trouble> {
