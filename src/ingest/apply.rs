@@ -14,6 +14,7 @@ use crate::ingest::indexes::{
     Trouble,
 };
 use crate::ingest::marks::Marks;
+use crate::ingest::mending::Request;
 use crate::ingest::queue::{Passed, Whole};
 use crate::ingest::stopped;
 use crate::lsn::Lsn;
@@ -112,6 +113,8 @@ pub(crate) enum Control {
     CatchUpFailed { job: u64, error: String },
     /// What there is to store is wanted. No answer while something is applied that is not published.
     Keep(oneshot::Sender<Kept>),
+    /// Rows are fetched by key.
+    Mend(Request),
     /// A copy failed by the fault of these indexes, or of none.
     CopyFailed {
         job: u64,
@@ -146,6 +149,8 @@ pub(crate) struct Outputs {
     pub(crate) catalogue: watch::Sender<CatalogueRequest>,
     pub(crate) copy_wanted: watch::Sender<bool>,
     pub(crate) catch_up: mpsc::Sender<CatchUpOrder>,
+    /// An index lacks rows that are to be fetched.
+    pub(crate) rows_wanted: watch::Sender<bool>,
 }
 
 /// The write side of all indexes.
@@ -293,6 +298,7 @@ impl Applier {
                     Event::Begin { .. } | Event::Message { .. } | Event::Commit { .. } => {}
                 }
             }
+            self.indexes.applied(whole.xid);
             if redefines {
                 self.request_catalogue([whole.xid]);
             }
@@ -358,6 +364,9 @@ impl Applier {
                 }
                 return;
             }
+            Control::Mend(request) => {
+                self.indexes.mend(request, self.position);
+            }
             Control::CopyWaits(reason) => self.copy_waits = Some(reason),
             Control::CopyProgress { job, percents } => {
                 self.copy_waits = None;
@@ -414,13 +423,14 @@ impl Applier {
 
     /// Publishes what there is to see.
     fn show(&mut self) {
+        self.indexes.settle(self.position, Instant::now());
         self.indexes.publish(self.position);
         let marks = Arc::clone(&self.marks);
         let mut commits = marks.commits();
-        let applied = self.indexes.applied(self.position);
-        commits.applied(applied);
+        let shown = self.indexes.shown(self.position);
+        commits.applied(shown);
         let (generation, indexes) = self.indexes.states(self.position, &commits);
-        let behind_since = commits.oldest_after(applied);
+        let behind_since = commits.oldest_after(shown);
         drop(commits);
         let error = self
             .error
@@ -450,11 +460,15 @@ impl Applier {
         }));
         self.outputs
             .applied
-            .send_if_modified(|before| std::mem::replace(before, applied) != applied);
+            .send_if_modified(|before| std::mem::replace(before, shown) != shown);
     }
 
     /// Passes on what the indexes need from the other tasks.
     fn ask(&mut self) {
+        let lacking = self.indexes.wants_rows();
+        self.outputs
+            .rows_wanted
+            .send_if_modified(|before| std::mem::replace(before, lacking) != lacking);
         if self.indexes.take_suspicion() {
             self.request_catalogue([]);
         }

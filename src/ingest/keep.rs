@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::index::{Changed, Place, READY_UNLINKED, RowId};
+use crate::index::{Changed, Place, RowId};
 use crate::ingest::apply::{Control, Kept};
 use crate::ingest::indexes::KeptIndex;
 use crate::ingest::stopped;
@@ -21,9 +21,10 @@ const INTERVAL: Duration = Duration::from_secs(1);
 const JOURNAL_BYTES: u64 = 256 << 20;
 /// The name of an index's graph in a generation.
 pub(crate) const GRAPH: &str = "graph";
-/// Nodes linked since the stored graph that are reason enough, once the index is linked: a restart links them again. At least
-/// so many that it could not serve at once, and an eighth, so that all writing of graphs is a few times the last one.
-const UNSTORED: u64 = READY_UNLINKED;
+/// Nodes linked since the graph was stored that are reason enough, once the linker has nearly caught up: a restart would link
+/// them again. At least so many, and an eighth, so that all writing of graphs is a few times the last one.
+const UNSTORED: u64 = 4096;
+const CAUGHT_UP: u64 = 2048;
 const UNSTORED_SHARE: u64 = 8;
 /// Pause after a generation that could not be written, most likely for want of room.
 const PAUSE: Duration = Duration::from_secs(60);
@@ -54,11 +55,8 @@ impl Known {
             let base = self.0.entry(index.serial).or_default();
             base.changed.merge(&index.changed);
             index.changed = Changed::default();
-            if let Some(chunks) = index.stored.take() {
-                base.chunks = Some(chunks);
-                // Nobody sees its snapshot before all that was stored of its graph is in it.
-                let graph = index.snapshot.graph();
-                base.linked = graph.map_or(0, |graph| u64::from(graph.nodes()));
+            if let Some(files) = index.stored.take() {
+                (base.chunks, base.linked) = (Some(files.chunks), files.linked);
             }
         }
     }
@@ -78,7 +76,7 @@ impl Known {
             let stored = self.0.get(&index.serial).map_or(0, |base| base.linked);
             let unstored = linked.saturating_sub(stored);
             if unstored > UNSTORED.max(linked / UNSTORED_SHARE)
-                && index.snapshot.stats().unlinked <= READY_UNLINKED
+                && index.snapshot.stats().unlinked <= CAUGHT_UP
             {
                 return true;
             }
