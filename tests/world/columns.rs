@@ -40,6 +40,17 @@ const CASES: &[(&str, Outcome)] = &[
         "begin; alter table t rename v to w; alter table t rename price to v; alter table t rename w to price; commit",
         FollowsServing,
     ),
+    // the stream tells of new names before any reading of the catalogue does
+    (
+        "alter table t rename v to w; update t set w = ‹1,2,3› where id = 20; update t set price = 7 where id = 21",
+        FollowsServing,
+    ),
+    // and of names that no reading of the catalogue has seen
+    (
+        "begin; update t set price = 7 where id = 21; alter table t rename v to w; update t set w = ‹1,2,3› where id = 20;
+         alter table t rename price to v; update t set v = 3 where id = 22; commit",
+        Follows,
+    ),
     // dropped columns of the index
     ("alter table t drop v", Dropped),
     ("alter table t drop price", Dropped),
@@ -104,7 +115,10 @@ fn what_is_altered_is_followed() {
             let mut world = World::of(server);
             run(&mut world, change);
             match outcome {
-                Follows => world.follows(),
+                Follows => {
+                    world.settle();
+                    world.follows();
+                }
                 FollowsServing => {
                     world.settle();
                     assert!(world.is_the_first_copy(), "it was copied again");
