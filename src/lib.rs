@@ -29,6 +29,8 @@
 //! - Readers hold one immutable snapshot; there is one writer. Nothing of a transaction is visible before its commit.
 //! - `session` never sees the writer, `ingest` never sees a client: a `watch` channel of views lies between them.
 //! - What upstream is told is durable is durable: `flush` never runs ahead of the disk.
+//! - The stream waits for the journal's disk alone. An index that falls behind, is new, or is hit by a huge transaction reads the
+//!   durable journal on a thread of its own and serves its last snapshot meanwhile; the others go on.
 //! - The pure modules do no I/O and never panic on what comes from outside. `unsafe` lives in `index/faiss` alone.
 pub mod admin;
 pub mod app;

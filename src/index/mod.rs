@@ -45,7 +45,8 @@ pub use keys::Place;
 pub use loader::{Changed, Loader};
 pub use snapshot::{Found, Neighbor, RowId, Snapshot, Stats};
 pub use writer::{
-    ColumnChange, LeftOut, LeftOutRow, LeftOutView, Outcome, RowChange, VectorChange, Writer,
+    ColumnChange, Comparison, LeftOut, LeftOutRow, LeftOutView, Outcome, RowChange, VectorChange,
+    Writer,
 };
 
 use crate::catalog::IndexOptions;

@@ -10,16 +10,19 @@ use tokio::time::MissedTickBehavior;
 
 use crate::catalog::IndexId;
 use crate::index::view::{SlotStatus, View};
+use crate::ingest::history::History;
 use crate::ingest::indexes::{
     CatchUpOrder, CaughtUp, CopiedIndex, CopyOrder, Indexes, KeptIndex, Replica, RestoredIndex,
     Trouble,
 };
 use crate::ingest::lag::Commits;
+use crate::ingest::mending::Request;
 use crate::ingest::queue::{Passed, Whole};
 use crate::ingest::stopped;
 use crate::lsn::Lsn;
 use crate::store::{Hold, Holds};
 use crate::upstream::catalogue::IndexEntry;
+use crate::upstream::slot::SeenCommit;
 use crate::wal::pgoutput::Relation;
 use crate::wal::transaction::Event;
 
@@ -113,6 +116,8 @@ pub(crate) enum Control {
     CatchUpFailed { job: u64, error: String },
     /// What there is to store is wanted. No answer while something is applied that is not published.
     Keep(oneshot::Sender<Kept>),
+    /// Rows are fetched by key.
+    Mend(Request),
     /// A copy failed by the fault of these indexes, or of none.
     CopyFailed {
         job: u64,
@@ -145,6 +150,7 @@ pub(crate) struct Marks {
     durable: AtomicU64,
     upstream: AtomicU64,
     commits: Mutex<Commits>,
+    history: Mutex<History>,
 }
 
 impl Marks {
@@ -158,8 +164,13 @@ impl Marks {
         self.commits().compare_clocks(sent, now);
     }
 
-    pub(crate) fn arrived(&self, commit: Lsn, time: i64) {
-        self.commits().arrived(commit, time);
+    pub(crate) fn arrived(&self, commit: SeenCommit) {
+        self.commits().arrived(commit.lsn, commit.time);
+        self.history().saw(commit);
+    }
+
+    pub(crate) fn history(&self) -> MutexGuard<'_, History> {
+        self.history.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Nothing that holds the lock can leave it half changed.
@@ -177,6 +188,8 @@ pub(crate) struct Outputs {
     pub(crate) catalogue: watch::Sender<CatalogueRequest>,
     pub(crate) copy_wanted: watch::Sender<bool>,
     pub(crate) catch_up: mpsc::Sender<CatchUpOrder>,
+    /// An index lacks rows that are to be fetched.
+    pub(crate) rows_wanted: watch::Sender<bool>,
 }
 
 /// The write side of all indexes.
@@ -324,6 +337,7 @@ impl Applier {
                     Event::Begin { .. } | Event::Message { .. } | Event::Commit { .. } => {}
                 }
             }
+            self.indexes.applied(whole.xid);
             if redefines {
                 self.request_catalogue([whole.xid]);
             }
@@ -389,6 +403,9 @@ impl Applier {
                 }
                 return;
             }
+            Control::Mend(request) => {
+                self.indexes.mend(request, self.position);
+            }
             Control::CopyWaits(reason) => self.copy_waits = Some(reason),
             Control::CopyProgress { job, percents } => {
                 self.copy_waits = None;
@@ -446,13 +463,14 @@ impl Applier {
 
     /// Publishes what there is to see.
     fn show(&mut self) {
+        self.indexes.settle(self.position, Instant::now());
         self.indexes.publish(self.position);
         let marks = Arc::clone(&self.marks);
         let mut commits = marks.commits();
-        let applied = self.indexes.applied(self.position);
-        commits.applied(applied);
+        let shown = self.indexes.shown(self.position);
+        commits.applied(shown);
         let (generation, indexes) = self.indexes.states(self.position, &commits);
-        let behind_since = commits.oldest_after(applied);
+        let behind_since = commits.oldest_after(shown);
         drop(commits);
         let lsn = |mark: &AtomicU64| Lsn::new(mark.load(Ordering::Relaxed));
         let error = self
@@ -483,11 +501,15 @@ impl Applier {
         }));
         self.outputs
             .applied
-            .send_if_modified(|before| std::mem::replace(before, applied) != applied);
+            .send_if_modified(|before| std::mem::replace(before, shown) != shown);
     }
 
     /// Passes on what the indexes need from the other tasks.
     fn ask(&mut self) {
+        let lacking = self.indexes.wants_rows();
+        self.outputs
+            .rows_wanted
+            .send_if_modified(|before| std::mem::replace(before, lacking) != lacking);
         if self.indexes.take_suspicion() {
             self.request_catalogue([]);
         }

@@ -331,6 +331,11 @@ impl CatchUp {
             let before = before.iter_mut().find(|state| state.id == id);
             let (before, more) =
                 before.map_or((None, 0), |state| (state.published.take(), state.left_out));
+            if !replica.lacking.is_empty() {
+                // Nothing of it may be shown; it is fetched when the index follows the stream.
+                *left_out += more;
+                continue;
+            }
             let applied = replica.point.max(self.position);
             let published = if replica.dirty {
                 (replica.dirty, *unlinked) = (false, 0);

@@ -241,6 +241,8 @@ impl Indexes {
         position: Lsn,
         epoch: u64,
     ) {
+        // Their numbers are not known here.
+        self.recent.continues();
         let number = self.next_job();
         let mut replicas = Vec::new();
         for index in self.all.values_mut() {
