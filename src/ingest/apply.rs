@@ -1,8 +1,7 @@
 //! Events of the stream, and what the other tasks found out → indexes → one published `View` a commit. One thread owns all
 //! of it. Never shows a transaction before its commit, and never applies one twice.
 
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::{mpsc, oneshot, watch};
@@ -10,19 +9,17 @@ use tokio::time::MissedTickBehavior;
 
 use crate::catalog::IndexId;
 use crate::index::view::{SlotStatus, View};
-use crate::ingest::history::History;
 use crate::ingest::indexes::{
     CatchUpOrder, CaughtUp, CopiedIndex, CopyOrder, Indexes, KeptIndex, Replica, RestoredIndex,
     Trouble,
 };
-use crate::ingest::lag::Commits;
+use crate::ingest::marks::Marks;
 use crate::ingest::mending::Request;
 use crate::ingest::queue::{Passed, Whole};
 use crate::ingest::stopped;
 use crate::lsn::Lsn;
 use crate::store::{Hold, Holds};
 use crate::upstream::catalogue::IndexEntry;
-use crate::upstream::slot::SeenCommit;
 use crate::wal::pgoutput::Relation;
 use crate::wal::transaction::Event;
 
@@ -141,42 +138,6 @@ pub(crate) struct Kept {
 pub(crate) struct CatalogueRequest {
     pub(crate) number: u64,
     pub(crate) xids: Vec<u32>,
-}
-
-/// Positions that the receiving task moves and every view shows.
-#[derive(Debug, Default)]
-pub(crate) struct Marks {
-    received: AtomicU64,
-    durable: AtomicU64,
-    upstream: AtomicU64,
-    commits: Mutex<Commits>,
-    history: Mutex<History>,
-}
-
-impl Marks {
-    pub(crate) fn set(&self, received: Lsn, durable: Lsn, upstream: Lsn) {
-        self.received.store(received.as_u64(), Ordering::Relaxed);
-        self.durable.store(durable.as_u64(), Ordering::Relaxed);
-        self.upstream.store(upstream.as_u64(), Ordering::Relaxed);
-    }
-
-    pub(crate) fn compare_clocks(&self, sent: i64, now: SystemTime) {
-        self.commits().compare_clocks(sent, now);
-    }
-
-    pub(crate) fn arrived(&self, commit: SeenCommit) {
-        self.commits().arrived(commit.lsn, commit.time);
-        self.history().saw(commit);
-    }
-
-    pub(crate) fn history(&self) -> MutexGuard<'_, History> {
-        self.history.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Nothing that holds the lock can leave it half changed.
-    fn commits(&self) -> MutexGuard<'_, Commits> {
-        self.commits.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 /// Where the applier's results go.
@@ -455,8 +416,7 @@ impl Applier {
         let now = Instant::now();
         self.go_on_if(|puzzle| puzzle.deadline <= now);
         // Also while nothing is applied it shows how far behind it is.
-        let upstream = self.marks.upstream.load(Ordering::Relaxed);
-        if self.indexes.is_building() || self.shown.as_u64() != upstream {
+        if self.indexes.is_building() || self.shown != self.marks.upstream() {
             self.show();
         }
     }
@@ -472,7 +432,6 @@ impl Applier {
         let (generation, indexes) = self.indexes.states(self.position, &commits);
         let behind_since = commits.oldest_after(shown);
         drop(commits);
-        let lsn = |mark: &AtomicU64| Lsn::new(mark.load(Ordering::Relaxed));
         let error = self
             .error
             .as_ref()
@@ -485,12 +444,12 @@ impl Applier {
         {
             self.last_error = Some((error.as_str().into(), SystemTime::now()));
         }
-        self.shown = lsn(&self.marks.upstream);
+        self.shown = self.marks.upstream();
         self.outputs.view.send_replace(Arc::new(View {
             generation,
-            received: lsn(&self.marks.received),
-            durable: lsn(&self.marks.durable),
-            upstream: lsn(&self.marks.upstream).max(self.position),
+            received: self.marks.received(),
+            durable: self.marks.durable(),
+            upstream: self.marks.upstream().max(self.position),
             streaming: self.streaming,
             error: error.cloned(),
             last_error: self.last_error.clone(),

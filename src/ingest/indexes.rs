@@ -64,11 +64,19 @@ pub(crate) struct RestoredIndex {
     pub(crate) former: Shape,
     pub(crate) writer: Writer,
     /// The files that it came from.
-    pub(crate) chunks: Chunks,
+    pub(crate) files: Files,
     /// Commits whose record is before this are in it.
     pub(crate) point: Lsn,
     /// The same, to be served.
     pub(crate) snapshot: Arc<Snapshot>,
+}
+
+/// The files that an index was made from.
+#[derive(Debug)]
+pub(crate) struct Files {
+    pub(crate) chunks: Chunks,
+    /// Nodes of the graph among them.
+    pub(crate) linked: u64,
 }
 
 /// A complete index, to be stored.
@@ -84,7 +92,7 @@ pub(crate) struct KeptIndex {
     /// Places that were written since this was asked last.
     pub(crate) changed: Changed,
     /// When it is asked first: the files that it came from, if it came from files.
-    pub(crate) stored: Option<Chunks>,
+    pub(crate) stored: Option<Files>,
 }
 
 impl Indexes {
@@ -198,7 +206,7 @@ impl Indexes {
                 beside: Some(Beside::of(&mut replica)),
             };
             let mut live = Live::new(index.entry.clone(), place, self.serials);
-            (live.snapshot, live.stored) = (Some(made.snapshot), Some(made.chunks));
+            (live.snapshot, live.stored) = (Some(made.snapshot), Some(made.files));
             index.live = Some(live);
             (index.want, index.filling) = (Want::Nothing, None);
             replicas.push(replica);

@@ -14,7 +14,7 @@ use crate::lsn::Lsn;
 use crate::store::Hold;
 
 /// Most bytes of changes kept for a writer that is about to follow the stream. If there are more, it reads on first.
-const JOINING_BYTES: usize = if cfg!(test) { 1 << 10 } else { 8 << 20 };
+const JOINING_BYTES: usize = if cfg!(test) { 1 << 10 } else { 16 << 20 };
 
 /// Something that is made.
 #[derive(Debug)]

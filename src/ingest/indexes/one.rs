@@ -9,9 +9,9 @@ use super::{CaughtUp, KeptIndex};
 use crate::catalog::{IncludeColumn, IndexDefinition, KeyColumn, VectorColumn};
 use crate::index::view::{Audit, IndexState, Phase};
 use crate::index::{Changed, IndexSpec, LeftOutView, READY_UNLINKED, Snapshot};
+use crate::ingest::indexes::Files;
 use crate::ingest::lag::Commits;
 use crate::lsn::Lsn;
-use crate::store::Chunks;
 use crate::upstream::catalogue::{IndexEntry, Partition};
 use crate::wal::pgoutput::Relation;
 use crate::wal::transaction::Event;
@@ -67,7 +67,7 @@ pub(super) struct Live {
     /// Everything before this position is in the snapshot, while rows are lacking.
     complete: Lsn,
     /// The files that it came from, until they are asked for.
-    pub(super) stored: Option<Chunks>,
+    pub(super) stored: Option<Files>,
 }
 
 /// Where the writer of an index is.
