@@ -15,7 +15,7 @@ use crate::index::{LeftOutView, RowId, Snapshot};
 use crate::ingest::apply::Control;
 use crate::ingest::mending::Request;
 use crate::ingest::{recall, stopped};
-use compare::{CHUNK, Comparer, Depth, Tally, Trouble};
+use compare::{CHUNK, Comparer, Depth, PATIENCE, PATIENCE_UNASKED, Tally, Trouble};
 
 /// Share of its time that the unasked comparison works: one part in so many.
 const DUTY: u32 = 100;
@@ -94,6 +94,7 @@ impl Mender {
                 controls,
                 view: view.clone(),
                 reader: None,
+                patience: PATIENCE,
             },
             lacking,
             view,
@@ -116,7 +117,7 @@ impl Mender {
     async fn work(&mut self, asked: &mut mpsc::Receiver<VerifyRequest>) {
         let mut audit = Round::default();
         loop {
-            let asked = tokio::select! {
+            let next = tokio::select! {
                 biased;
                 lacking = self.lacking.wait_for(|lacking| *lacking) => match lacking {
                     Ok(_) => None,
@@ -129,7 +130,8 @@ impl Mender {
                 () = tokio::time::sleep_until(audit.next.into()) => None,
             };
             self.fetch_lacking().await;
-            if let Some((index, answer)) = asked {
+            // What cannot be fetched for long must not hold up whoever asks.
+            if let Some((index, answer)) = next.or_else(|| asked.try_recv().ok()) {
                 self.verify(index, answer).await;
             } else if audit.next <= Instant::now() {
                 self.audit(&mut audit).await;
@@ -185,7 +187,10 @@ impl Mender {
             return;
         };
         let index = pass.index;
-        match self.step(pass).await {
+        self.comparer.patience = PATIENCE_UNASKED;
+        let stepped = self.step(pass).await;
+        self.comparer.patience = PATIENCE;
+        match stepped {
             Ok(()) if matches!(pass.stage, Stage::Done) => {
                 let at = SystemTime::now();
                 let _stopping = self.comparer.tell(Request::Audited { index, at }).await;

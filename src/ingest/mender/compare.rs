@@ -35,7 +35,9 @@ const AGAIN_MOST: Duration = Duration::from_millis(500);
 /// How long the applier may need to come to what was read before the server is asked to write its WAL.
 const NUDGE_AFTER: Duration = Duration::from_millis(50);
 /// How long the applier may need at all: with a stream that does not flow nothing can be told.
-const SETTLE_WITHIN: Duration = Duration::from_secs(60);
+pub(super) const PATIENCE: Duration = Duration::from_secs(60);
+/// The same when nobody asked: rows that an index lacks must not wait for it.
+pub(super) const PATIENCE_UNASKED: Duration = Duration::from_secs(2);
 /// Between two tries to register a watch while a large transaction is half applied.
 const BETWEEN_RETRY: Duration = Duration::from_millis(50);
 
@@ -48,7 +50,7 @@ pub(super) enum Trouble {
     Projection(#[from] ProjectionError),
     #[error("the index is not complete")]
     NotComplete,
-    #[error("the stream did not come to what was read within {} s", SETTLE_WITHIN.as_secs())]
+    #[error("the index did not come to what was read in time")]
     Stuck,
     #[error(
         "a transaction as old as what was applied before Rektor began, or long ago, has not ended upstream"
@@ -108,6 +110,8 @@ pub(super) struct Comparer {
     pub(super) controls: mpsc::Sender<Control>,
     pub(super) view: watch::Receiver<Arc<View>>,
     pub(super) reader: Option<TableReader>,
+    /// How long the applier may need.
+    pub(super) patience: Duration,
 }
 
 impl Comparer {
@@ -178,8 +182,8 @@ impl Comparer {
     }
 
     async fn watch(&self, index: IndexId, keys: Vec<RowKey>) -> Result<Order, Trouble> {
-        let deadline = Instant::now() + SETTLE_WITHIN;
-        while Instant::now() < deadline {
+        let deadline = Instant::now() + self.patience;
+        loop {
             let (answer, order) = oneshot::channel();
             let keys = keys.clone();
             self.tell(Request::Watch {
@@ -191,10 +195,10 @@ impl Comparer {
             match order.await.map_err(|_| Trouble::Stopping)? {
                 Ok(order) => return Ok(order),
                 Err(Refusal::NotComplete) => return Err(Trouble::NotComplete),
+                Err(Refusal::Later) if Instant::now() > deadline => return Err(Trouble::Stuck),
                 Err(Refusal::Later) => tokio::time::sleep(BETWEEN_RETRY).await,
             }
         }
-        Err(Trouble::Stuck)
     }
 
     /// Reads the rows of a watch's keys.
@@ -255,7 +259,7 @@ impl Comparer {
                 tracing::debug!(%error, "the server cannot be asked to write its WAL");
             }
         }
-        match tokio::time::timeout(SETTLE_WITHIN, settled).await {
+        match tokio::time::timeout(self.patience, settled).await {
             Ok(settled) => Ok(settled.ok()),
             Err(_) => Err(Trouble::Stuck),
         }
