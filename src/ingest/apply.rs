@@ -416,13 +416,13 @@ impl Applier {
     }
 
     fn tick(&mut self) {
-        self.indexes.retry(Instant::now());
+        let failed = self.indexes.retry(Instant::now());
         self.puzzled = self
             .puzzled
             .filter(|(_, deadline)| *deadline > Instant::now());
         // Also while nothing is applied it shows how far behind it is.
         let upstream = self.marks.upstream.load(Ordering::Relaxed);
-        if self.indexes.is_building() || self.shown.as_u64() != upstream {
+        if failed || self.indexes.is_building() || self.shown.as_u64() != upstream {
             self.show();
         }
     }

@@ -138,7 +138,9 @@ impl Indexes {
     /// Whether an index that follows this table does not find its columns in it: they may have been renamed.
     pub(crate) fn is_puzzled_by(&self, relation: &Arc<Relation>) -> bool {
         let mut lives = self.all.values().filter_map(|index| index.live.as_ref());
-        lives.any(|live| live.entry.definition.relation == relation.id && !live.understands(relation))
+        lives.any(|live| {
+            live.entry.definition.relation == relation.id && !live.understands(relation)
+        })
     }
 
     /// Whether an index waits for a copy and none is under way.
@@ -374,9 +376,16 @@ impl Indexes {
             .collect()
     }
 
-    /// Time has passed: failed copies are tried again.
-    pub(crate) fn retry(&mut self, now: Instant) {
+    /// Time has passed: failed copies are tried again, and an index whose engine failed stops serving. Whether one did.
+    pub(crate) fn retry(&mut self, now: Instant) -> bool {
+        let mut failed = false;
         for index in self.all.values_mut() {
+            if let Some(error) = index.live.as_ref().and_then(|live| live.writer.failure()) {
+                tracing::error!(index = %index.entry.definition.name, error, "the index engine failed; the index is copied again");
+                index.distrust();
+                index.fail(format!("index engine: {error}"), now);
+                failed = true;
+            }
             if let Want::Mending {
                 retry: Some(at), ..
             } = &index.want
@@ -385,6 +394,7 @@ impl Indexes {
                 index.want = Want::Copy;
             }
         }
+        failed
     }
 
     /// Makes everything applied visible, as of `position`. Only between transactions.

@@ -16,6 +16,7 @@ use super::lineage::Lineage;
 use super::store::{MAX_ROWS, Store};
 use super::view::{Rebuild, RowView};
 use crate::catalog::Method;
+use crate::index::dial::Dial;
 use crate::index::pages::Bitmap;
 use crate::index::{IndexError, IndexSpec};
 use crate::vector::Metric;
@@ -29,6 +30,7 @@ pub(in crate::index) struct Rows {
     spec: IndexSpec,
     vectors: Arc<Store<f32>>,
     live: Bitmap,
+    dial: Arc<Dial>,
     /// None for an index that is only scanned.
     lineage: Option<Arc<Lineage>>,
     /// Inserted since the last view: no nodes yet.
@@ -55,6 +57,7 @@ impl Rows {
             spec,
             vectors: Arc::new(Store::new(dim)),
             live: Bitmap::default(),
+            dial: Arc::default(),
             lineage: match spec.options.method {
                 Method::Hnsw => Some(Arc::new(Lineage::new(codes()))),
                 Method::Flat => None,
@@ -66,6 +69,15 @@ impl Rows {
             retired: VecDeque::new(),
             views: VecDeque::new(),
             published: 0,
+        }
+    }
+
+    /// No rows, under the same dial.
+    pub(in crate::index) fn emptied(&self) -> Self {
+        self.dial.replaced(None);
+        Self {
+            dial: Arc::clone(&self.dial),
+            ..Self::new(self.spec)
         }
     }
 
@@ -154,7 +166,8 @@ impl Rows {
             && rebuild.replaces(lineage)
         {
             // For want of memory the old one stays, and the linker tries again.
-            if let Ok((rebuilt, dropped)) = rebuild.finish() {
+            if let Ok((rebuilt, dropped, curve)) = rebuild.finish() {
+                self.dial.replaced(curve);
                 self.lineage = Some(rebuilt);
                 self.retiring.extend(dropped);
             }
@@ -172,6 +185,7 @@ impl Rows {
             Arc::clone(&self.vectors),
             self.live.clone(),
             self.lineage.clone(),
+            Arc::clone(&self.dial),
             pin,
         )
     }
