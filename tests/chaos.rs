@@ -126,7 +126,7 @@ impl<'a> Run<'a> {
             &self.indexes
         ));
         if !plan.is_silent() {
-            let agree = compare::as_counted(&self.rektor, &self.indexes);
+            let agree = compare::as_told(&self.rektor, &self.indexes);
             agree.unwrap_or_else(|why| panic!("round {number}, {plan:?}: {why}"));
         }
         if plan.may_copy() {

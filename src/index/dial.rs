@@ -180,6 +180,8 @@ pub(super) struct Dial {
     checks: Mutex<Checks>,
     slot: Mutex<Slot>,
     asked: Condvar,
+    /// What a thread of the index ended of before its time: what it was working on may be half done.
+    failure: Mutex<Option<String>>,
 }
 
 impl Default for Dial {
@@ -190,6 +192,7 @@ impl Default for Dial {
             checks: Mutex::default(),
             slot: Mutex::default(),
             asked: Condvar::new(),
+            failure: Mutex::default(),
         }
     }
 }
@@ -303,6 +306,16 @@ impl Dial {
                 .store(correction.to_bits(), Ordering::Relaxed);
         }
         lock(&self.slot).not_before = Some(Instant::now() + (took * CHECK_SHARE).max(CHECK_PAUSE));
+    }
+
+    /// A thread of the index panicked.
+    pub(super) fn fail(&self, error: &str) {
+        lock(&self.failure).get_or_insert_with(|| error.to_owned());
+    }
+
+    /// Why the index must be made anew.
+    pub(super) fn failure(&self) -> Option<String> {
+        lock(&self.failure).clone()
     }
 
     /// Ends `next_question`.

@@ -49,8 +49,6 @@ struct State {
     newest: Option<Arc<Snapshot>>,
     /// Ready for the writer to take over.
     rebuilt: Option<Rebuild>,
-    /// What a thread ended of before its time.
-    failure: Option<String>,
 }
 
 impl Linker {
@@ -80,11 +78,6 @@ impl Linker {
         Ok(())
     }
 
-    /// Why a thread ended before its time. What it was working on may be half done: the index must be made anew.
-    pub(super) fn failure(&self) -> Option<String> {
-        self.shared.lock().failure.clone()
-    }
-
     /// Hands over the newest snapshot.
     pub(super) fn see(&self, snapshot: Arc<Snapshot>) {
         let old = self.shared.lock().newest.replace(snapshot);
@@ -107,7 +100,7 @@ impl Drop for Linker {
         self.shared.changed.notify_all();
         self.shared.dial.stop();
         for thread in self.threads.drain(..) {
-            // A panic was caught and kept as `failure`.
+            // A panic was caught, and told to the dial.
             let _ended = thread.join();
         }
     }
@@ -137,7 +130,7 @@ impl Shared {
         if let Err(panic) = worked {
             let text = panic.downcast_ref::<String>().map(String::as_str);
             let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
-            self.lock().failure = Some(text.unwrap_or("panicked").to_owned());
+            self.dial.fail(text.unwrap_or("panicked"));
         }
     }
 
@@ -282,12 +275,13 @@ mod tests {
 
     #[test]
     fn a_thread_that_panics_is_the_failure_of_the_index() {
-        let mut linker = Linker::start(Arc::default()).unwrap();
-        assert_eq!(linker.failure(), None);
+        let dial: Arc<Dial> = Arc::default();
+        let mut linker = Linker::start(Arc::clone(&dial)).unwrap();
+        assert_eq!(dial.failure(), None);
         linker.spawn("test", |_| panic!("out of order")).unwrap();
-        while linker.failure().is_none() {
+        while dial.failure().is_none() {
             std::thread::yield_now();
         }
-        assert_eq!(linker.failure().as_deref(), Some("out of order"));
+        assert_eq!(dial.failure().as_deref(), Some("out of order"));
     }
 }

@@ -16,6 +16,7 @@
 //!   view.rs      the rows at one moment: search, scan, link, rebuild
 //!   measure.rs   recall by effort, of rows before they are linked and of live queries
 //!   lineage.rs   one numbering of nodes, with its codes and its graph
+//!   stored.rs    a graph ↔ checked bytes
 //!   codes.rs     8-bit codes;  graph.rs  handle of a C++ graph;  store.rs  chunks that never move
 //!   shim.h ffi.rs      the line between Rust and C++
 //!   kernels.cpp        dot products of bytes for three kinds of processor
@@ -42,6 +43,7 @@ mod tests;
 pub mod view;
 mod writer;
 
+pub use faiss::{GraphImage, GraphSource};
 pub use keys::Place;
 pub use loader::{Changed, Loader};
 pub use dial::{DEFAULT_RECALL, DialStats};

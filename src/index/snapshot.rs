@@ -1,6 +1,6 @@
 //! An immutable state of an index at one LSN → nearest neighbours, keys, INCLUDE values.
 
-use super::faiss::{Ranked, RowView};
+use super::faiss::{GraphSource, Ranked, RowView};
 use super::keys::Place;
 use super::pages::Records;
 use super::{DialStats, IndexError, IndexSpec, record};
@@ -172,6 +172,12 @@ impl Snapshot {
         self.spec.options.method != Method::Flat && ef.saturating_mul(SCAN_RATIO) < self.live()
     }
 
+    /// Why the index no longer keeps its graph up, if so: it must be made anew. As of now, of all its snapshots.
+    #[must_use]
+    pub fn failure(&self) -> Option<String> {
+        self.rows.dial().failure()
+    }
+
     /// What is known of effort and recall.
     #[must_use]
     pub fn dial(&self) -> DialStats {
@@ -202,6 +208,12 @@ impl Snapshot {
 
     fn live(&self) -> usize {
         usize::try_from(self.rows.live().len()).unwrap_or(usize::MAX)
+    }
+
+    /// The graph as far as it is linked, to be stored; `None` when there is none yet.
+    #[must_use]
+    pub fn graph(&self) -> Option<GraphSource<'_>> {
+        self.rows.graph_source()
     }
 
     /// The rows, for the linker.

@@ -328,15 +328,14 @@ impl Writer {
         snapshot
     }
 
-    /// Why the index no longer keeps its graph up: it must be made anew.
-    #[must_use]
-    pub fn failure(&self) -> Option<String> {
-        self.linker.as_ref().and_then(Linker::failure)
-    }
-
     /// The places that were written since this was asked last. What was at a place that is now empty is not told.
     pub fn take_changed(&mut self) -> Changed {
         std::mem::take(&mut self.changed)
+    }
+
+    /// Takes back what [`Self::take_changed`] gave, since nothing became of it.
+    pub fn mark_changed(&mut self, changed: &Changed) {
+        self.changed.merge(changed);
     }
 
     /// The rows that no snapshot shows, with everything applied so far. The records are shared, not copied.

@@ -9,11 +9,15 @@ use tokio_postgres::Config;
 
 use crate::ingest::apply::{Control, Item, Marks};
 use crate::ingest::budget::{Budget, GivenUp};
-use crate::ingest::receive::{Ended, Queue, receive};
-use crate::ingest::restore::{ReplayError, blocking, load, replay};
+use crate::ingest::history::{contradiction, journalled};
+use crate::ingest::queue::Queue;
+use crate::ingest::receive::{Ended, receive};
+use crate::ingest::restore::{blocking, load};
 use crate::ingest::{IngestError, stopped};
 use crate::lsn::Lsn;
-use crate::store::{Directory, Journal, Origin, RecoveredJournal, StoreError, Trimmer};
+use crate::store::{
+    Directory, Journal, JournalReader, Origin, RecoveredJournal, StoreError, Trimmer,
+};
 use crate::upstream::backfill::while_telling;
 use crate::upstream::catalogue::{PUBLICATION, check_server, read_indexes};
 use crate::upstream::sql::SqlSession;
@@ -30,6 +34,8 @@ const PAUSE_MOST: Duration = Duration::from_secs(1);
 const PAUSE_STORE: Duration = Duration::from_secs(5);
 /// SQLSTATE `undefined_object`: what a stream without its publication ends with.
 const NO_PUBLICATION: &str = "42704";
+/// That, and `undefined_function`: a value came that has no binary form. (Its table is taken out of the publication.)
+const UNREADABLE: [&str; 2] = [NO_PUBLICATION, "42883"];
 
 /// What a position in the stream belongs to, and the position.
 #[derive(Clone, Debug)]
@@ -59,7 +65,7 @@ impl Epoch {
                 system.timeline, self.timeline
             ))
         } else if self.unreadable {
-            Some("the publication was dropped and made anew".into())
+            Some("the slot cannot be read any more: the publication was made anew, or had a table that cannot be sent".into())
         } else if state.lost {
             Some("upstream removed WAL that the replication slot needs".into())
         } else if state.confirmed > self.position {
@@ -90,6 +96,8 @@ pub(crate) struct Follower {
     pub(crate) journal: Option<Journal>,
     /// The same, for whoever trims it.
     pub(crate) trimmer: watch::Sender<Option<Trimmer>>,
+    /// The same, for whoever reads it.
+    pub(crate) reader: watch::Sender<Option<JournalReader>>,
     /// The applier has what is stored, or has begun anew.
     pub(crate) restored: bool,
     /// The newest epoch of this process: what another has left in memory must not pass for its own.
@@ -138,7 +146,6 @@ impl Follower {
                     if *stop.borrow() {
                         return Ok(()); // the applier is gone already
                     }
-                    self.queue.send(Item::Cut).await?;
                     if let Some(journal) = &self.journal {
                         // If it has failed, the next look at it tells.
                         let _failed = journal.abandon().await;
@@ -149,21 +156,12 @@ impl Follower {
                             let failed = self.close_journal().await;
                             failed.err().unwrap_or(StoreError::Stopped).into()
                         }
-                        Ok(Ended::Full) => {
-                            let wait = "the stream waits for a copy to end".to_owned();
-                            self.tell(false, Some(wait)).await;
-                            tokio::select! {
-                                biased;
-                                () = stopped(&mut stop) => return Ok(()),
-                                drained = self.queue.drained() => drained?,
-                            }
-                            continue;
-                        }
                         Err(error) => {
                             if let IngestError::Upstream(error) = &error
-                                && error.sqlstate() == Some(NO_PUBLICATION)
+                                && UNREADABLE.map(Some).contains(&error.sqlstate())
                             {
-                                // The slot sees the catalogue as it was: it never finds a publication that was made anew.
+                                // The slot sees the catalogue as it was: it never finds a publication that was made anew,
+                                // and always a table that has left it.
                                 current.unreadable = true;
                             }
                             error
@@ -204,12 +202,13 @@ impl Follower {
             return Ok(Ended::JournalFailed); // `open` starts it
         };
         let (applied, stop) = (&mut self.applied, &mut self.stop);
-        let (queue, marks) = (&self.queue, &self.marks);
+        let (queue, marks) = (&mut self.queue, &self.marks);
         receive(stream, position, queue, journal, marks, applied, stop).await
     }
 
     pub(super) async fn close_journal(&mut self) -> Result<(), StoreError> {
         self.trimmer.send_replace(None);
+        self.reader.send_replace(None);
         match self.journal.take() {
             Some(journal) => journal.close().await,
             None => Ok(()),
@@ -219,6 +218,7 @@ impl Follower {
     fn start_journal(&mut self, journal: RecoveredJournal, start: Lsn) -> Result<(), StoreError> {
         let journal = journal.start(start)?;
         self.trimmer.send_replace(Some(journal.trimmer()));
+        self.reader.send_replace(Some(journal.reader()));
         self.journal = Some(journal);
         Ok(())
     }
@@ -251,8 +251,15 @@ impl Follower {
                 ..stored.clone()
             });
         }
+        if let (Some((_, journal)), Some(state)) = (&recovered, &state) {
+            let (since, seen) = journalled(journal, state.confirmed).await?;
+            self.marks.history().begin(since, seen);
+        }
         let broken = match epoch {
-            Some(epoch) => epoch.broken_by(&system, state.as_ref()),
+            Some(epoch) => match epoch.broken_by(&system, state.as_ref()) {
+                None => self.contradicted(&session, epoch, state.as_ref()).await?,
+                broken => broken,
+            },
             None => Some("nothing of this slot's stream is stored".to_owned()),
         };
         if let Some(reason) = broken {
@@ -294,6 +301,26 @@ impl Follower {
         }
     }
 
+    /// Why upstream's past is not the one that was followed, if so.
+    async fn contradicted(
+        &self,
+        session: &SqlSession,
+        epoch: &Epoch,
+        state: Option<&slot::SlotState>,
+    ) -> Result<Option<String>, UpstreamError> {
+        let Some(state) = state else {
+            return Ok(None); // said already
+        };
+        let (slot, marks) = (&self.slot, &self.marks);
+        let compared = contradiction(session, slot, marks, state.confirmed, epoch.position).await;
+        match compared {
+            Err(error) if UNREADABLE.map(Some).contains(&error.sqlstate()) => {
+                Ok(Some(format!("the slot cannot be read any more: {error}")))
+            }
+            compared => compared,
+        }
+    }
+
     /// What is stored of this slot's stream, checked; `None` if nothing is, or it is damaged.
     async fn stored(
         &self,
@@ -304,6 +331,9 @@ impl Follower {
         };
         if !self.restored {
             require_same_cluster(&self.directory, system)?;
+        } else {
+            // The journal has failed: while nothing can be written, all of it is not read again and again.
+            blocking(&self.directory, Directory::probe).await??;
         }
         if origin.slot != self.slot {
             tracing::warn!(
@@ -376,12 +406,13 @@ impl Follower {
         });
         let journal = journal.await??;
         self.start_journal(journal, position)?;
+        self.marks.history().begin(position, []);
         self.restored = true;
-        self.queue.send(Item::Begin { position, epoch }).await?;
+        self.queue.begin(Item::Begin { position, epoch }).await?;
         Ok(position)
     }
 
-    /// Hands over to the applier what is stored: the indexes of a generation, and the journal since.
+    /// Hands over to the applier what is stored: the indexes of a generation, which the journal leads on from there.
     async fn restore(
         &mut self,
         session: &SqlSession,
@@ -396,36 +427,15 @@ impl Follower {
         });
         let indexes = indexes.await?;
         let from = indexes.iter().map(|index| index.point).min();
-        let position = from.unwrap_or(end).min(end);
-        tracing::info!(indexes = indexes.len(), %position, %end, "continuing from what is stored");
-        let is_empty = indexes.is_empty();
+        let from = from.unwrap_or(end).min(end);
+        tracing::info!(indexes = indexes.len(), %from, %end, "continuing from what is stored");
         self.restored = true;
         let item = Item::Restore {
-            position,
+            position: end,
             epoch: origin.epoch,
             indexes,
         };
-        self.queue.send(item).await?;
-        if is_empty {
-            return Ok(());
-        }
-        match replay(journal, position, &self.queue).await {
-            Ok(()) => Ok(()),
-            Err(ReplayError::Queue(error)) => Err(error.into()),
-            // It was checked a moment ago: the next look at it decides, and begins anew if need be.
-            Err(ReplayError::Store(error)) => {
-                self.restored = false;
-                Err(error.into())
-            }
-            Err(ReplayError::Content(error)) => {
-                tracing::error!(
-                    error,
-                    "what is stored cannot be continued: everything is copied again"
-                );
-                blocking(&self.directory, Directory::clear).await??;
-                Err(UpstreamError::Changed(error).into())
-            }
-        }
+        Ok(self.queue.begin(item).await?)
     }
 }
 

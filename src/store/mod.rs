@@ -16,7 +16,9 @@ use serde::{Deserialize, Serialize};
 pub use checkpoint::{
     Chunks, GenerationWriter, IndexHeader, IndexWriter, RowReader, StoredIndex, StoredRow,
 };
-pub use journal::{Entry, Journal, RecoveredJournal, Replay, Replayed, Room, Trimmer};
+pub use journal::{
+    Entry, Hold, Holds, Journal, JournalReader, RecoveredJournal, Replayed, Room, Tail, Trimmer,
+};
 
 use crate::catalog::IndexId;
 use crate::lsn::Lsn;
@@ -24,6 +26,10 @@ use disk::{Disk, RealDisk};
 
 /// The directory's lock, held while a process uses it.
 const LOCK_FILE: &str = "lock";
+/// Written and removed, to see whether the disk takes anything.
+const PROBE_FILE: &str = "probe";
+/// As much as the journal writes at a time.
+const PROBE_BYTES: usize = 1 << 20;
 /// Whose state this is.
 const ORIGIN_FILE: &str = "origin";
 
@@ -114,6 +120,7 @@ pub struct Directory {
     disk: Arc<dyn Disk>,
     root: PathBuf,
     state: Mutex<State>,
+    holds: Holds,
     /// Unlocks when it is dropped.
     _lock: Option<File>,
 }
@@ -160,6 +167,7 @@ impl Directory {
             }),
             disk,
             root,
+            holds: Holds::default(),
             _lock: lock,
         };
         match document::read(&*directory.disk, &directory.root.join(ORIGIN_FILE)) {
@@ -244,6 +252,27 @@ impl Directory {
         synced.map_err(StoreError::at(&self.root))
     }
 
+    /// Whether the disk takes anything: what is stored need not be read for learning that it still does not.
+    ///
+    /// # Errors
+    /// When it does not.
+    pub fn probe(&self) -> Result<(), StoreError> {
+        let path = self.root.join(PROBE_FILE);
+        let removed = || match self.disk.remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            Ok(()) | Err(_) => Ok(()),
+        };
+        let probed = removed().and_then(|()| {
+            let mut file = self.disk.create(&path)?;
+            let written = file
+                .append(&vec![0; PROBE_BYTES])
+                .and_then(|()| file.sync());
+            drop(file);
+            removed().and(written)
+        });
+        probed.map_err(StoreError::at(&path))
+    }
+
     /// Reads and checks the whole journal, and cuts what a crash tore off at its end.
     ///
     /// # Errors
@@ -252,7 +281,14 @@ impl Directory {
         let origin = self
             .origin()
             .ok_or(StoreError::Order("a journal without an origin"))?;
-        RecoveredJournal::recover(Arc::clone(&self.disk), &self.root, &origin)
+        let holds = self.holds.clone();
+        RecoveredJournal::recover(Arc::clone(&self.disk), &self.root, &origin, holds)
+    }
+
+    /// Where readers say what the journal must keep for them, across journals.
+    #[must_use]
+    pub fn holds(&self) -> Holds {
+        self.holds.clone()
     }
 
     /// The stored states of an index, newest first. Reading one may still find it damaged.

@@ -135,7 +135,25 @@ impl Run<'_> {
                 self.killed().then_some(())
             });
         }
-        self.rektor.spawn();
+        match plan.refused_start {
+            None => self.rektor.spawn(),
+            Some(refusal) => {
+                let before = self.faults.refused();
+                self.faults.refuse(refusal, 0);
+                self.rektor.spawn();
+                wait_for("the disk to be used", REACH_LIMIT, || {
+                    (self.faults.refused() > before).then_some(())
+                });
+                self.faults.accept();
+                // It may refuse to start, or come up and wait.
+                if !self.rektor.accepts() {
+                    let ended = || self.rektor.ended();
+                    let status = wait_for("the refusal to start", REACH_LIMIT, ended);
+                    assert_eq!(status.code(), Some(1), "{}", self.rektor.log());
+                    self.rektor.spawn();
+                }
+            }
+        }
     }
 
     fn lose(&self, loss: Loss, dice: &mut Random) {

@@ -251,8 +251,22 @@ impl Cluster {
     pub fn fail_over(&self, meanwhile: impl FnOnce()) {
         let standby = self.dir.join("standby");
         let mut backup = unprivileged(&self.server.bin().join("pg_basebackup"));
-        backup.args(["-h", "127.0.0.1", "-U", "postgres", "-X", "stream", "-c", "fast", "-p"]);
-        backup.arg(self.port.to_string()).arg("-R").arg("-D").arg(&standby);
+        backup.args([
+            "-h",
+            "127.0.0.1",
+            "-U",
+            "postgres",
+            "-X",
+            "stream",
+            "-c",
+            "fast",
+            "-p",
+        ]);
+        backup
+            .arg(self.port.to_string())
+            .arg("-R")
+            .arg("-D")
+            .arg(&standby);
         backup.current_dir("/");
         must_succeed(backup);
         meanwhile();
@@ -285,7 +299,8 @@ impl Cluster {
         database
     }
 
-    fn empty_database(&self) -> Database<'_> {
+    /// A new database with nothing in it.
+    pub fn empty_database(&self) -> Database<'_> {
         let name = new_database_name();
         Wire::login(self.port, "postgres", "postgres").run(&format!("create database {name}"));
         Database {

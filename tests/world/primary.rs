@@ -11,14 +11,22 @@ fn a_promoted_standby_is_followed_after_a_new_copy() {
         let database = world.database.clone();
         cluster.fail_over(|| {
             // The standby never sees these, and the index has them.
-            database.connect().run(&super::fixture::rows_of(server, "t", 100, 5));
+            database
+                .connect()
+                .run(&super::fixture::rows_of(server, "t", 100, 5));
             world.check();
         });
         world.wire = world.database.connect();
         world.insert("t", 200, 5);
         world.follows();
-        assert_eq!(world.value("select count(*) from t where id between 100 and 104"), "0");
-        assert_eq!(world.value("select timeline_id from pg_control_checkpoint()"), "2");
+        assert_eq!(
+            world.value("select count(*) from t where id between 100 and 104"),
+            "0"
+        );
+        assert_eq!(
+            world.value("select timeline_id from pg_control_checkpoint()"),
+            "2"
+        );
     }
 }
 
@@ -48,7 +56,10 @@ fn a_primary_restored_to_an_earlier_point_is_followed_after_a_new_copy() {
             // As much as was there before, so that positions agree again and contents do not.
             world.insert("t", 300, 40);
             world.follows();
-            assert_eq!(world.value("select count(*) from t where id between 100 and 199"), "0");
+            assert_eq!(
+                world.value("select count(*) from t where id between 100 and 199"),
+                "0"
+            );
         }
     }
 }

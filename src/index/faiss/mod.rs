@@ -10,11 +10,13 @@ mod lineage;
 mod measure;
 mod rows;
 mod store;
+mod stored;
 #[cfg(test)]
 mod tests;
 mod view;
 
 pub(super) use rows::Rows;
+pub use stored::{GraphImage, GraphSource};
 pub(super) use view::{Ranked, Rebuild, RowView};
 
 /// Lets every other thread go before the calling one, for good.
