@@ -78,11 +78,16 @@ impl Curve {
     fn effort(&self, miss: f64, k: usize) -> f64 {
         #[allow(clippy::cast_precision_loss)] // small numbers
         let [few, many, k] = [MEASURED_K[0] as f64, MEASURED_K[1] as f64, k as f64];
-        let of_few = interpolated(&self.misses[0], miss);
+        // What was not measured is not gone below.
+        let of = |points: &[(f64, f64)]| {
+            let least = points.first().map_or(k, |(effort, _)| *effort);
+            interpolated(points, miss).max(least)
+        };
+        let of_few = of(&self.misses[0]);
         if k <= few {
             return of_few;
         }
-        let of_many = interpolated(&self.misses[1], miss);
+        let of_many = of(&self.misses[1]);
         if k >= many {
             return of_many * k / many;
         }
@@ -158,8 +163,8 @@ impl Checks {
     fn correction(&self, curve: &Curve) -> f64 {
         let expected = self.expected / self.count;
         let missed = (self.missed + PRIOR_CHECKS * expected) / (self.count + PRIOR_CHECKS);
-        let k = MEASURED_K[0];
-        let factor = curve.effort(expected, k) / curve.effort(missed, k);
+        let points = &curve.misses[0];
+        let factor = interpolated(points, expected) / interpolated(points, missed);
         factor.clamp(LEAST_CORRECTION, MOST_CORRECTION)
     }
 }
