@@ -49,7 +49,8 @@ pub use loader::{Changed, Loader};
 pub use dial::{DEFAULT_RECALL, DialStats};
 pub use snapshot::{Effort, Found, Neighbor, RowId, Snapshot, Stats};
 pub use writer::{
-    ColumnChange, LeftOut, LeftOutRow, LeftOutView, Outcome, RowChange, VectorChange, Writer,
+    ColumnChange, Comparison, LeftOut, LeftOutRow, LeftOutView, Outcome, RowChange, VectorChange,
+    Writer,
 };
 
 use crate::catalog::IndexOptions;

@@ -18,6 +18,7 @@ use super::pending::{Kind, Owner};
 use super::prepared::Analysis;
 use super::relay::{Session, Transaction};
 use super::rewrite;
+use super::verify::Then;
 use crate::query::{KnnQuery, QueryVector, RelayReason, StatementKind};
 
 /// Own statements of a simple Query: the original, for its errors, and the one that nominates.
@@ -44,6 +45,9 @@ impl Session {
             if self.transaction != Transaction::Failed && !self.executed {
                 self.send_stat(End::Sync);
             }
+        }
+        if analysis.interest.verify && self.verify_simple(&analysis).await? == Then::Reported {
+            return Ok(());
         }
         if analysis.interest.ddl {
             self.look_for_indexes(&analysis).await?;

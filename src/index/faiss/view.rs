@@ -256,6 +256,9 @@ pub(in crate::index) struct Rebuild {
     _pin: Arc<()>,
 }
 
+/// A new lineage, the rows of the old one that it does not name, and its curve.
+pub(super) type Rebuilt = (Arc<Lineage>, Vec<u32>, Option<Curve>);
+
 impl Rebuild {
     /// Whether it is of the lineage of `view`; if not it is of no use.
     pub(in crate::index) fn fits(&self, view: &RowView) -> bool {
@@ -296,7 +299,7 @@ impl Rebuild {
     }
 
     /// The new lineage, with every node of the old one, the rows that it does not name, and its curve.
-    pub(super) fn finish(mut self) -> Result<(Arc<Lineage>, Vec<u32>, Option<Curve>), IndexError> {
+    pub(super) fn finish(mut self) -> Result<Rebuilt, IndexError> {
         self.take(self.old.extent())?;
         Ok((self.new, self.dropped, self.curve))
     }
