@@ -8,11 +8,13 @@
 //! record.rs    key and INCLUDE values ↔ one byte string
 //! pages.rs     copy-on-write tables: live rows, records
 //! snapshot.rs  one state at one LSN: searched, read
+//! dial.rs      a wanted recall → how many candidates a search weighs
 //! linker.rs    the thread that links rows into the graph, and rebuilds it when half is dead
 //! view.rs      all indexes at one moment, as the front end sees them
 //! faiss/       memory that searches share with the writer, and the C++ shim over FAISS
 //!   rows.rs      the writer's side: vectors, which rows are live, when an id may be used again
 //!   view.rs      the rows at one moment: search, scan, link, rebuild
+//!   measure.rs   recall by effort, of rows before they are linked and of live queries
 //!   lineage.rs   one numbering of nodes, with its codes and its graph
 //!   stored.rs    a graph ↔ checked bytes
 //!   codes.rs     8-bit codes;  graph.rs  handle of a C++ graph;  store.rs  chunks that never move
@@ -28,6 +30,7 @@
 //! one until the linker has put its node into the graph. When the row changes its vector, or goes, it is not live in the
 //! next snapshot; its node stays until a rebuild drops it, and its id comes back once no snapshot can name it.
 
+mod dial;
 mod faiss;
 mod keys;
 mod linker;
@@ -43,7 +46,8 @@ mod writer;
 pub use faiss::{GraphImage, GraphSource};
 pub use keys::Place;
 pub use loader::{Changed, Loader};
-pub use snapshot::{Found, Neighbor, RowId, Snapshot, Stats};
+pub use dial::{DEFAULT_RECALL, DialStats};
+pub use snapshot::{Effort, Found, Neighbor, RowId, Snapshot, Stats};
 pub use writer::{
     ColumnChange, Comparison, LeftOut, LeftOutRow, LeftOutView, Outcome, RowChange, VectorChange,
     Writer,

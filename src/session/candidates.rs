@@ -6,8 +6,8 @@ use bytes::{BufMut, Bytes, BytesMut};
 
 use super::request::Request;
 use crate::catalog::{IndexDefinition, RowKey};
-use crate::index::Found;
 use crate::index::view::IndexState;
+use crate::index::{Effort, Found};
 use crate::vector::{Vector, VectorType};
 
 /// Candidates beyond k + offset, and one for each ten of those: so many may have moved upstream since they were indexed
@@ -26,7 +26,7 @@ const INLINE_CANDIDATES: usize = 400;
 pub(super) struct Search {
     pub(super) index: Arc<IndexState>,
     pub(super) request: Request,
-    pub(super) ef: usize,
+    pub(super) effort: Effort,
 }
 
 impl Search {
@@ -54,13 +54,13 @@ pub(super) fn widest(index: &IndexState) -> usize {
 /// Searches the index; `None` when it cannot.
 pub(super) async fn find(search: &Search, candidates: usize) -> Option<Found> {
     let snapshot = Arc::clone(search.index.snapshot.as_ref()?);
-    let ef = search.ef.max(candidates);
+    let effort = search.effort;
     let found = if candidates <= INLINE_CANDIDATES {
-        snapshot.search(&search.request.vector, candidates, ef)
+        snapshot.search_with(&search.request.vector, candidates, effort)
     } else {
         let query: Vector = search.request.vector.clone();
         let searching =
-            tokio::task::spawn_blocking(move || snapshot.search(&query, candidates, ef));
+            tokio::task::spawn_blocking(move || snapshot.search_with(&query, candidates, effort));
         searching.await.ok()?
     };
     match found {

@@ -20,8 +20,8 @@ use super::relay::{Session, Transaction};
 use super::request;
 use super::rewrite;
 use crate::catalog::IndexId;
+use crate::index::Found;
 use crate::index::view::{IndexState, Phase, View};
-use crate::index::{DEFAULT_EF, Found};
 use crate::lsn::Lsn;
 use crate::query::{KnnQuery, Plan, RelayReason, StatementKind};
 
@@ -206,7 +206,7 @@ impl Session {
             Ok(pinned) => pinned.cloned(),
             Err(reason) => return Ok(Err(reason.into())),
         };
-        let ef = settings.ef_search.unwrap_or(DEFAULT_EF);
+        let effort = settings.effort;
         let must_see = self.facts.must_see(settings);
         let view = match pinned {
             Some(view) => view,
@@ -216,7 +216,11 @@ impl Session {
             },
         };
         Ok(ready_index(&view, id, must_see)
-            .map(|index| Search { index, request, ef })
+            .map(|index| Search {
+                index,
+                request,
+                effort,
+            })
             .map_err(Unready::Relay))
     }
 
