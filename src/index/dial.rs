@@ -74,6 +74,25 @@ impl Curve {
         }
     }
 
+    /// For each of [`MEASURED_K`] the efforts, rising, and the share missed at each.
+    pub(super) fn points(&self) -> &[Vec<(f64, f64)>; 2] {
+        &self.misses
+    }
+
+    /// A curve of stored points; `None` when no measurement can have given them.
+    pub(super) fn from_points(misses: [Vec<(f64, f64)>; 2], linked: u32) -> Option<Self> {
+        let is_curve = |points: &Vec<(f64, f64)>| {
+            let shares = |(effort, miss): &(f64, f64)| {
+                *effort >= 1.0 && effort.is_finite() && (LEAST_MISS..=1.0).contains(miss)
+            };
+            !points.is_empty()
+                && points.iter().all(shares)
+                && points.is_sorted_by(|a, b| a.0 < b.0 && a.1 >= b.1)
+        };
+        let curve = misses.iter().all(is_curve);
+        curve.then_some(Self { misses, linked })
+    }
+
     /// The effort at which `k` rows are found with this share of misses.
     fn effort(&self, miss: f64, k: usize) -> f64 {
         #[allow(clippy::cast_precision_loss)] // small numbers

@@ -43,10 +43,10 @@ mod tests;
 pub mod view;
 mod writer;
 
+pub use dial::{DEFAULT_RECALL, DialStats};
 pub use faiss::{GraphImage, GraphSource};
 pub use keys::Place;
 pub use loader::{Changed, Loader};
-pub use dial::{DEFAULT_RECALL, DialStats};
 pub use snapshot::{Effort, Found, Neighbor, RowId, Snapshot, Stats};
 pub use writer::{
     ColumnChange, Comparison, LeftOut, LeftOutRow, LeftOutView, Outcome, RowChange, VectorChange,

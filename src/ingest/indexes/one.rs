@@ -74,7 +74,7 @@ pub(super) struct Live {
 #[derive(Debug)]
 pub(super) enum Place {
     /// It follows the stream.
-    Here(Replica),
+    Here(Box<Replica>),
     /// It catches up from the journal; the snapshot is what it has told of last.
     Away {
         job: u64,
@@ -294,9 +294,9 @@ impl Index {
                     applied,
                     beside: (!replica.dirty).then(|| Beside::of(&mut replica)),
                 };
-                Some(replica)
+                Some(*replica)
             }
-            elsewhere => {
+            elsewhere @ (Place::Away { .. } | Place::Nowhere) => {
                 live.place = elsewhere;
                 None
             }
@@ -491,7 +491,7 @@ impl Live {
             replica.writer.mark_changed(&beside.changed);
         }
         replica.rename(&self.entry);
-        self.place = Place::Here(replica);
+        self.place = Place::Here(Box::new(replica));
     }
 
     pub(super) fn is_linked(&self) -> bool {
