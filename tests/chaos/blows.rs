@@ -218,7 +218,13 @@ fn find(directory: &Path, files: &mut Vec<PathBuf>) {
 fn name_of(plan: &Plan) -> String {
     let event = match plan.event {
         Event::At(point) => format!("{:?} {:?}", point.blow, point.call),
-        other => format!("{other:?}"),
+        other @ (Event::Kill
+        | Event::Stop
+        | Event::Restart(_)
+        | Event::TerminateStream
+        | Event::TerminateCopy
+        | Event::Pause
+        | Event::Disk(..)) => format!("{other:?}"),
     };
     match plan.ddl {
         None => event,

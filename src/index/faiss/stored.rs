@@ -141,6 +141,9 @@ fn write_all<const N: usize>(
     out.write_all(&buffer)
 }
 
+/// A dead row that a node names, its code and its scales.
+type DeadRow<'a> = (u32, &'a [u8], &'a [f32]);
+
 /// A stored graph, checked: every link leads to a node that has that level, and no chain of twins to itself.
 #[derive(Clone, Debug, PartialEq)]
 pub struct GraphImage {
@@ -299,7 +302,7 @@ impl GraphImage {
     ///
     /// # Errors
     /// When other rows are dead than when it was stored.
-    pub(super) fn dead(&self, live: &Bitmap) -> Result<Vec<(u32, &[u8], &[f32])>, IndexError> {
+    pub(super) fn dead(&self, live: &Bitmap) -> Result<Vec<DeadRow<'_>>, IndexError> {
         let dead = self.rows.iter().filter(|row| !live.contains(**row));
         let width = self.codes.len() / self.dead.max(1);
         let codes = self.codes.chunks_exact(width.max(1));
