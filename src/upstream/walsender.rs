@@ -362,17 +362,34 @@ impl StreamReceiver {
                 limit: SILENCE_LIMIT,
             })??;
         self.heard = Instant::now();
-        match incoming {
-            Incoming::Message(Message::CopyData(body)) => {
-                Ok(ReplicationMessage::decode(body.into_bytes())?)
+        streamed(incoming)
+    }
+
+    /// The next message if it has arrived already. Many do at once: taking them so spares a wait for each.
+    ///
+    /// # Errors
+    /// When the stream has ended; it cannot go on.
+    pub fn buffered(&mut self) -> Result<Option<ReplicationMessage>, UpstreamError> {
+        match self.reader.buffered()? {
+            Some(Incoming::Message(Message::ErrorResponse(body))) => {
+                Err(UpstreamError::from(&body))
             }
-            Incoming::Message(Message::CopyDone | Message::CommandComplete(_)) => {
-                Err(UpstreamError::Closed)
-            }
-            other @ (Incoming::CopyBoth | Incoming::Message(_)) => {
-                Err(unexpected(&other, "streaming"))
-            }
+            Some(incoming) => streamed(incoming).map(Some),
+            None => Ok(None),
         }
+    }
+}
+
+/// A message of a stream.
+fn streamed(incoming: Incoming) -> Result<ReplicationMessage, UpstreamError> {
+    match incoming {
+        Incoming::Message(Message::CopyData(body)) => {
+            Ok(ReplicationMessage::decode(body.into_bytes())?)
+        }
+        Incoming::Message(Message::CopyDone | Message::CommandComplete(_)) => {
+            Err(UpstreamError::Closed)
+        }
+        other @ (Incoming::CopyBoth | Incoming::Message(_)) => Err(unexpected(&other, "streaming")),
     }
 }
 
