@@ -127,9 +127,8 @@ fn write_elsewhere(database: &Database<'_>, rektor: &Rektor<'_>, megabytes: usiz
     held
 }
 
-fn wal_of_other_tables_is_confirmed(megabytes: usize) {
-    const MOST: u64 = 64 << 20;
-    for server in [Server::Plain, Server::Pg18] {
+fn wal_of_other_tables_is_confirmed(servers: &[Server], megabytes: usize, most: u64) {
+    for server in servers.iter().copied() {
         let cluster = Cluster::start_with(server, "max_wal_size = 4GB");
         let database = cluster.database();
         let rektor = follow(&database);
@@ -137,12 +136,12 @@ fn wal_of_other_tables_is_confirmed(megabytes: usize) {
         println!(
             "{server:?}: of {megabytes} MB at most {unconfirmed} bytes read and not confirmed, {behind} written, {kept} kept"
         );
-        assert!(unconfirmed < MOST, "{server:?}: {unconfirmed} bytes");
-        assert!(behind < MOST, "{server:?}: {behind} bytes");
+        assert!(unconfirmed < most, "{server:?}: {unconfirmed} bytes");
+        assert!(behind < most, "{server:?}: {behind} bytes");
         // What keeps the files is `restart_lsn`, which follows at the next record of running transactions: the server
         // writes one every 15 s, and with each checkpoint; from 16 on it can be asked for one.
         if server != Server::Plain {
-            assert!(kept < MOST, "{server:?}: {kept} bytes");
+            assert!(kept < most, "{server:?}: {kept} bytes");
         }
         let mut direct = database.connect();
         let retained = format!(
@@ -159,13 +158,14 @@ fn wal_of_other_tables_is_confirmed(megabytes: usize) {
 
 #[test]
 fn wal_of_other_tables_is_not_kept_for_us() {
-    wal_of_other_tables_is_confirmed(200);
+    wal_of_other_tables_is_confirmed(&[Server::Plain, Server::Pg18], 200, 64 << 20);
 }
 
 #[test]
 #[ignore = "2 GB of WAL"]
 fn wal_of_other_tables_is_not_kept_for_us_however_much() {
-    wal_of_other_tables_is_confirmed(2000);
+    // At 400 MB/s the walsender itself is tens of megabytes behind.
+    wal_of_other_tables_is_confirmed(&[Server::Pg18], 2000, 256 << 20);
 }
 
 /// A process that hangs keeps its connection open, and confirms nothing.
