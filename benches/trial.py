@@ -147,6 +147,8 @@ class Rektor:
 def trial(arguments, settings=()):
     """A primary and a Rektor that is not started yet, in a directory that goes when the bench ends."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that what follows is undone then too
+    if arguments.folder:
+        os.makedirs(arguments.folder, exist_ok=True)
     folder = tempfile.mkdtemp(prefix="rektor-bench-", dir=arguments.folder)
     os.chmod(folder, 0o755)
     primary, rektor = None, None

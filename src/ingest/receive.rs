@@ -26,13 +26,6 @@ const STATUS_PAUSE: Duration = Duration::from_millis(2);
 /// Most messages taken between two looks at everything else: well under a millisecond of work.
 const BURST: usize = 256;
 
-/// How a burst ended that did not fail.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Burst {
-    Over,
-    JournalFailed,
-}
-
 /// How a stream ended that did not fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Ended {
@@ -140,8 +133,8 @@ pub(crate) async fn receive(
                 receiver.message(message?)?;
                 let burst = receiver.burst(&mut incoming);
                 *position = receiver.progress.received(); // also when it failed
-                if burst? == Burst::JournalFailed {
-                    return Ok(Ended::JournalFailed);
+                if let Some(ended) = burst? {
+                    return Ok(ended);
                 }
             }
             changed = applied.changed() => {
@@ -218,13 +211,13 @@ impl Receiver<'_> {
     }
 
     /// Takes what has arrived together with a message, as long as the journal has room.
-    fn burst(&mut self, incoming: &mut StreamReceiver) -> Result<Burst, UpstreamError> {
+    fn burst(&mut self, incoming: &mut StreamReceiver) -> Result<Option<Ended>, UpstreamError> {
         for _ in 0..BURST {
             let room = match self.held.as_ref().map(|held| held.entry.as_ref()) {
                 Some(Some(entry)) => match self.journal.room_now(entry) {
                     Ok(Some(room)) => Some(room),
                     Ok(None) => break,
-                    Err(_stopped) => return Ok(Burst::JournalFailed),
+                    Err(_stopped) => return Ok(Some(Ended::JournalFailed)),
                 },
                 Some(None) | None => None,
             };
@@ -234,7 +227,7 @@ impl Receiver<'_> {
                 None => break,
             }
         }
-        Ok(Burst::Over)
+        Ok(None)
     }
 
     /// Waits until the journal has room for what is held; `None` if it does not keep that. Cancel-safe.

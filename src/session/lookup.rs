@@ -9,7 +9,7 @@ use super::facts::Answer;
 use super::knn::{QUERY_CANCELED, Unready};
 use super::messages;
 use super::relay::Session;
-use crate::catalog::IndexDefinition;
+use crate::catalog::{IndexDefinition, quoted_identifier};
 use crate::query::{KnnQuery, RelayReason};
 
 const LOOKUP: &str = include_str!("../../sql/session_lookup.sql");
@@ -85,8 +85,12 @@ impl Session {
 /// The look-up's parameters, in text form.
 fn parameters(query: &KnnQuery, index: &IndexDefinition) -> [String; 7] {
     let table = match &query.schema {
-        Some(schema) => format!("{}.{}", identifier(schema), identifier(&query.table)),
-        None => identifier(&query.table),
+        Some(schema) => format!(
+            "{}.{}",
+            quoted_identifier(schema),
+            quoted_identifier(&query.table)
+        ),
+        None => quoted_identifier(&query.table),
     };
     let columns = || {
         let key = index.key.iter().map(|column| (column.number, &column.name));
@@ -103,10 +107,6 @@ fn parameters(query: &KnnQuery, index: &IndexDefinition) -> [String; 7] {
     ]
 }
 
-fn identifier(name: &str) -> String {
-    format!("\"{}\"", name.replace('"', "\"\""))
-}
-
 /// An array in text form, every element quoted.
 pub(super) fn array(elements: impl Iterator<Item = String>) -> String {
     let quoted: Vec<String> = elements
@@ -121,7 +121,7 @@ mod tests {
 
     #[test]
     fn names_are_quoted_for_postgres() {
-        assert_eq!(identifier("a\"b"), "\"a\"\"b\"");
+        assert_eq!(quoted_identifier("a\"b"), "\"a\"\"b\"");
         assert_eq!(
             array(["a".into(), "b\"\\c".into()].into_iter()),
             r#"{"a","b\"\\c"}"#

@@ -115,6 +115,7 @@ impl Run<'_> {
             if needs_copy(point.call) && copied.elapsed() > COPY_INTERVAL {
                 copied = Instant::now();
                 ddl::reindex(&self.database, Table::Narrow);
+                self.tally.provoked += 1;
             }
         }
     }
