@@ -157,7 +157,8 @@ impl Shared {
             match self.work(&snapshot, &mut rebuilding) {
                 Ok(()) if calm => self.rest(started.elapsed()),
                 Ok(()) => {}
-                Err(_no_memory) => self.rest(RETRY), // searches scan what is not linked; the next try may find memory
+                Err(IndexError::Full(_)) => self.rest(RETRY), // searches scan what is not linked; the next try may find memory
+                Err(IndexError::Engine(reason)) => return self.dial.fail(&reason),
             }
         }
     }
@@ -258,7 +259,8 @@ fn due(snapshot: &Snapshot) -> bool {
     let (nodes, live) = (u64::from(view.nodes()), view.live().len());
     let half = live * 2 <= nodes;
     let third = live * 3 <= nodes * 2;
-    view.nodes() >= REBUILD_FROM && (half || third && view.dial().correction() >= COSTLY)
+    view.nodes() >= REBUILD_FROM
+        && (half || third && view.dial().correction() >= COSTLY || view.outgrown())
 }
 
 /// Threads to link with.

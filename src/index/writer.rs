@@ -3,13 +3,13 @@
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
-use super::faiss::Rows;
+use super::faiss::{Rows, check_lists};
 use super::keys::{KeyMap, Place};
 use super::linker::Linker;
 use super::loader::Changed;
 use super::pages::Records;
 use super::{IndexError, IndexSpec, Snapshot, record};
-use crate::catalog::{IndexOptions, RowKey};
+use crate::catalog::{IndexOptions, Method, RowKey};
 use crate::lsn::Lsn;
 use crate::vector::{Metric, Vector};
 
@@ -142,7 +142,7 @@ impl Writer {
     /// An empty index.
     ///
     /// # Errors
-    /// When the options are beyond what the engine has room for.
+    /// When the options are beyond what the engine has room for, or FAISS can make no index of them.
     pub fn new(spec: IndexSpec) -> Result<Self, IndexError> {
         let IndexOptions {
             m, ef_construction, ..
@@ -151,6 +151,9 @@ impl Writer {
             return Err(IndexError::Engine(format!(
                 "m = {m}, ef_construction = {ef_construction}"
             )));
+        }
+        if matches!(spec.options.method, Method::Ivf | Method::Factory) {
+            check_lists(&spec)?;
         }
         Ok(Self {
             spec,

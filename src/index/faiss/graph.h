@@ -127,6 +127,9 @@ struct Scratch {
 };
 Scratch& scratch();
 
+// Leaves the nearest live rows that FAISS's own index finds in s.best; s.centred is the query.
+void probe(const RektorLists& lists, const RektorView& view, const Query& query, size_t ef, Scratch& s);
+
 // Keeps the `most` nearest in a heap with the farthest on top.
 inline void keep(std::vector<Candidate>& best, size_t most, Candidate candidate) {
     if (best.size() < most) {

@@ -88,6 +88,7 @@ impl RowView {
             unsafe {
                 ffi::rektor_search(
                     std::ptr::null(),
+                    std::ptr::null(),
                     view,
                     query.as_ptr(),
                     k,

@@ -140,8 +140,8 @@ void scan_head(const RektorView& view, const Query& query, size_t ef, Scratch& s
     }
 }
 
-int64_t search(const RektorGraph* graph, const RektorView& view, const float* x, size_t k, size_t ef, uint32_t* rows,
-               float* distances, uint64_t* computed) {
+int64_t search(const RektorGraph* graph, const RektorLists* lists, const RektorView& view, const float* x, size_t k,
+               size_t ef, uint32_t* rows, float* distances, uint64_t* computed) {
     Scratch& s = scratch();
     s.computed = 0;
     s.best.clear();
@@ -149,6 +149,9 @@ int64_t search(const RektorGraph* graph, const RektorView& view, const float* x,
     const Query query = code_query(view.codes, x, s.query.data(), s.centred);
     if (graph != nullptr) {
         walk(*graph, view, query, ef, s);
+    }
+    if (lists != nullptr) {
+        probe(*lists, view, query, ef, s);
     }
     scan_head(view, query, ef, s);
 
@@ -204,10 +207,11 @@ extern "C" void rektor_low_priority() {
     setpriority(PRIO_PROCESS, 0, 19);
 }
 
-extern "C" int64_t rektor_search(const RektorGraph* graph, const RektorView* view, const float* query, size_t k,
-                                 size_t ef, uint32_t* rows, float* distances, uint64_t* computed) {
+extern "C" int64_t rektor_search(const RektorGraph* graph, const RektorLists* lists, const RektorView* view,
+                                 const float* query, size_t k, size_t ef, uint32_t* rows, float* distances,
+                                 uint64_t* computed) {
     try {
-        return search(graph, *view, query, k, ef, rows, distances, computed);
+        return search(graph, lists, *view, query, k, ef, rows, distances, computed);
     } catch (const std::exception&) {
         return -1;
     }

@@ -2,6 +2,7 @@
 
 mod concurrency;
 mod dial;
+mod lists;
 mod model;
 mod recall;
 mod stored;
