@@ -232,7 +232,7 @@ begin
             using errcode = '22023',
             detail = case cardinality(words)
                 when 1 then format('The only valid value is "%s".', words[1])
-                else format('Valid values are "%s" and "%s".', array_to_string(words[:cardinality(words) - 1], '", "'), words[cardinality(words)])
+                else format('Valid values are "%s", and "%s".', array_to_string(words[:cardinality(words) - 1], '", "'), words[cardinality(words)])
             end;
     end if;
     return lower(value);

@@ -85,6 +85,11 @@ impl Linker {
         drop(old);
     }
 
+    /// Whether a rebuild is ready.
+    pub(super) fn is_rebuilt(&self) -> bool {
+        self.shared.lock().rebuilt.is_some()
+    }
+
     /// A rebuild to publish, if one is ready.
     pub(super) fn rebuilt(&self) -> Option<Rebuild> {
         self.shared.lock().rebuilt.take()

@@ -380,6 +380,12 @@ impl Writer {
         }
     }
 
+    /// Whether a rebuild waits for the next [`publish`](Self::publish).
+    #[must_use]
+    pub fn is_rebuilt(&self) -> bool {
+        self.linker.as_ref().is_some_and(Linker::is_rebuilt)
+    }
+
     /// Makes everything applied visible, at once, as the state at `lsn`.
     pub fn publish(&mut self, lsn: Lsn) -> Arc<Snapshot> {
         let rebuilt = self.linker.as_ref().and_then(Linker::rebuilt);
