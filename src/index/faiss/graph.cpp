@@ -92,9 +92,15 @@ void add_link(RektorGraph& graph, const RektorView& view, uint32_t from, uint32_
 }
 
 bool same_code(const RektorCodes& codes, uint32_t a, uint32_t b) {
+    if (std::memcmp(code_of(codes, a), code_of(codes, b), codes.stride) != 0) {
+        return false;
+    }
+    if (of_bits(codes.metric)) {
+        return true;
+    }
     const float* x = at(codes.scales, a, kScales);
     const float* y = at(codes.scales, b, kScales);
-    return x[0] == y[0] && x[1] == y[1] && std::memcmp(code_of(codes, a), code_of(codes, b), codes.stride) == 0;
+    return x[0] == y[0] && x[1] == y[1];
 }
 
 // Copies of a row hang on the first of them: linked, they would form a region with no way out.

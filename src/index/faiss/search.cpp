@@ -16,7 +16,10 @@ namespace {
 // Of the candidates weighed by their codes, so many are compared exactly: k, doubled, and a few for small k. With few
 // dimensions the codes' errors do not average out, but vectors are cheap to compare: there it is this many components.
 constexpr size_t kExactComponents = 4096;
-size_t compared_exactly(size_t k, size_t dim) {
+size_t compared_exactly(size_t k, size_t dim, uint32_t metric) {
+    if (of_bits(metric)) {
+        return k;  // their codes are exact
+    }
     return std::max(2 * k + 4, kExactComponents / dim);
 }
 // Vectors fetched ahead of the one being compared.
@@ -36,6 +39,9 @@ struct Exact {
               query_norm(metric == kCosine ? faiss::fvec_norm_L2sqr(query, view.codes.dim) : 0) {}
 
     float distance(const float* x) const {
+        if (of_bits(metric)) {
+            return bits_distance(metric, query, x, dim * sizeof(float));
+        }
         if (metric == kL2) {
             return std::sqrt(faiss::fvec_L2sqr(query, x, dim));
         }
@@ -154,7 +160,7 @@ int64_t search(const RektorGraph* graph, const RektorView& view, const float* x,
     }
     scan_head(view, query, ef, s);
 
-    const size_t count = std::min(s.best.size(), compared_exactly(k, view.codes.dim));
+    const size_t count = std::min(s.best.size(), compared_exactly(k, view.codes.dim, view.codes.metric));
     std::partial_sort(s.best.begin(), s.best.begin() + static_cast<ptrdiff_t>(count), s.best.end(), Nearer());
     const Exact exact(view, x);
     s.exact.clear();
