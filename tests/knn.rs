@@ -4,4 +4,5 @@ mod cases;
 pub mod fixture;
 mod rights;
 mod statements;
+mod types;
 mod visibility;

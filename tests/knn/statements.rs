@@ -11,7 +11,7 @@ use crate::harness::{Frame, Server};
 use crate::relay::compare::{Copies, Pair};
 
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum Protocol {
+pub enum Protocol {
     Simple,
     Text,
     Binary,
@@ -26,7 +26,7 @@ fn literal(value: &str) -> String {
     }
 }
 
-fn messages(protocol: Protocol, sql: &str, parameters: &[&str]) -> (Vec<u8>, usize) {
+pub fn messages(protocol: Protocol, sql: &str, parameters: &[&str]) -> (Vec<u8>, usize) {
     // a driver declares no more parameters than the statement has
     let used = (1..=parameters.len())
         .filter(|n| sql.contains(&format!("${n}")))
