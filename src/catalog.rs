@@ -150,6 +150,9 @@ pub struct IncludeColumn {
     pub number: ColumnNumber,
     /// The column's type.
     pub type_id: TypeId,
+    /// Whether equal values are equal bytes, as far as the column's collation decides that.
+    #[serde(default)]
+    pub deterministic: bool,
 }
 
 /// How an index finds its candidates.

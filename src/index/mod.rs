@@ -8,6 +8,9 @@
 //! record.rs    key and INCLUDE values ↔ one byte string
 //! pages.rs     copy-on-write tables: live rows, records
 //! snapshot.rs  one state at one LSN: searched, read
+//! ordinal.rs   an INCLUDE value → a number that filters compare;  constant.rs  a condition's constant → a range of them
+//! attributes.rs  ordinals by row, and rows by ordinal
+//! filter.rs    conditions → which rows may meet them;  filtered.rs  a search among those
 //! linker.rs    the thread that links rows into the graph, and rebuilds it when half is dead
 //! view.rs      all indexes at one moment, as the front end sees them
 //! faiss/       memory that searches share with the writer, and the C++ shim over FAISS
@@ -27,10 +30,15 @@
 //! one until the linker has put its node into the graph. When the row changes its vector, or goes, it is not live in the
 //! next snapshot; its node stays until a rebuild drops it, and its id comes back once no snapshot can name it.
 
+mod attributes;
+mod constant;
 mod faiss;
+mod filter;
+mod filtered;
 mod keys;
 mod linker;
 mod loader;
+mod ordinal;
 mod pages;
 mod record;
 mod snapshot;
@@ -39,8 +47,12 @@ mod tests;
 pub mod view;
 mod writer;
 
+pub use constant::{Comparison, Constant};
+pub use filter::Filter;
+pub use filtered::FilterCost;
 pub use keys::Place;
 pub use loader::{Changed, Loader};
+pub use ordinal::{Ordinal, ValueKind};
 pub use snapshot::{Found, Neighbor, RowId, Snapshot, Stats};
 pub use writer::{
     ColumnChange, LeftOut, LeftOutRow, LeftOutView, Outcome, RowChange, VectorChange, Writer,

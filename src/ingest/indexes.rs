@@ -15,7 +15,7 @@ use crate::store::Chunks;
 use crate::upstream::catalogue::{IndexEntry, Shape};
 use crate::wal::pgoutput::Datum;
 use crate::wal::transaction::{Event, RowImage};
-pub(crate) use one::{Difference, difference, spec};
+pub(crate) use one::{Difference, difference, kinds, spec};
 use one::{Index, Live, Want};
 
 /// Most bytes of changes kept for tables that are being copied. Beyond it the stream waits for the copy.

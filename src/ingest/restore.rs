@@ -7,7 +7,7 @@ use tokio::sync::mpsc;
 
 use crate::index::{ColumnChange, IndexError, Loader, Writer};
 use crate::ingest::apply::Item;
-use crate::ingest::indexes::{Difference, RestoredIndex, difference, spec};
+use crate::ingest::indexes::{Difference, RestoredIndex, difference, kinds, spec};
 use crate::ingest::receive::{Queue, item_bytes};
 use crate::lsn::Lsn;
 use crate::store::{Chunks, Directory, RecoveredJournal, Replayed, StoreError, StoredIndex};
@@ -73,7 +73,7 @@ pub(crate) fn load(
 }
 
 fn fill(stored: &StoredIndex, entry: &IndexEntry) -> Result<(Writer, Chunks), LoadError> {
-    let mut loader = Loader::new(spec(&entry.definition))?;
+    let mut loader = Loader::new(spec(&entry.definition))?.filtered_on(kinds(&entry.definition));
     let mut since_publication = 0;
     let mut rows = stored.rows()?;
     for row in rows.by_ref() {

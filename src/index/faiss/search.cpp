@@ -77,23 +77,40 @@ void prefetch_vector(const RektorView& view, uint32_t row) {
     }
 }
 
+// Which live rows a search may find.
+struct Every {
+    bool operator()(uint32_t) const {
+        return true;
+    }
+};
+struct Asked {
+    RektorAllowed allowed;
+    const void* context;
+    bool operator()(uint32_t row) const {
+        return allowed(context, row);
+    }
+};
+
 // The rows of the same code as a candidate's.
-void admit_twins(const RektorGraph& graph, const RektorView& view, Candidate of, size_t ef, Scratch& s) {
+template <class Allows>
+void admit_twins(const RektorGraph& graph, const RektorView& view, Candidate of, size_t ef, Allows allows, Scratch& s) {
     for (int32_t twin = load(graph.twins + of.id); twin != 0;) {
         if (s.best.size() >= ef && of.distance >= s.best.front().distance) {
             return;
         }
         const uint32_t node = static_cast<uint32_t>(twin - 1);
         const uint32_t row = *at(view.nodes, node, 1);
-        if (node < view.linked && is_live(view, row)) {
+        if (node < view.linked && is_live(view, row) && allows(row)) {
             keep(s.best, ef, {of.distance, row});
         }
         twin = load(graph.twins + node);
     }
 }
 
-// Leaves the ef nearest live linked rows in s.best.
-void walk(const RektorGraph& graph, const RektorView& view, const Query& query, size_t ef, Scratch& s) {
+// Leaves the ef nearest live linked rows that are allowed in s.best; not all of them once `most` distances were computed.
+template <class Allows>
+void walk(const RektorGraph& graph, const RektorView& view, const Query& query, size_t ef, uint64_t most, Allows allows,
+          Scratch& s) {
     const Kernels& kernels = rektor::kernels(best_kernel());
     const uint64_t entry = graph.entry.load(std::memory_order_acquire);
     if (entry == kNoEntry) {
@@ -108,17 +125,21 @@ void walk(const RektorGraph& graph, const RektorView& view, const Query& query, 
     explore(graph, view, query, 0, ef, start, s, [&](Candidate c) {
         // Nodes from `linked` on are scanned instead.
         const uint32_t row = *at(view.nodes, c.id, 1);
-        if (c.id < view.linked && is_live(view, row)) {
+        if (c.id < view.linked && is_live(view, row) && allows(row)) {
             keep(s.best, ef, {c.distance, row});
         }
         if (has_twins(graph, c.id)) {
-            admit_twins(graph, view, c, ef, s);
+            admit_twins(graph, view, c, ef, allows, s);
+        }
+        if (s.computed > most) {
+            s.frontier.clear();  // nothing is left to go on from
         }
     });
 }
 
 // Adds the nearest of the rows that are not linked to s.best.
-void scan_head(const RektorView& view, const Query& query, size_t ef, Scratch& s) {
+template <class Allows>
+void scan_head(const RektorView& view, const Query& query, size_t ef, Allows allows, Scratch& s) {
     const Kernels& kernels = rektor::kernels(best_kernel());
     uint32_t rows[kBatch];
     float found[kBatch];
@@ -126,7 +147,7 @@ void scan_head(const RektorView& view, const Query& query, size_t ef, Scratch& s
         size_t count = 0;
         for (; node < view.extent && count < kBatch; node++) {
             const uint32_t row = *at(view.nodes, node, 1);
-            if (is_live(view, row)) {
+            if (is_live(view, row) && allows(row)) {
                 rows[count++] = row;
             }
         }
@@ -138,18 +159,9 @@ void scan_head(const RektorView& view, const Query& query, size_t ef, Scratch& s
     }
 }
 
-int64_t search(const RektorGraph* graph, const RektorView& view, const float* x, size_t k, size_t ef, uint32_t* rows,
-               float* distances, uint64_t* computed) {
-    Scratch& s = scratch();
-    s.computed = 0;
-    s.best.clear();
-    s.query.resize(view.codes.stride);
-    const Query query = code_query(view.codes, x, s.query.data(), s.centred);
-    if (graph != nullptr) {
-        walk(*graph, view, query, ef, s);
-    }
-    scan_head(view, query, ef, s);
-
+// Compares the best of the candidates by their vectors, and gives the k nearest.
+int64_t give_best(const RektorView& view, const float* x, size_t k, uint32_t* rows, float* distances,
+                  uint64_t* computed, Scratch& s) {
     const size_t count = std::min(s.best.size(), compared_exactly(k, view.codes.dim));
     std::partial_sort(s.best.begin(), s.best.begin() + static_cast<ptrdiff_t>(count), s.best.end(), Nearer());
     const Exact exact(view, x);
@@ -166,6 +178,46 @@ int64_t search(const RektorGraph* graph, const RektorView& view, const float* x,
     }
     *computed = s.computed + count;
     return give(s.exact, k, rows, distances);
+}
+
+template <class Allows>
+int64_t search(const RektorGraph* graph, const RektorView& view, const float* x, size_t k, size_t ef, uint64_t most,
+               Allows allows, uint32_t* rows, float* distances, uint64_t* computed) {
+    Scratch& s = scratch();
+    s.computed = 0;
+    s.best.clear();
+    s.query.resize(view.codes.stride);
+    const Query query = code_query(view.codes, x, s.query.data(), s.centred);
+    if (graph != nullptr) {
+        walk(*graph, view, query, ef, most, allows, s);
+        if (s.computed > most) {
+            *computed = s.computed;
+            return 0;
+        }
+    }
+    scan_head(view, query, ef, allows, s);
+    return give_best(view, x, k, rows, distances, computed, s);
+}
+
+int64_t search_rows(const RektorView& view, const float* x, size_t k, const uint32_t* among, size_t count,
+                    uint32_t* rows, float* distances, uint64_t* computed) {
+    Scratch& s = scratch();
+    const Kernels& kernels = rektor::kernels(best_kernel());
+    s.computed = count;
+    s.best.clear();
+    s.query.resize(view.codes.stride);
+    const Query query = code_query(view.codes, x, s.query.data(), s.centred);
+    const size_t wanted = compared_exactly(k, view.codes.dim);
+    float found[kBatch];
+    for (size_t done = 0; done < count;) {
+        const size_t now = std::min(kBatch, count - done);
+        rektor::distances(kernels, view.codes, query, among + done, now, found);
+        for (size_t i = 0; i < now; i++) {
+            keep(s.best, wanted, {found[i], among[done + i]});
+        }
+        done += now;
+    }
+    return give_best(view, x, k, rows, distances, computed, s);
 }
 
 int64_t scan(const RektorView& view, const float* x, size_t k, uint32_t* rows, float* distances, uint64_t* computed) {
@@ -200,7 +252,26 @@ int64_t scan(const RektorView& view, const float* x, size_t k, uint32_t* rows, f
 extern "C" int64_t rektor_search(const RektorGraph* graph, const RektorView* view, const float* query, size_t k,
                                  size_t ef, uint32_t* rows, float* distances, uint64_t* computed) {
     try {
-        return search(graph, *view, query, k, ef, rows, distances, computed);
+        return search(graph, *view, query, k, ef, UINT64_MAX, Every{}, rows, distances, computed);
+    } catch (const std::exception&) {
+        return -1;
+    }
+}
+
+extern "C" int64_t rektor_search_allowed(const RektorGraph* graph, const RektorView* view, const float* query, size_t k,
+                                         size_t ef, uint64_t most, RektorAllowed allowed, const void* context,
+                                         uint32_t* rows, float* distances, uint64_t* computed) {
+    try {
+        return search(graph, *view, query, k, ef, most, Asked{allowed, context}, rows, distances, computed);
+    } catch (const std::exception&) {
+        return -1;
+    }
+}
+
+extern "C" int64_t rektor_search_rows(const RektorView* view, const float* query, size_t k, const uint32_t* among,
+                                      size_t count, uint32_t* rows, float* distances, uint64_t* computed) {
+    try {
+        return search_rows(*view, query, k, among, count, rows, distances, computed);
     } catch (const std::exception&) {
         return -1;
     }

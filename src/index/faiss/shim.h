@@ -59,6 +59,15 @@ int32_t rektor_graph_link(RektorGraph* graph, const RektorView* view, uint32_t n
 // Returns how many, or -1 when there is no memory.
 int64_t rektor_search(const RektorGraph* graph, const RektorView* view, const float* query, size_t k, size_t ef,
                       uint32_t* rows, float* distances, uint64_t* computed);
+// The same among the rows that `allowed` says yes to; it is asked of live rows. Gives up, and returns 0, once the walk has
+// computed more than `most` distances.
+typedef bool (*RektorAllowed)(const void* context, uint32_t row);
+int64_t rektor_search_allowed(const RektorGraph* graph, const RektorView* view, const float* query, size_t k, size_t ef,
+                              uint64_t most, RektorAllowed allowed, const void* context, uint32_t* rows,
+                              float* distances, uint64_t* computed);
+// The same among so many live rows, all of them compared by their codes.
+int64_t rektor_search_rows(const RektorView* view, const float* query, size_t k, const uint32_t* among, size_t count,
+                           uint32_t* rows, float* distances, uint64_t* computed);
 // The same over every live row, by its stored vector.
 int64_t rektor_scan(const RektorView* view, const float* query, size_t k, uint32_t* rows, float* distances,
                     uint64_t* computed);

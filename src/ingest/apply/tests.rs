@@ -63,6 +63,7 @@ fn entry(id: i64, metric: Metric) -> IndexEntry {
             name: "p".into(),
             number: ColumnNumber(3),
             type_id: TypeId(23),
+            deterministic: true,
         }],
         options: IndexOptions::default(),
     };

@@ -7,7 +7,9 @@ use std::time::{Duration, Instant};
 
 use crate::catalog::{IncludeColumn, IndexDefinition, KeyColumn, VectorColumn};
 use crate::index::view::{IndexState, Phase};
-use crate::index::{IndexError, IndexSpec, Outcome, READY_UNLINKED, RowChange, Snapshot, Writer};
+use crate::index::{
+    IndexError, IndexSpec, Outcome, READY_UNLINKED, RowChange, Snapshot, ValueKind, Writer,
+};
 use crate::ingest::projection::{Projection, ProjectionError};
 use crate::lsn::Lsn;
 use crate::store::Chunks;
@@ -127,7 +129,7 @@ fn same_columns(a: &IndexDefinition, b: &IndexDefinition) -> bool {
 }
 
 fn same_include(a: &IndexDefinition, b: &IndexDefinition) -> bool {
-    let include = |column: &IncludeColumn| (column.number, column.type_id);
+    let include = |column: &IncludeColumn| (column.number, column.type_id, column.deterministic);
     a.include
         .iter()
         .map(include)
@@ -150,6 +152,11 @@ pub(crate) fn spec(definition: &IndexDefinition) -> IndexSpec {
         options: definition.options,
         include: definition.include.len(),
     }
+}
+
+/// Which INCLUDE columns searches can be filtered on, and how.
+pub(crate) fn kinds(definition: &IndexDefinition) -> impl Iterator<Item = Option<ValueKind>> {
+    definition.include.iter().map(ValueKind::of)
 }
 
 impl Index {
