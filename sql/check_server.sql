@@ -71,8 +71,32 @@ with setting as (
     from slot
     where wal_status = 'lost'
     union all
+    -- A healthy slot holds some segments; what holds more is named below, or Rektor does not run.
+    select 11, held < 1 << 30,
+        format('replication slot %s holds %s of WAL%s', slot_name, pg_size_pretty(held),
+            case when active then '' else ', and nobody reads it' end),
+        case when active then '-- end the transactions that hold it up, or wait until Rektor has caught up'
+            else format(E'-- start Rektor, or, if it is to stay away:\nSELECT pg_drop_replication_slot(%L);', slot_name) end
+    from slot, pg_wal_lsn_diff(case when pg_is_in_recovery() then pg_last_wal_replay_lsn() else pg_current_wal_lsn() end, restart_lsn) as h (held)
+    where held is not null
+    union all
+    -- Until it ends, WAL is kept from its beginning on, and no copy of a table begins.
+    select 12, false,
+        format('process %s (role %s, application "%s") has been in a transaction for %s minutes: it holds back the WAL of every logical slot, and a copy waits for it',
+            pid, usename, application_name, (extract(epoch from now() - xact_start) / 60)::int),
+        format('SELECT pg_terminate_backend(%s);', pid)
+    from pg_catalog.pg_stat_activity
+    where backend_xid is not null and xact_start < now() - interval '5 minutes'
+    union all
+    select 12, false,
+        format('transaction "%s" has been prepared for %s minutes: it holds back the WAL of every logical slot, and a copy waits for it',
+            gid, (extract(epoch from now() - prepared) / 60)::int),
+        format(E'-- in database %I:\nCOMMIT PREPARED %L; -- or ROLLBACK PREPARED', database, gid)
+    from pg_catalog.pg_prepared_xacts
+    where prepared < now() - interval '5 minutes'
+    union all
     -- Without rights to schema public the operators over real[] have no place.
-    select 11, true, 'pgvector is installed', null
+    select 13, true, 'pgvector is installed', null
     where exists (select from pg_catalog.pg_extension where extname = 'vector')
 )
 select well, finding, mend from point order by number

@@ -29,7 +29,7 @@ select
     k.names as key_names,
     k.numbers as key_numbers,
     k.types as key_types,
-    inc.names as include_names,
+    coalesce(inc.names, '{}') as include_names,
     inc.numbers as include_numbers,
     inc.types as include_types,
     inc.sendable as include_sendable,
@@ -50,7 +50,7 @@ select
         or (state.problem is null and w.relation is not null)
         or case when y.numbered then now_named.names is distinct from array[i.column_name] || i.include
             else array_position(number.found, null) is null end
-        or declared.dimensions <> i.dimensions as to_mend,
+        or coalesce(declared.dimensions <> i.dimensions, false) as to_mend,
     parts.oids as part_oids,
     parts.files as part_files,
     parts.attached as part_attached,

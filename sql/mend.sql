@@ -12,12 +12,13 @@ declare
     whole boolean;
     member record;
     hint text;
+    detail text;
 begin
     begin
         perform rektor.check_table(relation);
     exception when others then
-        get stacked diagnostics hint = pg_exception_hint;
-        return concat_ws(': ', sqlerrm, nullif(hint, ''));
+        get stacked diagnostics hint = pg_exception_hint, detail = pg_exception_detail;
+        return concat_ws(': ', sqlerrm, coalesce(nullif(hint, ''), nullif(detail, '')));
     end;
     select r.prattrs::smallint[] as columns, r.prqual::text as filter into member
     from pg_publication_rel r join pg_publication p on p.oid = r.prpubid

@@ -16,6 +16,7 @@ begin
 end
 $$;
 
+-- New columns come last: nothing else of a view that someone's own view may rest on can be changed.
 create or replace view rektor.stat_indexes as
 select s.*
 from json_to_recordset(rektor.stat_setting('rektor.stat_indexes')) as s (
@@ -30,7 +31,8 @@ from json_to_recordset(rektor.stat_setting('rektor.stat_indexes')) as s (
     applied_lsn pg_lsn,
     lag_bytes bigint,
     memory_bytes bigint,
-    error text
+    error text,
+    lag_seconds double precision
 );
 comment on view rektor.stat_indexes is 'One row an index: what it holds, where it is on its way, how far it is behind';
 
@@ -44,7 +46,13 @@ from json_to_recordset(rektor.stat_setting('rektor.stat_replication')) as s (
     applied_lsn pg_lsn,
     upstream_lsn pg_lsn,
     lag_bytes bigint,
-    error text
+    error text,
+    lag_seconds double precision,
+    wal_status text,
+    retained_bytes bigint,
+    safe_wal_bytes bigint,
+    last_error text,
+    last_error_at timestamptz
 );
 comment on view rektor.stat_replication is 'One row: the stream that feeds this Rektor';
 

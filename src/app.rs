@@ -86,7 +86,7 @@ pub enum AppError {
 fn advice(error: &IngestError) -> &'static str {
     match error {
         IngestError::Upstream(_) => " (rektor check says what mends it)",
-        IngestError::Store(_) | IngestError::Panicked(_) => "",
+        IngestError::Store(_) | IngestError::Panicked(_) | IngestError::Budget { .. } => "",
     }
 }
 
@@ -224,6 +224,7 @@ impl App {
             upstream: server.connection.clone(),
             data_dir: config.data_dir.clone(),
             slot: config.slot.clone(),
+            max_slot_wal: config.max_slot_wal,
         };
         let ingest = ingest::start(settings, ingest_stopped).await?;
         let counters = Arc::new(Counters::default());

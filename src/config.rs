@@ -20,6 +20,10 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const DEFAULT_PORT: u16 = 5432;
 /// Beyond this the sockets of one process run out before memory does.
 const MAX_MAX_CONNECTIONS: usize = 100_000;
+/// A hundred times what a healthy slot holds, and for most servers less than what they keep free.
+const DEFAULT_MAX_SLOT_WAL: &str = "64GB";
+/// Four WAL segments: less is held for a moment by any busy server.
+const LEAST_MAX_SLOT_WAL: u64 = 64 << 20;
 /// PostgreSQL's `NAMEDATALEN` - 1, which bounds a slot's name.
 const MAX_SLOT_NAME: usize = 63;
 
@@ -124,6 +128,15 @@ pub struct Settings {
     /// Name of the replication slot [default: rektor]
     #[arg(long, value_name = "NAME", env = "REKTOR_SLOT", hide_env = true)]
     pub slot: Option<String>,
+    /// Most WAL that upstream may have to keep for the slot before it is given up, as 512MB or 64GB; -1 is no limit [default: 64GB]
+    #[arg(
+        long,
+        value_name = "SIZE",
+        env = "REKTOR_MAX_SLOT_WAL",
+        hide_env = true,
+        allow_hyphen_values = true
+    )]
+    pub max_slot_wal: Option<String>,
     /// Most client connections at a time [default: 100]
     #[arg(
         long,
@@ -200,6 +213,8 @@ pub struct Config {
     pub data_dir: PathBuf,
     /// The replication slot.
     pub slot: String,
+    /// Most bytes of WAL that upstream may have to keep for the slot, if there is a limit.
+    pub max_slot_wal: Option<u64>,
     /// Most client connections at a time.
     pub max_connections: usize,
     /// Whether clients that are not local come in without a password.
@@ -274,6 +289,7 @@ impl Settings {
             http: socket_address("http", said.http, "127.0.0.1:6433")?,
             data_dir,
             slot: slot_name(said.slot)?,
+            max_slot_wal: wal_size(said.max_slot_wal.as_deref())?,
             max_connections,
             allow_trust: said.allow_trust.unwrap_or(false),
             log_level,
@@ -292,6 +308,7 @@ impl Settings {
             data_dir: self.data_dir.or(file.data_dir),
             pg_bin: self.pg_bin.or(file.pg_bin),
             slot: self.slot.or(file.slot),
+            max_slot_wal: self.max_slot_wal.or(file.max_slot_wal),
             max_connections: self.max_connections.or(file.max_connections),
             allow_trust: self.allow_trust.or(file.allow_trust),
             log_level: self.log_level.or(file.log_level),
@@ -443,6 +460,32 @@ fn slot_name(said: Option<String>) -> Result<String, ConfigError> {
         return Err(invalid("slot", reason));
     }
     Ok(name)
+}
+
+/// A size as PostgreSQL's settings take it; a number alone is megabytes, as for `max_slot_wal_keep_size`.
+fn wal_size(said: Option<&str>) -> Result<Option<u64>, ConfigError> {
+    let text = said.unwrap_or(DEFAULT_MAX_SLOT_WAL).trim();
+    if text == "-1" {
+        return Ok(None);
+    }
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let (number, unit) = text.split_at(digits);
+    let unit = match unit.trim() {
+        "kB" => Some(1 << 10),
+        "MB" | "" => Some(1 << 20),
+        "GB" => Some(1 << 30),
+        "TB" => Some(1 << 40),
+        _ => None,
+    };
+    let bytes = number.parse::<u64>().ok().zip(unit);
+    let bytes = bytes.and_then(|(number, unit)| number.checked_mul(unit));
+    match bytes.filter(|bytes| *bytes >= LEAST_MAX_SLOT_WAL) {
+        Some(bytes) => Ok(Some(bytes)),
+        None => Err(invalid(
+            "max_slot_wal",
+            format!("\"{text}\" is neither -1 nor a size of at least 64MB, as 512MB or 64GB"),
+        )),
+    }
 }
 
 #[cfg(test)]

@@ -13,6 +13,7 @@ mod harness;
 mod ingest;
 mod knn;
 mod layering;
+mod primary;
 mod recall;
 mod relay;
 mod seen;

@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use super::faiss::GraphImage;
 use super::keys::Place;
 use super::ordinal::ValueKind;
 use super::pages::Bitmap;
@@ -60,12 +61,16 @@ impl Changed {
 pub struct Loader(Writer);
 
 impl Loader {
-    /// An index without rows.
+    /// An index without rows, which will have that graph, if one is given.
     ///
     /// # Errors
     /// When the options are beyond what the engine has room for.
-    pub fn new(spec: IndexSpec) -> Result<Self, IndexError> {
-        Ok(Self(Writer::new(spec)?))
+    pub fn new(spec: IndexSpec, graph: Option<&GraphImage>) -> Result<Self, IndexError> {
+        let mut writer = Writer::new(spec)?;
+        if let Some(graph) = graph {
+            writer.rows.expect_graph(graph);
+        }
+        Ok(Self(writer))
     }
 
     /// As [`Writer::filtered_on`].
@@ -132,6 +137,14 @@ impl Loader {
     /// Shows what was loaded to the linker, which works on it while loading goes on.
     pub fn publish(&mut self, lsn: Lsn) -> Arc<Snapshot> {
         self.0.publish(lsn)
+    }
+
+    /// Takes over the graph of the rows that were loaded, none of which was published.
+    ///
+    /// # Errors
+    /// When it is another's, or there is no memory; all rows are then linked anew.
+    pub fn adopt(&mut self, graph: &GraphImage) -> Result<(), IndexError> {
+        self.0.rows.adopt_graph(graph)
     }
 
     /// Everything was loaded: places in between are free.

@@ -17,6 +17,7 @@
 //!   rows.rs      the writer's side: vectors, which rows are live, when an id may be used again
 //!   view.rs      the rows at one moment: search, scan, link, rebuild
 //!   lineage.rs   one numbering of nodes, with its codes and its graph
+//!   stored.rs    a graph ↔ checked bytes
 //!   codes.rs     8-bit codes;  graph.rs  handle of a C++ graph;  store.rs  chunks that never move
 //!   shim.h ffi.rs      the line between Rust and C++
 //!   kernels.cpp        dot products of bytes for three kinds of processor
@@ -48,6 +49,7 @@ pub mod view;
 mod writer;
 
 pub use constant::{Comparison, Constant};
+pub use faiss::{GraphImage, GraphSource};
 pub use filter::Filter;
 pub use filtered::FilterCost;
 pub use keys::Place;

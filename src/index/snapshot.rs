@@ -1,7 +1,7 @@
 //! An immutable state of an index at one LSN → nearest neighbours, keys, INCLUDE values.
 
 use super::attributes::Attributes;
-use super::faiss::{Ranked, RowView};
+use super::faiss::{GraphSource, Ranked, RowView};
 use super::keys::Place;
 use super::pages::Records;
 use super::{IndexError, IndexSpec, record};
@@ -164,6 +164,12 @@ impl Snapshot {
     /// What filters compare.
     pub(super) fn attributes(&self) -> &Attributes {
         &self.attributes
+    }
+
+    /// The graph as far as it is linked, to be stored; `None` when there is none yet.
+    #[must_use]
+    pub fn graph(&self) -> Option<GraphSource<'_>> {
+        self.rows.graph_source()
     }
 
     /// The rows, for the linker.

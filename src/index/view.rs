@@ -2,6 +2,7 @@
 //! Immutable; a change is a new view.
 
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use crate::catalog::{IndexDefinition, IndexId};
 use crate::index::Snapshot;
@@ -46,6 +47,21 @@ pub struct IndexState {
     pub applied: Lsn,
     /// Changes whose value could not be indexed, since the start.
     pub left_out_changes: u64,
+    /// When the oldest commit was made that arrived and is not in the snapshot, by this machine's clock.
+    pub behind_since: Option<SystemTime>,
+}
+
+/// The replication slot, as upstream's catalogue has it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SlotStatus {
+    /// `reserved`, `extended`, `unreserved` or `lost`.
+    pub wal_status: String,
+    /// Bytes of WAL that upstream keeps for it.
+    pub retained: u64,
+    /// Bytes of WAL that can still be written before it is in danger; absent if it never is.
+    pub safe: Option<i64>,
+    /// Why it was invalidated.
+    pub invalidated: Option<String>,
 }
 
 /// All indexes of the configured database at one moment.
@@ -63,11 +79,29 @@ pub struct View {
     pub streaming: bool,
     /// The last error of the stream, until it flows again.
     pub error: Option<String>,
+    /// The newest error, also when it is over, and when it came up.
+    pub last_error: Option<(Arc<str>, SystemTime)>,
+    /// The slot, since it was looked at last; absent while there is none.
+    pub slot: Option<SlotStatus>,
+    /// When the oldest commit was made that arrived and is not everywhere, by this machine's clock.
+    pub behind_since: Option<SystemTime>,
+    /// The catalogue was read once: `indexes` are all of them.
+    pub complete: bool,
     /// By id. Ready or not.
     pub indexes: Vec<Arc<IndexState>>,
 }
 
 impl View {
+    /// How long the oldest commit has waited that is known and not shown, which was made at `since`; 0 if there is none.
+    /// `None` where that is not known: without a stream there may be others.
+    #[must_use]
+    pub fn lag_seconds(&self, since: Option<SystemTime>, now: SystemTime) -> Option<f64> {
+        match since {
+            Some(since) => Some(now.duration_since(since).unwrap_or_default().as_secs_f64()),
+            None => self.streaming.then_some(0.0),
+        }
+    }
+
     /// The index of that id.
     #[must_use]
     pub fn index(&self, id: IndexId) -> Option<&Arc<IndexState>> {

@@ -1,18 +1,19 @@
 //! Events of the stream, and what the other tasks found out → indexes → one published `View` a commit. One thread owns all
 //! of it. Never shows a transaction before its commit, and never applies one twice.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
 use tokio::time::MissedTickBehavior;
 
 use crate::catalog::IndexId;
-use crate::index::view::View;
+use crate::index::view::{SlotStatus, View};
 use crate::ingest::indexes::{
     CopiedIndex, CopyOrder, Indexes, KeptIndex, RestoredIndex, event_bytes,
 };
+use crate::ingest::lag::Commits;
 use crate::ingest::stopped;
 use crate::lsn::Lsn;
 use crate::upstream::catalogue::IndexEntry;
@@ -25,6 +26,9 @@ use crate::wal::transaction::Event;
 const TRANSACTION_BYTES: usize = if cfg!(test) { 2 << 10 } else { 64 << 20 };
 /// How often progress that no commit announces is looked at.
 const TICK: Duration = Duration::from_millis(200);
+/// How long to wait for the catalogue when the stream describes a table with other columns than are known. Beyond, the index is
+/// copied again.
+const PUZZLED_MOST: Duration = Duration::from_secs(10);
 /// Most transactions whose visibility one reading of the catalogue waits for; beyond, the periodic reading must do.
 const CATALOGUE_XIDS: usize = 1000;
 
@@ -66,6 +70,10 @@ pub(crate) enum Control {
     },
     /// The catalogue cannot be read.
     CatalogueFailed(String),
+    /// The slot was looked at; `None` if there is none.
+    Slot(Option<SlotStatus>),
+    /// The slot was given up, and why: nothing follows its table until a new one begins.
+    GivenUp(String),
     /// The copier is ready; `None` if nothing is to be copied any more.
     CopyBegin(oneshot::Sender<Option<CopyOrder>>),
     /// How far a copy is.
@@ -114,6 +122,7 @@ pub(crate) struct Marks {
     received: AtomicU64,
     durable: AtomicU64,
     upstream: AtomicU64,
+    commits: Mutex<Commits>,
 }
 
 impl Marks {
@@ -121,6 +130,19 @@ impl Marks {
         self.received.store(received.as_u64(), Ordering::Relaxed);
         self.durable.store(durable.as_u64(), Ordering::Relaxed);
         self.upstream.store(upstream.as_u64(), Ordering::Relaxed);
+    }
+
+    pub(crate) fn compare_clocks(&self, sent: i64, now: SystemTime) {
+        self.commits().compare_clocks(sent, now);
+    }
+
+    pub(crate) fn arrived(&self, commit: Lsn, time: i64) {
+        self.commits().arrived(commit, time);
+    }
+
+    /// Nothing that holds the lock can leave it half changed.
+    fn commits(&self) -> MutexGuard<'_, Commits> {
+        self.commits.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -146,11 +168,20 @@ pub(crate) struct Applier {
     streaming: bool,
     error: Option<String>,
     catalogue_error: Option<String>,
+    last_error: Option<(Arc<str>, SystemTime)>,
+    slot: Option<SlotStatus>,
+    /// Upstream's position when the view was published last.
+    shown: Lsn,
+    /// The catalogue was read once.
+    complete: bool,
     /// Whom the copy under way waits for.
     copy_waits: Option<String>,
     /// Requests for the catalogue that were not answered, each with the transaction it waits for.
     unanswered: Vec<(u64, Option<u32>)>,
     requests: u64,
+    /// The request whose answer tells which columns a table of the stream has, and until when it is waited for: what follows
+    /// cannot be understood before.
+    puzzled: Option<(u64, Instant)>,
     marks: Arc<Marks>,
     outputs: Outputs,
 }
@@ -179,9 +210,14 @@ impl Applier {
             streaming: false,
             error: None,
             catalogue_error: None,
+            last_error: None,
+            slot: None,
+            shown: Lsn::ZERO,
+            complete: false,
             copy_waits: None,
             unanswered: Vec::new(),
             requests: 0,
+            puzzled: None,
             marks,
             outputs,
         }
@@ -203,7 +239,7 @@ impl Applier {
                 () = stopped(&mut stop) => return,
                 Some(control) = controls.recv() => self.control(control),
                 _ = tick.tick() => self.tick(),
-                Some(item) = items.recv(), if !self.indexes.is_full() => self.item(item),
+                Some(item) = items.recv(), if !self.indexes.is_full() && self.puzzled.is_none() => self.item(item),
                 else => return,
             }
             self.ask();
@@ -229,6 +265,7 @@ impl Applier {
             }
             Item::Begin { position, epoch } => {
                 (self.position, self.epoch) = (position, epoch);
+                self.marks.commits().forget();
                 self.indexes.begin_stream();
                 self.show();
             }
@@ -259,7 +296,14 @@ impl Applier {
                     stale: *commit_lsn < self.position,
                 });
             }
-            Event::Relation(_) => self.indexes.described(&event),
+            Event::Relation(relation) => {
+                self.indexes.described(&event);
+                if self.indexes.is_puzzled_by(relation) {
+                    let xid = self.transaction.as_ref().map(|transaction| transaction.xid);
+                    self.request_catalogue(xid);
+                    self.puzzled = Some((self.requests, Instant::now() + PUZZLED_MOST));
+                }
+            }
             Event::Change(change) => {
                 let redefines = is_definition(&change.relation);
                 self.row_event(event, redefines);
@@ -316,10 +360,22 @@ impl Applier {
             }
             Control::Catalogue { request, entries } => {
                 self.unanswered.retain(|(number, _)| *number > request);
+                self.puzzled = self.puzzled.filter(|(number, _)| *number > request);
                 self.catalogue_error = None;
+                self.complete = true;
                 self.indexes.catalogue(entries);
             }
             Control::CatalogueFailed(error) => self.catalogue_error = Some(error),
+            Control::Slot(slot) => {
+                if self.slot == slot {
+                    return;
+                }
+                self.slot = slot;
+            }
+            Control::GivenUp(reason) => {
+                self.copy_waits = None;
+                self.indexes.end_stream(reason);
+            }
             Control::CopyBegin(answer) => {
                 // If no one waits for it any more, the order must not be lost.
                 if let Err(Some(order)) = answer.send(self.indexes.begin_copy()) {
@@ -351,7 +407,8 @@ impl Applier {
                 self.indexes.install(job, point, indexes, now);
             }
             Control::CopyFailed { job, faulty, error } => {
-                self.copy_waits = None;
+                // By no table's fault: no index tells the reason.
+                self.copy_waits = faulty.is_empty().then(|| error.clone());
                 self.indexes.copy_failed(job, &faulty, &error, now);
             }
         }
@@ -360,7 +417,12 @@ impl Applier {
 
     fn tick(&mut self) {
         self.indexes.retry(Instant::now());
-        if self.indexes.is_building() {
+        self.puzzled = self
+            .puzzled
+            .filter(|(_, deadline)| *deadline > Instant::now());
+        // Also while nothing is applied it shows how far behind it is.
+        let upstream = self.marks.upstream.load(Ordering::Relaxed);
+        if self.indexes.is_building() || self.shown.as_u64() != upstream {
             self.show();
         }
     }
@@ -374,20 +436,36 @@ impl Applier {
         {
             self.indexes.publish(self.position);
         }
-        let (generation, indexes) = self.indexes.states(self.position);
+        let commits = Arc::clone(&self.marks);
+        let mut commits = commits.commits();
+        commits.applied(self.position);
+        let (generation, indexes) = self.indexes.states(self.position, &commits);
+        let behind_since = commits.oldest_after(self.position);
+        drop(commits);
         let lsn = |mark: &AtomicU64| Lsn::new(mark.load(Ordering::Relaxed));
+        let error = self
+            .error
+            .as_ref()
+            .or(self.catalogue_error.as_ref())
+            .or(self.copy_waits.as_ref());
+        let newest = self.last_error.as_ref().map(|(text, _)| &**text);
+        if let Some(error) = error
+            && newest != Some(error)
+        {
+            self.last_error = Some((error.as_str().into(), SystemTime::now()));
+        }
+        self.shown = lsn(&self.marks.upstream);
         self.outputs.view.send_replace(Arc::new(View {
             generation,
             received: lsn(&self.marks.received),
             durable: lsn(&self.marks.durable),
             upstream: lsn(&self.marks.upstream).max(self.position),
             streaming: self.streaming,
-            error: self
-                .error
-                .as_ref()
-                .or(self.catalogue_error.as_ref())
-                .or(self.copy_waits.as_ref())
-                .cloned(),
+            error: error.cloned(),
+            last_error: self.last_error.clone(),
+            slot: self.slot.clone(),
+            behind_since,
+            complete: self.complete,
             indexes,
         }));
         self.outputs

@@ -1,21 +1,21 @@
 //! What is stored, the server's identity and the slot → a stream that continues exactly where the journal ends, again after
-//! every failure; and the catalogue, read whenever asked and now and then unasked. Never confirms anything before the server,
-//! its timeline and the slot are those that the position belongs to.
+//! every failure. Never confirms anything before the server, its timeline and the slot are those that the position belongs to.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, watch};
 use tokio_postgres::Config;
 
-use crate::ingest::apply::{CatalogueRequest, Control, Item, Marks};
+use crate::ingest::apply::{Control, Item, Marks};
+use crate::ingest::budget::{Budget, GivenUp};
 use crate::ingest::receive::{Ended, Queue, receive};
 use crate::ingest::restore::{ReplayError, blocking, load, replay};
 use crate::ingest::{IngestError, stopped};
 use crate::lsn::Lsn;
 use crate::store::{Directory, Journal, Origin, RecoveredJournal, StoreError, Trimmer};
 use crate::upstream::backfill::while_telling;
-use crate::upstream::catalogue::{IndexEntry, PUBLICATION, check_server, mend, read_indexes};
+use crate::upstream::catalogue::{PUBLICATION, check_server, read_indexes};
 use crate::upstream::sql::SqlSession;
 use crate::upstream::walsender::{
     ReplicationConnection, ReplicationStream, SlotKind, SlotSnapshot, SystemIdentity,
@@ -23,17 +23,13 @@ use crate::upstream::walsender::{
 use crate::upstream::{Disposition, UpstreamError, slot};
 
 /// First pause before connecting again; doubled each time.
-const PAUSE_FIRST: Duration = Duration::from_millis(100);
+pub(super) const PAUSE_FIRST: Duration = Duration::from_millis(100);
 /// Longest pause: how long after its return a server may go unnoticed.
 const PAUSE_MOST: Duration = Duration::from_secs(1);
 /// Pause after a failure to store: what was stored must be read again each time.
 const PAUSE_STORE: Duration = Duration::from_secs(5);
 /// SQLSTATE `undefined_object`: what a stream without its publication ends with.
 const NO_PUBLICATION: &str = "42704";
-/// SQLSTATEs `undefined_table` and `invalid_schema_name`: schema rektor was removed, and with it every index.
-const NOT_INSTALLED: [&str; 2] = ["42P01", "3F000"];
-/// How often the catalogue is read unasked, for what the stream does not tell.
-const CATALOGUE_INTERVAL: Duration = Duration::from_secs(2);
 
 /// What a position in the stream belongs to, and the position.
 #[derive(Clone, Debug)]
@@ -86,6 +82,10 @@ pub(crate) struct Follower {
     pub(crate) controls: mpsc::Sender<Control>,
     pub(crate) applied: watch::Receiver<Lsn>,
     pub(crate) directory: Arc<Directory>,
+    /// How much WAL may be kept for the slot.
+    pub(crate) budget: Budget,
+    /// The process of the newest replication connection.
+    pub(crate) walsender: Option<i32>,
     /// Running while a stream is, and between streams.
     pub(crate) journal: Option<Journal>,
     /// The same, for whoever trims it.
@@ -116,17 +116,25 @@ impl Follower {
         let mut streamed = false;
         let mut stop = self.stop.clone();
         let mut pause = PAUSE_FIRST;
+        let (mut budget, mut given_up) = (self.budget.clone(), GivenUp::default());
         loop {
             let opened = tokio::select! {
                 biased;
                 () = stopped(&mut stop) => return Ok(()),
+                excess = budget.exceeded() => Err(excess),
                 opened = self.open(&mut epoch) => opened,
             };
             let failure = match (opened, &mut epoch) {
                 (Ok(stream), Some(current)) => {
                     (pause, streamed) = (PAUSE_FIRST, true);
                     self.tell(true, None).await;
-                    let received = self.receive(stream, &mut current.position).await;
+                    let begun = Instant::now();
+                    let received = tokio::select! {
+                        biased;
+                        excess = budget.exceeded() => Err(excess),
+                        received = self.receive(stream, &mut current.position) => received.map_err(Into::into),
+                    };
+                    given_up.streamed(begun.elapsed());
                     if *stop.borrow() {
                         return Ok(()); // the applier is gone already
                     }
@@ -152,11 +160,13 @@ impl Follower {
                             continue;
                         }
                         Err(error) => {
-                            if error.sqlstate() == Some(NO_PUBLICATION) {
+                            if let IngestError::Upstream(error) = &error
+                                && error.sqlstate() == Some(NO_PUBLICATION)
+                            {
                                 // The slot sees the catalogue as it was: it never finds a publication that was made anew.
                                 current.unreadable = true;
                             }
-                            error.into()
+                            error
                         }
                     }
                 }
@@ -168,12 +178,17 @@ impl Follower {
             };
             tracing::warn!(error = %failure, "the stream is interrupted");
             self.tell(false, Some(failure.to_string())).await;
+            if let IngestError::Budget { .. } = failure {
+                self.give_up(&failure, &mut given_up).await;
+                epoch = None;
+                continue;
+            }
             tokio::select! {
                 biased;
                 () = stopped(&mut stop) => return Ok(()),
                 () = tokio::time::sleep(match failure {
                     IngestError::Store(_) => PAUSE_STORE,
-                    IngestError::Upstream(_) | IngestError::Panicked(_) => pause,
+                    IngestError::Upstream(_) | IngestError::Panicked(_) | IngestError::Budget { .. } => pause,
                 }) => {}
             }
             pause = (pause * 2).min(PAUSE_MOST);
@@ -193,7 +208,7 @@ impl Follower {
         receive(stream, position, queue, journal, marks, applied, stop).await
     }
 
-    async fn close_journal(&mut self) -> Result<(), StoreError> {
+    pub(super) async fn close_journal(&mut self) -> Result<(), StoreError> {
         self.trimmer.send_replace(None);
         match self.journal.take() {
             Some(journal) => journal.close().await,
@@ -208,7 +223,7 @@ impl Follower {
         Ok(())
     }
 
-    async fn tell(&self, streaming: bool, error: Option<String>) {
+    pub(super) async fn tell(&self, streaming: bool, error: Option<String>) {
         // The applier is gone only when everything stops.
         let _stopping = self
             .controls
@@ -219,6 +234,7 @@ impl Follower {
     /// Connects, checks everything, and resumes; or begins anew with a slot of this moment.
     async fn open(&mut self, epoch: &mut Option<Epoch>) -> Result<ReplicationStream, IngestError> {
         let mut replication = ReplicationConnection::connect(&self.config).await?;
+        self.walsender = Some(replication.process().await?);
         let session = SqlSession::connect(&self.config).await?;
         check_server(&session).await?;
         let system = replication.identify_system().await?;
@@ -288,6 +304,9 @@ impl Follower {
         };
         if !self.restored {
             require_same_cluster(&self.directory, system)?;
+        } else {
+            // The journal has failed: while nothing can be written, all of it is not read again and again.
+            blocking(&self.directory, Directory::probe).await??;
         }
         if origin.slot != self.slot {
             tracing::warn!(
@@ -429,80 +448,4 @@ pub(crate) fn require_same_cluster(
         }
         None => Ok(()),
     }
-}
-
-/// Reads the catalogue for the applier until `stop`.
-pub(crate) async fn watch_catalogue(
-    config: Config,
-    controls: mpsc::Sender<Control>,
-    mut requests: watch::Receiver<CatalogueRequest>,
-    mut stop: watch::Receiver<bool>,
-) {
-    let mut session = None;
-    loop {
-        let request = requests.borrow_and_update().clone();
-        let read = tokio::select! {
-            biased;
-            () = stopped(&mut stop) => return,
-            read = read(&config, &mut session, &request.xids) => read,
-        };
-        let failed = read.is_err();
-        match read {
-            Ok(entries) => {
-                let request = request.number;
-                if controls
-                    .send(Control::Catalogue { request, entries })
-                    .await
-                    .is_err()
-                {
-                    return;
-                }
-            }
-            Err(error) => {
-                tracing::debug!(%error, "the catalogue cannot be read");
-                session = None;
-                let gone = error
-                    .sqlstate()
-                    .is_some_and(|state| NOT_INSTALLED.contains(&state));
-                let none = Control::Catalogue {
-                    request: 0,
-                    entries: Vec::new(),
-                };
-                if gone && controls.send(none).await.is_err() {
-                    return;
-                }
-                let text = format!("the catalogue cannot be read: {error}");
-                if controls.send(Control::CatalogueFailed(text)).await.is_err() {
-                    return;
-                }
-            }
-        }
-        tokio::select! {
-            biased;
-            () = stopped(&mut stop) => return,
-            changed = requests.changed(), if !failed => if changed.is_err() { return },
-            () = tokio::time::sleep(if failed { PAUSE_FIRST * 5 } else { CATALOGUE_INTERVAL }) => {}
-        }
-    }
-}
-
-async fn read(
-    config: &Config,
-    session: &mut Option<SqlSession>,
-    xids: &[u32],
-) -> Result<Vec<IndexEntry>, UpstreamError> {
-    let session = match session {
-        Some(session) => session,
-        None => session.insert(SqlSession::connect(config).await?),
-    };
-    let catalogue = read_indexes(session, xids).await?;
-    if !catalogue.to_mend {
-        return Ok(catalogue.indexes);
-    }
-    match mend(session).await {
-        Ok(done) => done.iter().for_each(|line| tracing::warn!("{line}")),
-        // What is to be mended is shown by the index itself; the next reading tries again.
-        Err(error) => tracing::warn!(%error, "the catalogue cannot be mended"),
-    }
-    Ok(read_indexes(session, &[]).await?.indexes)
 }

@@ -10,10 +10,11 @@ use std::time::Instant;
 use crate::catalog::IndexId;
 use crate::index::view::{Generation, IndexState};
 use crate::index::{Changed, LeftOutView, Snapshot, Writer};
+use crate::ingest::lag::Commits;
 use crate::lsn::Lsn;
 use crate::store::Chunks;
 use crate::upstream::catalogue::{IndexEntry, Shape};
-use crate::wal::pgoutput::Datum;
+use crate::wal::pgoutput::{Datum, Relation};
 use crate::wal::transaction::{Event, RowImage};
 pub(crate) use one::{Difference, difference, kinds, spec};
 use one::{Index, Live, Want};
@@ -33,6 +34,8 @@ pub(crate) struct Indexes {
     serials: u64,
     /// A slot holds all WAL from now on: without one, what changes after a copy would be lost.
     following: bool,
+    /// Why nothing is followed, after something was.
+    halted: Option<String>,
     /// Something was seen that only reading the catalogue can explain.
     suspicious: bool,
 }
@@ -130,6 +133,14 @@ impl Indexes {
         {
             self.suspicious = true;
         }
+    }
+
+    /// Whether an index that follows this table does not find its columns in it: they may have been renamed.
+    pub(crate) fn is_puzzled_by(&self, relation: &Arc<Relation>) -> bool {
+        let mut lives = self.all.values().filter_map(|index| index.live.as_ref());
+        lives.any(|live| {
+            live.entry.definition.relation == relation.id && !live.understands(relation)
+        })
     }
 
     /// Whether an index waits for a copy and none is under way.
@@ -289,6 +300,18 @@ impl Indexes {
     /// A new slot was created: nothing that is there follows from it, and copies may begin.
     pub(crate) fn begin_stream(&mut self) {
         self.following = true;
+        self.halted = None;
+        self.job = None;
+        for index in self.all.values_mut() {
+            index.distrust();
+        }
+        self.generation.0 += 1;
+    }
+
+    /// The slot was given up: what is there is not followed any more, and nothing can be copied until a new one begins.
+    pub(crate) fn end_stream(&mut self, reason: String) {
+        self.following = false;
+        self.halted = Some(reason);
         self.job = None;
         for index in self.all.values_mut() {
             index.distrust();
@@ -385,11 +408,16 @@ impl Indexes {
     }
 
     /// The indexes as sessions see them.
-    pub(crate) fn states(&mut self, position: Lsn) -> (Generation, Vec<Arc<IndexState>>) {
+    pub(crate) fn states(
+        &mut self,
+        position: Lsn,
+        commits: &Commits,
+    ) -> (Generation, Vec<Arc<IndexState>>) {
+        let halted = self.halted.as_deref();
         let states = self
             .all
             .values_mut()
-            .map(|index| Arc::new(index.state(position)));
+            .map(|index| Arc::new(index.state(position, commits, halted)));
         (self.generation, states.collect())
     }
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::index::{Changed, Place, RowId};
+use crate::index::{Changed, Place, READY_UNLINKED, RowId};
 use crate::ingest::apply::{Control, Kept};
 use crate::ingest::indexes::KeptIndex;
 use crate::ingest::stopped;
@@ -19,6 +19,12 @@ const INTERVAL: Duration = Duration::from_secs(1);
 /// Growth of the journal that is reason enough: what a restart then replays takes some seconds. A generation writes about as
 /// much, and as much again for what was worn out.
 const JOURNAL_BYTES: u64 = 256 << 20;
+/// The name of an index's graph in a generation.
+pub(crate) const GRAPH: &str = "graph";
+/// Nodes linked since the stored graph that are reason enough, once the index is linked: a restart links them again. At least
+/// so many that it could not serve at once, and an eighth, so that all writing of graphs is a few times the last one.
+const UNSTORED: u64 = READY_UNLINKED;
+const UNSTORED_SHARE: u64 = 8;
 /// Pause after a generation that could not be written, most likely for want of room.
 const PAUSE: Duration = Duration::from_secs(60);
 /// Rows between two looks at whether to stop.
@@ -35,6 +41,8 @@ struct Base {
     chunks: Option<Chunks>,
     /// Places that were written since.
     changed: Changed,
+    /// Nodes of the stored graph.
+    linked: u64,
 }
 
 impl Known {
@@ -48,24 +56,35 @@ impl Known {
             index.changed = Changed::default();
             if let Some(chunks) = index.stored.take() {
                 base.chunks = Some(chunks);
+                // Nobody sees its snapshot before all that was stored of its graph is in it.
+                let graph = index.snapshot.graph();
+                base.linked = graph.map_or(0, |graph| u64::from(graph.nodes()));
             }
         }
     }
 
-    /// Whether an index is in no generation yet.
-    fn lacks_one(&self) -> bool {
-        self.0.values().any(|base| base.chunks.is_none())
-    }
-
-    /// Takes note of a generation.
-    fn written(&mut self, chunks: Vec<(u64, Chunks)>) {
-        for (serial, chunks) in chunks {
-            let base = self.0.entry(serial).or_default();
-            *base = Base {
-                chunks: Some(chunks),
-                changed: Changed::default(),
-            };
+    /// Whether there is reason for a generation, when the journal has grown by that many bytes since the last.
+    fn is_due(&self, kept: &Kept, grown: u64) -> bool {
+        if self.0.values().any(|base| base.chunks.is_none()) {
+            return true;
         }
+        let mut graphs = 0;
+        for index in &kept.indexes {
+            let Some(graph) = index.snapshot.graph() else {
+                continue;
+            };
+            graphs += graph.bytes();
+            let linked = u64::from(graph.nodes());
+            let stored = self.0.get(&index.serial).map_or(0, |base| base.linked);
+            let unstored = linked.saturating_sub(stored);
+            if unstored > UNSTORED.max(linked / UNSTORED_SHARE)
+                && index.snapshot.stats().unlinked <= READY_UNLINKED
+            {
+                return true;
+            }
+        }
+        // Graphs are written whole.
+        grown >= JOURNAL_BYTES.max(graphs)
     }
 }
 
@@ -98,7 +117,7 @@ pub(crate) async fn run(
         known.learn(&mut kept);
         let size = trimmer.size();
         base = size.min(base);
-        if !known.lacks_one() && size - base < JOURNAL_BYTES {
+        if !known.is_due(&kept, size - base) {
             continue;
         }
         let (owner, stopping) = (Arc::clone(&directory), stop.clone());
@@ -139,10 +158,21 @@ pub(crate) fn write(
     for index in &kept.indexes {
         let base = known.0.get(&index.serial);
         let chunks = write_index(&mut generation, index, base, stop)?;
-        written.push((index.serial, chunks));
+        let mut linked = 0;
+        if let Some(graph) = index.snapshot.graph() {
+            linked = u64::from(graph.nodes());
+            let id = index.entry.definition.id;
+            generation.blob(id, GRAPH, |file| graph.write(file))?;
+        }
+        let now = Base {
+            chunks: Some(chunks),
+            changed: Changed::default(),
+            linked,
+        };
+        written.push((index.serial, now));
     }
     generation.commit()?;
-    known.written(written);
+    known.0.extend(written);
     Ok(())
 }
 
@@ -171,6 +201,7 @@ fn write_index(
         Some(Base {
             chunks: Some(chunks),
             changed,
+            ..
         }) => {
             let counts = |place| is_there(place) && !changed.contains(place);
             let mut places = rows.share(chunks, counts);

@@ -9,13 +9,16 @@
 //! ```
 
 mod apply;
+mod budget;
 mod copier;
 mod follow;
 mod indexes;
 mod keep;
+mod lag;
 mod projection;
 mod receive;
 mod restore;
+mod watch_upstream;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -26,8 +29,10 @@ use tokio::task::{JoinHandle, JoinSet};
 
 use crate::index::view::View;
 use crate::ingest::apply::{Applier, CatalogueRequest, Marks, Outputs};
+use crate::ingest::budget::Budget;
 use crate::ingest::follow::Follower;
 use crate::ingest::receive::{QUEUE_ITEMS, Queue};
+use crate::ingest::watch_upstream::Watcher;
 use crate::lsn::Lsn;
 use crate::store::{Directory, StoreError};
 use crate::upstream::catalogue::{check_role, check_server};
@@ -51,6 +56,8 @@ pub struct IngestSettings {
     pub data_dir: PathBuf,
     /// The replication slot's name.
     pub slot: String,
+    /// Bytes of WAL that upstream may have to keep for the slot before it is given up.
+    pub max_slot_wal: Option<u64>,
 }
 
 /// Why the write path cannot work.
@@ -65,6 +72,16 @@ pub enum IngestError {
     /// A part of the write path panicked. Its place is in the log.
     #[error("the write path failed: {0}")]
     Panicked(String),
+    /// Upstream had to keep too much WAL for the slot.
+    #[error(
+        "the replication slot was given up, since {held} MiB of WAL were kept for it, and max_slot_wal is {limit} MiB"
+    )]
+    Budget {
+        /// MiB of WAL.
+        held: u64,
+        /// MiB of WAL.
+        limit: u64,
+    },
 }
 
 impl IngestError {
@@ -74,6 +91,7 @@ impl IngestError {
             Self::Upstream(error) => error.disposition(),
             Self::Store(StoreError::Locked(_) | StoreError::OtherCluster { .. })
             | Self::Panicked(_) => Disposition::Fatal,
+            Self::Budget { .. } => Disposition::Retry,
             // A full disk can be emptied.
             Self::Store(
                 StoreError::Io { .. }
@@ -138,7 +156,13 @@ async fn preflight(settings: &IngestSettings, directory: &Directory) -> Result<(
     follow::require_same_cluster(directory, &system)?;
     let session = SqlSession::connect(&settings.upstream).await?;
     check_server(&session).await?;
-    slot::find(&session, &settings.slot, &system.database).await?;
+    let state = slot::find(&session, &settings.slot, &system.database).await?;
+    let is_ours = directory
+        .origin()
+        .is_some_and(|origin| origin.slot == settings.slot);
+    if let Some(state) = state.filter(|_| !is_ours) {
+        slot::require_unused(&settings.slot, &state)?;
+    }
     if let Err(error) = replication.close().await {
         tracing::debug!(%error, "upstream was quicker to close the connection");
     }
@@ -175,9 +199,11 @@ async fn supervise(
         runtime.block_on(applying);
         Ok(())
     });
+    let (kept, budget) = watch::channel(0);
     let follower = Follower {
         config: settings.upstream.clone(),
         slot: settings.slot.clone(),
+        budget: Budget::new(budget, settings.max_slot_wal),
         queue: Queue::new(items),
         marks,
         controls: controls.clone(),
@@ -187,6 +213,7 @@ async fn supervise(
         trimmer,
         restored: false,
         epochs: 0,
+        walsender: None,
         stop: stopping.clone(),
     };
     tasks.spawn(follower.run());
@@ -195,13 +222,16 @@ async fn supervise(
         keep::run(directory, to_applier, journal, stop_keeping).await;
         Ok(())
     });
-    let (config, to_applier, stop_watching) = (
-        settings.upstream.clone(),
-        controls.clone(),
-        stopping.clone(),
-    );
+    let watcher = Watcher {
+        config: settings.upstream.clone(),
+        slot: settings.slot.clone(),
+        controls: controls.clone(),
+        requests,
+        kept,
+        stop: stopping.clone(),
+    };
     tasks.spawn(async {
-        follow::watch_catalogue(config, to_applier, requests, stop_watching).await;
+        watcher.run().await;
         Ok(())
     });
     tasks.spawn(async {

@@ -2,7 +2,7 @@
 //! whatever the applier and the journal do. Never confirms a position before everything up to it is durable in the journal.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::time::{Instant, sleep_until};
@@ -229,12 +229,23 @@ async fn leave(mut status: StatusSender, progress: &Progress) -> Result<(), Upst
 impl Receiver<'_> {
     fn message(&mut self, message: ReplicationMessage) -> Result<(), UpstreamError> {
         match message {
-            ReplicationMessage::WalData { end, payload, .. } => {
+            ReplicationMessage::WalData {
+                end, sent, payload, ..
+            } => {
                 self.upstream = self.upstream.max(end);
                 let message = LogicalMessage::decode(payload.clone())?;
                 let entry = Entry::of(&message, payload);
                 let event = self.transactions.feed(message);
                 let event = event.map_err(|error| UpstreamError::Protocol(error.to_string()))?;
+                if let Some(Event::Begin {
+                    commit_lsn,
+                    commit_time,
+                    ..
+                }) = &event
+                {
+                    self.marks.compare_clocks(sent, SystemTime::now());
+                    self.marks.arrived(*commit_lsn, *commit_time);
+                }
                 self.hold(event.map(|event| Held {
                     what: What::Event(event),
                     entry,
@@ -242,8 +253,10 @@ impl Receiver<'_> {
             }
             ReplicationMessage::Keepalive {
                 end,
+                sent,
                 reply_requested,
             } => {
+                self.marks.compare_clocks(sent, SystemTime::now());
                 self.upstream = self.upstream.max(end);
                 self.news |= reply_requested;
                 // Inside a transaction it says nothing of what that will still bring.

@@ -5,9 +5,10 @@ use std::sync::Arc;
 
 use tokio::sync::mpsc;
 
-use crate::index::{ColumnChange, IndexError, Loader, Writer};
+use crate::index::{ColumnChange, GraphImage, IndexError, IndexSpec, Loader, Writer};
 use crate::ingest::apply::Item;
 use crate::ingest::indexes::{Difference, RestoredIndex, difference, kinds, spec};
+use crate::ingest::keep::GRAPH;
 use crate::ingest::receive::{Queue, item_bytes};
 use crate::lsn::Lsn;
 use crate::store::{Chunks, Directory, RecoveredJournal, Replayed, StoreError, StoredIndex};
@@ -16,7 +17,8 @@ use crate::upstream::catalogue::IndexEntry;
 use crate::wal::pgoutput::LogicalMessage;
 use crate::wal::transaction::Transactions;
 
-/// Rows after which what was loaded is shown to the engine's linker, which works on it while loading goes on.
+/// Rows after which what was loaded is shown to the engine's linker, which works on it while loading goes on, if there is no
+/// graph.
 const PUBLISH_ROWS: u64 = 10_000;
 /// Messages read ahead of the applier; each is at most 1 GiB, and nearly all are some kilobytes.
 const READ_AHEAD: usize = 64;
@@ -73,7 +75,9 @@ pub(crate) fn load(
 }
 
 fn fill(stored: &StoredIndex, entry: &IndexEntry) -> Result<(Writer, Chunks), LoadError> {
-    let mut loader = Loader::new(spec(&entry.definition))?.filtered_on(kinds(&entry.definition));
+    let spec = spec(&entry.definition);
+    let graph = graph(stored, &spec, entry)?;
+    let mut loader = Loader::new(spec, graph.as_ref())?.filtered_on(kinds(&entry.definition));
     let mut since_publication = 0;
     let mut rows = stored.rows()?;
     for row in rows.by_ref() {
@@ -85,12 +89,37 @@ fn fill(stored: &StoredIndex, entry: &IndexEntry) -> Result<(Writer, Chunks), Lo
             .collect();
         loader.row(row.place, &row.key, &row.vector, &include)?;
         since_publication += 1;
-        if since_publication == PUBLISH_ROWS {
+        if since_publication == PUBLISH_ROWS && graph.is_none() {
             since_publication = 0;
             loader.publish(stored.lsn);
         }
     }
+    if let Some(graph) = &graph
+        && let Err(error) = loader.adopt(graph)
+    {
+        tracing::warn!(index = %entry.definition.name, %error, "all rows are linked again");
+    }
     Ok((loader.finish(), rows.into_chunks()?))
+}
+
+/// The stored graph. Without one, or with one that is of no use, all rows are linked again: that costs only time.
+fn graph(
+    stored: &StoredIndex,
+    spec: &IndexSpec,
+    entry: &IndexEntry,
+) -> Result<Option<GraphImage>, LoadError> {
+    let read = match stored.blob(GRAPH) {
+        Ok(bytes) => bytes
+            .map(|bytes| GraphImage::read(&bytes, spec))
+            .transpose()
+            .map_err(LoadError::from),
+        Err(error @ StoreError::Corrupt { .. }) => Err(error.into()),
+        Err(error) => return Err(error.into()),
+    };
+    Ok(read.unwrap_or_else(|error| {
+        tracing::warn!(index = %entry.definition.name, %error, "all rows are linked again");
+        None
+    }))
 }
 
 /// Why the journal's messages did not all reach the applier.

@@ -10,6 +10,7 @@ use pg_query::protobuf::{
 };
 
 use super::RelayReason;
+use super::condition::{self, Condition};
 use super::operand::{self, Bound, MAX_ROWS, QueryCast, QueryVector};
 use super::parse::{self, Token};
 use super::splice::{SortKey, Splices};
@@ -39,6 +40,8 @@ pub struct KnnQuery {
     pub limit: Bound,
     /// OFFSET.
     pub offset: Bound,
+    /// Conditions of WHERE that an index may use; every row of the answer meets them all, and perhaps others.
+    pub conditions: Vec<Condition>,
     /// Functions called anywhere in the statement that are not well known, as `name` or `schema.name`, lower case as the
     /// catalogue has them. The claim holds only if upstream says that every one of that name is an ordinary function
     /// (`prokind = 'f'`), not volatile, and returns no set.
@@ -96,6 +99,7 @@ pub(super) fn recognise(
         cast,
         limit,
         offset,
+        conditions: condition::conditions(select.where_clause.as_deref(), table),
         unknown_functions: survey.unknown_functions.into_iter().collect(),
         unknown_types: survey.unknown_types.into_iter().collect(),
         parameters: greatest_parameter(sql, tokens)?,
@@ -371,23 +375,28 @@ impl<'a> Distance<'a> {
 
     /// The column's name, if it is that table's.
     fn column_of(&self, table: &RangeVar) -> Result<&'a str, RelayReason> {
-        let visible = alias(table).map_or(&table.relname, |alias| &alias.aliasname);
-        match self.column.as_slice() {
-            [column] => Ok(column),
-            [qualifier, column] if qualifier == visible => Ok(column),
-            [schema, qualifier, column]
-                if alias(table).is_none()
-                    && *schema == table.schemaname
-                    && *qualifier == table.relname =>
-            {
-                Ok(column)
-            }
-            _ => Err(RelayReason::NotADistance),
-        }
+        column_of(&self.column, table).ok_or(RelayReason::NotADistance)
     }
 }
 
-fn column_ref(node: &Node) -> Option<Vec<&str>> {
+/// The column's name, if a name written in that way means a column of the table.
+pub(super) fn column_of<'a>(names: &[&'a str], table: &RangeVar) -> Option<&'a str> {
+    let visible = alias(table).map_or(&table.relname, |alias| &alias.aliasname);
+    match names {
+        [column] => Some(column),
+        [qualifier, column] if qualifier == visible => Some(column),
+        [schema, qualifier, column]
+            if alias(table).is_none()
+                && *schema == table.schemaname
+                && *qualifier == table.relname =>
+        {
+            Some(column)
+        }
+        _ => None,
+    }
+}
+
+pub(super) fn column_ref(node: &Node) -> Option<Vec<&str>> {
     match &node.node {
         Some(Tree::ColumnRef(column)) => parse::names(&column.fields),
         Some(_) | None => None,

@@ -1,6 +1,7 @@
 //! SQL text → recognised k-NN query → plan → rewritten SQL; and Rektor's own DDL → the call that carries it out upstream.
 //! Pure: no I/O; what it does not know it does not claim.
 
+pub use condition::{Condition, MAX_VALUES, Operand, OperandValue, Test};
 pub use ddl::{AlterIndex, CreateIndex, Ddl, DdlError, ObjectName};
 pub use effect::{Effect, Isolation, TransactionEffect};
 pub use interest::{Interest, interest};
@@ -11,6 +12,7 @@ pub use plan::{Plan, plan};
 pub use reason::RelayReason;
 pub use statement::{Statement, StatementKind, analyze};
 
+mod condition;
 mod ddl;
 mod effect;
 mod interest;

@@ -306,6 +306,7 @@ mod fixtures {
             snapshot: Some(Writer::new(spec).unwrap().publish(Lsn::default())),
             applied: Lsn::default(),
             left_out_changes: 0,
+            behind_since: None,
         })
     }
 

@@ -1,5 +1,7 @@
 //! What only Rektor knows → settings of the client's session, as JSON, just before a statement that reads them.
 
+use std::time::SystemTime;
+
 use serde_json::{Value, json};
 
 use super::exchange::End;
@@ -59,7 +61,7 @@ fn indexes(view: &View) -> Value {
 }
 
 fn one_index(index: &IndexState, view: &View) -> Value {
-    let definition = &index.definition;
+    let (definition, now) = (&index.definition, SystemTime::now());
     let (phase, percent, error) = match &index.phase {
         Phase::Copying { percent } => ("copying", Some(*percent), None),
         Phase::Building { percent } => ("building", Some(*percent), None),
@@ -80,6 +82,7 @@ fn one_index(index: &IndexState, view: &View) -> Value {
         "lag_bytes": view.upstream.bytes_since(index.applied),
         "memory_bytes": stats.map(|stats| stats.memory_bytes),
         "error": error,
+        "lag_seconds": index.snapshot.as_ref().and_then(|_| view.lag_seconds(index.behind_since, now)),
     })
 }
 
@@ -96,7 +99,30 @@ fn replication(view: &View, slot: &str) -> Value {
         "upstream_lsn": lsn(view.upstream),
         "lag_bytes": view.upstream.bytes_since(applied),
         "error": view.error,
+        "lag_seconds": view.lag_seconds(view.behind_since, SystemTime::now()),
+        "wal_status": view.slot.as_ref().map(|slot| &slot.wal_status),
+        "retained_bytes": view.slot.as_ref().map(|slot| slot.retained),
+        "safe_wal_bytes": view.slot.as_ref().and_then(|slot| slot.safe),
+        "last_error": view.last_error.as_ref().map(|(text, _)| text),
+        "last_error_at": view.last_error.as_ref().map(|(_, at)| timestamp(*at)),
     }])
+}
+
+/// A time as PostgreSQL reads it, to the microsecond.
+fn timestamp(at: SystemTime) -> String {
+    let since = at
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap_or_default();
+    let (seconds, micros) = (since.as_secs(), since.subsec_micros());
+    let (day, second) = (seconds / 86_400, seconds % 86_400);
+    // Days since 1970-01-01 as a date: PostgreSQL's own Julian days count from 2440588.
+    format!(
+        "J{} {:02}:{:02}:{:02}.{micros:06}+00",
+        day + 2_440_588,
+        second / 3600,
+        second / 60 % 60,
+        second % 60
+    )
 }
 
 /// A name as `regclass` prints it with the usual search path.

@@ -24,6 +24,10 @@ use disk::{Disk, RealDisk};
 
 /// The directory's lock, held while a process uses it.
 const LOCK_FILE: &str = "lock";
+/// Written and removed, to see whether the disk takes anything.
+const PROBE_FILE: &str = "probe";
+/// As much as the journal writes at a time.
+const PROBE_BYTES: usize = 1 << 20;
 /// Whose state this is.
 const ORIGIN_FILE: &str = "origin";
 
@@ -242,6 +246,27 @@ impl Directory {
         }
         let synced = self.disk.sync_dir(&self.root);
         synced.map_err(StoreError::at(&self.root))
+    }
+
+    /// Whether the disk takes anything: what is stored need not be read for learning that it still does not.
+    ///
+    /// # Errors
+    /// When it does not.
+    pub fn probe(&self) -> Result<(), StoreError> {
+        let path = self.root.join(PROBE_FILE);
+        let removed = || match self.disk.remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            Ok(()) | Err(_) => Ok(()),
+        };
+        let probed = removed().and_then(|()| {
+            let mut file = self.disk.create(&path)?;
+            let written = file
+                .append(&vec![0; PROBE_BYTES])
+                .and_then(|()| file.sync());
+            drop(file);
+            removed().and(written)
+        });
+        probed.map_err(StoreError::at(&path))
     }
 
     /// Reads and checks the whole journal, and cuts what a crash tore off at its end.

@@ -379,6 +379,7 @@ fn every_flipped_and_truncated_byte_is_seen_and_the_older_generation_stands() {
 
 fn return_file(disk: &FaultDisk, path: &Path, bytes: &[u8]) {
     // Opening removed a generation without a manifest; then nothing is left to return to.
+    let _gone = disk.remove_file(path);
     if let Ok(mut file) = disk.create(path) {
         file.append(bytes).unwrap();
     }
@@ -468,6 +469,39 @@ fn a_damaged_origin_means_to_begin_anew() {
     let directory = on(&disk).unwrap();
     assert_eq!(directory.origin(), None);
     assert_eq!(disk.files(), Vec::<PathBuf>::new());
+}
+
+#[test]
+fn every_flipped_and_truncated_byte_of_the_origin_is_seen() {
+    let disk = FaultDisk::new();
+    on(&disk).unwrap().adopt(&origin()).unwrap();
+    let path = Path::new(ORIGIN_FILE);
+    let bytes = disk.content(path);
+    let cut = (0..bytes.len()).map(|length| bytes[..length].to_vec());
+    let flipped = (0..bytes.len() * 8).map(|bit| {
+        let mut damaged = bytes.clone();
+        damaged[bit / 8] ^= 1 << (bit % 8);
+        damaged
+    });
+    for damaged in cut.chain(flipped) {
+        return_file(&disk, path, &damaged);
+        assert_eq!(on(&disk).unwrap().origin(), None, "{damaged:?}");
+    }
+}
+
+#[test]
+fn whether_the_disk_takes_anything_is_known_without_reading_the_journal() {
+    let disk = FaultDisk::new();
+    let directory = on(&disk).unwrap();
+    directory.adopt(&origin()).unwrap();
+    let (files, before) = (disk.files(), disk.operations());
+    directory.probe().unwrap();
+    for at in 1..=disk.operations() - before {
+        disk.arrange(disk.operations() + at, Fault::FailOnce);
+        assert!(directory.probe().is_err(), "operation {at}");
+        directory.probe().unwrap();
+        assert_eq!(disk.files(), files);
+    }
 }
 
 /// A table's state: its rows, and what its last generation and its journal must give again.

@@ -1,7 +1,6 @@
 //! GET `/metrics`, `/livez`, `/readyz` → text. Live never asks upstream; ready means that searches are answered from
 //! the indexes, and turns false as soon as Rektor is told to stop.
 
-use std::fmt::Write as _;
 use std::future::IntoFuture as _;
 use std::io;
 use std::time::Duration;
@@ -78,8 +77,7 @@ async fn ready_page(State(shared): State<Shared>) -> Response {
     (status, page).into_response()
 }
 
-/// Whether every index serves what upstream holds, and a line about each thing that says otherwise. An index that
-/// failed is named but does not make Rektor unready: another instance would answer no better.
+/// Whether every index serves what upstream holds, and a line about each thing that says otherwise.
 fn readiness(view: &View, stopping: bool) -> (bool, String) {
     let mut page = String::new();
     let mut unready = |line: String| {
@@ -93,7 +91,13 @@ fn readiness(view: &View, stopping: bool) -> (bool, String) {
         let error = view.error.as_deref().unwrap_or("not connected yet");
         unready(format!("not streaming: {error}"));
     }
-    let mut failed = String::new();
+    if view.streaming && !view.complete {
+        unready("the catalogue was not read yet".to_owned());
+    } else if view.streaming
+        && let Some(error) = &view.error
+    {
+        unready(error.clone());
+    }
     for index in &view.indexes {
         let name = &index.definition.name;
         match &index.phase {
@@ -107,15 +111,13 @@ fn readiness(view: &View, stopping: bool) -> (bool, String) {
                     unready(format!("index {name}: {lag} bytes behind"));
                 }
             }
-            // Infallible: a String takes every line.
-            Phase::Failed { error } => drop(writeln!(failed, "index {name}: failed: {error}")),
+            Phase::Failed { error } => unready(format!("index {name}: failed: {error}")),
         }
     }
     let ready = page.is_empty();
     if ready {
         page.push_str("ready\n");
     }
-    page.push_str(&failed);
     (ready, page)
 }
 
@@ -127,6 +129,7 @@ mod tests {
     fn ready_means_streaming_and_not_stopping() {
         let streaming = View {
             streaming: true,
+            complete: true,
             ..View::default()
         };
         assert_eq!(readiness(&streaming, false), (true, "ready\n".to_owned()));

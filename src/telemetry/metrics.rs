@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::SystemTime;
 
 use prometheus::{Encoder, GaugeVec, IntCounterVec, Opts, Registry, TextEncoder};
 
@@ -32,6 +33,30 @@ mod names {
     pub(super) const POSITION: Name = (
         "rektor_replication_position_bytes",
         "WAL position, labelled by what has come so far: upstream, received, durable",
+    );
+    pub(super) const LAG_SECONDS: Name = (
+        "rektor_replication_lag_seconds",
+        "How long the oldest commit waits that has arrived and is not searchable everywhere; absent when the stream is down and none waits",
+    );
+    pub(super) const SLOT_RETAINED: Name = (
+        "rektor_slot_retained_wal_bytes",
+        "WAL bytes that upstream keeps for the replication slot",
+    );
+    pub(super) const SLOT_SAFE: Name = (
+        "rektor_slot_safe_wal_bytes",
+        "WAL bytes that can be written before the slot is in danger; absent if max_slot_wal_keep_size sets no limit",
+    );
+    pub(super) const SLOT_STATUS: Name = (
+        "rektor_slot_wal_status",
+        "1 for the state of the slot's WAL: reserved, extended, unreserved, lost",
+    );
+    pub(super) const LAST_ERROR: Name = (
+        "rektor_last_error_timestamp_seconds",
+        "When the newest error of the stream, the catalogue or a copy came up",
+    );
+    pub(super) const INDEX_LAG_SECONDS: Name = (
+        "rektor_index_lag_seconds",
+        "How long the oldest commit waits that has arrived and that the index does not show; absent while it does not serve",
     );
     pub(super) const INDEX_ROWS: Name = ("rektor_index_rows", "Rows that a search can find");
     pub(super) const INDEX_LEFT_OUT: Name = (
@@ -146,6 +171,16 @@ pub(super) fn render(sources: &Sources) -> Result<String, prometheus::Error> {
 fn replication(page: &Page, view: &View) -> Result<(), prometheus::Error> {
     page.gauge(names::STREAMING, f64::from(u8::from(view.streaming)))?;
     page.gauge(names::LAG, as_f64(view.upstream.bytes_since(view.durable)))?;
+    if let Some(seconds) = view.lag_seconds(view.behind_since, SystemTime::now()) {
+        page.gauge(names::LAG_SECONDS, seconds)?;
+    }
+    if let Some((_, at)) = &view.last_error {
+        let since = at
+            .duration_since(SystemTime::UNIX_EPOCH)
+            .unwrap_or_default();
+        page.gauge(names::LAST_ERROR, since.as_secs_f64())?;
+    }
+    slot(page, view)?;
     let positions = page.gauges(names::POSITION, &["position"])?;
     for (label, lsn) in [
         ("upstream", view.upstream),
@@ -159,6 +194,23 @@ fn replication(page: &Page, view: &View) -> Result<(), prometheus::Error> {
     Ok(())
 }
 
+fn slot(page: &Page, view: &View) -> Result<(), prometheus::Error> {
+    let Some(slot) = &view.slot else {
+        return Ok(());
+    };
+    page.gauge(names::SLOT_RETAINED, as_f64(slot.retained))?;
+    if let Some(safe) = slot.safe {
+        page.gauge(names::SLOT_SAFE, as_f64(u64::try_from(safe).unwrap_or(0)))?;
+    }
+    let statuses = page.gauges(names::SLOT_STATUS, &["status"])?;
+    for each in ["reserved", "extended", "unreserved", "lost"] {
+        statuses
+            .get_metric_with_label_values(&[each])?
+            .set(f64::from(u8::from(each == slot.wal_status)));
+    }
+    Ok(())
+}
+
 fn indexes(page: &Page, view: &View) -> Result<(), prometheus::Error> {
     let rows = page.gauges(names::INDEX_ROWS, &["index"])?;
     let left_out = page.gauges(names::INDEX_LEFT_OUT, &["index"])?;
@@ -166,6 +218,7 @@ fn indexes(page: &Page, view: &View) -> Result<(), prometheus::Error> {
     let dead = page.gauges(names::INDEX_DEAD, &["index"])?;
     let memory = page.gauges(names::INDEX_MEMORY, &["index"])?;
     let lag = page.gauges(names::INDEX_LAG, &["index"])?;
+    let lag_times = page.gauges(names::INDEX_LAG_SECONDS, &["index"])?;
     let phases = page.gauges(names::INDEX_PHASE, &["index", "phase"])?;
     let progress = page.gauges(names::INDEX_PROGRESS, &["index"])?;
     let changes = page.counters(names::INDEX_LEFT_OUT_CHANGES, &["index"])?;
@@ -188,6 +241,13 @@ fn indexes(page: &Page, view: &View) -> Result<(), prometheus::Error> {
             gauges
                 .get_metric_with_label_values(label)?
                 .set(as_f64(value));
+        }
+        let serves = index.snapshot.is_some();
+        if let Some(seconds) = view
+            .lag_seconds(index.behind_since, SystemTime::now())
+            .filter(|_| serves)
+        {
+            lag_times.get_metric_with_label_values(label)?.set(seconds);
         }
         changes
             .get_metric_with_label_values(label)?

@@ -392,7 +392,8 @@ fn include_columns(
     row: &Row,
     problems: &mut Vec<String>,
 ) -> Result<Vec<IncludeColumn>, UpstreamError> {
-    let names: Vec<String> = row.try_get("include_names")?;
+    let names: Option<Vec<String>> = row.try_get("include_names")?; // NULL without columns
+    let names = names.unwrap_or_default();
     let numbers: Option<Vec<Option<i16>>> = row.try_get("include_numbers")?;
     let types: Option<Vec<Option<u32>>> = row.try_get("include_types")?;
     let sendable: Option<Vec<bool>> = row.try_get("include_sendable")?;

@@ -1,6 +1,7 @@
 //! The replication slot: what state it is in, whether it may be used, and whom its creation waits for.
 //! Never takes a slot that someone else uses.
 
+use crate::index::view::SlotStatus;
 use crate::lsn::Lsn;
 use crate::upstream::UpstreamError;
 use crate::upstream::sql::SqlSession;
@@ -54,6 +55,54 @@ pub async fn find(
     }))
 }
 
+/// How the slot stands, and how much WAL is held for it.
+///
+/// # Errors
+/// When the connection fails.
+pub async fn status(session: &SqlSession, slot: &str) -> Result<Option<SlotStatus>, UpstreamError> {
+    let sql = include_str!("../../sql/ingest_slot_status.sql");
+    let Some(row) = session.client().query_opt(sql, &[&slot]).await? else {
+        return Ok(None);
+    };
+    let retained: Option<i64> = row.try_get("retained")?;
+    let wal_status: Option<String> = row.try_get("wal_status")?;
+    Ok(Some(SlotStatus {
+        wal_status: wal_status.unwrap_or_default(),
+        retained: retained.map_or(0, |bytes| u64::try_from(bytes).unwrap_or(0)),
+        safe: row.try_get("safe_wal_size")?,
+        invalidated: row.try_get("invalidated")?,
+    }))
+}
+
+/// Drops the slot, whatever it is doing for the walsender of that process, which must be ours.
+///
+/// # Errors
+/// When the connection fails, or someone uses the slot.
+pub async fn give_up(
+    session: &SqlSession,
+    slot: &str,
+    walsender: Option<i32>,
+) -> Result<(), UpstreamError> {
+    let client = session.client();
+    if let Some(pid) = walsender {
+        let sql = include_str!("../../sql/ingest_slot_release.sql");
+        client.execute(sql, &[&slot, &pid]).await?;
+    }
+    let sql = include_str!("../../sql/ingest_slot_drop.sql");
+    client.execute(sql, &[&slot]).await?;
+    Ok(())
+}
+
+/// Which transactions run: all before the first number have ended, and none has begun that is not before the second.
+///
+/// # Errors
+/// When the connection fails.
+pub async fn running(session: &SqlSession) -> Result<(i64, i64), UpstreamError> {
+    let sql = include_str!("../../sql/ingest_running.sql");
+    let row = session.client().query_one(sql, &[]).await?;
+    Ok((row.try_get("oldest")?, row.try_get("next")?))
+}
+
 /// Why the slot may not be used now, if so.
 ///
 /// # Errors
@@ -63,6 +112,20 @@ pub fn require_free(slot: &str, state: &SlotState) -> Result<(), UpstreamError> 
         None => Ok(()),
         Some(pid) => Err(UpstreamError::Busy(format!(
             "replication slot {slot} is in use by process {pid} ({}): another Rektor, or the last one's connection that PostgreSQL has not given up yet",
+            state.holder
+        ))),
+    }
+}
+
+/// The same for a slot that nothing is known of: two that take it from each other would each miss what the other got.
+///
+/// # Errors
+/// When another process uses it.
+pub fn require_unused(slot: &str, state: &SlotState) -> Result<(), UpstreamError> {
+    match state.active_pid {
+        None => Ok(()),
+        Some(pid) => Err(UpstreamError::Unsuitable(format!(
+            "replication slot {slot} is in use by process {pid} ({}), and this data directory is not of the Rektor that uses it: each Rektor needs a slot of its own (--slot)",
             state.holder
         ))),
     }

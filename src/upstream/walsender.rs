@@ -163,6 +163,15 @@ impl ReplicationConnection {
         })
     }
 
+    /// The server's process at the other end.
+    ///
+    /// # Errors
+    /// When the connection fails.
+    pub async fn process(&mut self) -> Result<i32, UpstreamError> {
+        let rows = self.query("SELECT pg_catalog.pg_backend_pid()").await?;
+        parsed(&rows, 0, "process")
+    }
+
     /// Runs SQL, or a replication command, by the simple protocol; the rows of all its statements, as text.
     ///
     /// # Errors

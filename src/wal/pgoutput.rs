@@ -14,6 +14,8 @@ pub enum ReplicationMessage {
         start: Lsn,
         /// How far upstream had written when it sent this.
         end: Lsn,
+        /// When it did: microseconds since 2000-01-01.
+        sent: i64,
         /// One message of the plugin.
         payload: Bytes,
     },
@@ -21,6 +23,8 @@ pub enum ReplicationMessage {
     Keepalive {
         /// The position up to which everything was sent.
         end: Lsn,
+        /// When it was sent: microseconds since 2000-01-01.
+        sent: i64,
         /// Upstream will end the connection unless a status arrives soon.
         reply_requested: bool,
     },
@@ -202,20 +206,22 @@ impl ReplicationMessage {
             b'w' => {
                 let start = reader.lsn("start position")?;
                 let end = reader.lsn("end position")?;
-                reader.i64("send time")?;
+                let sent = reader.i64("send time")?;
                 Ok(Self::WalData {
                     start,
                     end,
+                    sent,
                     payload: reader.0,
                 })
             }
             b'k' => {
                 let end = reader.lsn("end position")?;
-                reader.i64("send time")?;
+                let sent = reader.i64("send time")?;
                 let reply_requested = reader.flag("reply request")?;
                 reader.finish(tag)?;
                 Ok(Self::Keepalive {
                     end,
+                    sent,
                     reply_requested,
                 })
             }

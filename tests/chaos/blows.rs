@@ -135,7 +135,18 @@ impl Run<'_> {
                 self.killed().then_some(())
             });
         }
-        self.rektor.spawn();
+        match plan.refused_start {
+            None => self.rektor.spawn(),
+            Some(refusal) => {
+                let before = self.faults.refused();
+                self.faults.refuse(refusal, 0);
+                self.rektor.spawn();
+                wait_for("the disk to be used", REACH_LIMIT, || {
+                    (self.faults.refused() > before || self.rektor.exited().is_some()).then_some(())
+                });
+                self.faults.accept();
+            }
+        }
     }
 
     fn lose(&self, loss: Loss, dice: &mut Random) {

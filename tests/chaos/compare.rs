@@ -26,6 +26,18 @@ pub struct Expected {
     pub class: &'static str,
 }
 
+impl Expected {
+    /// SQL for whether the index can hold a row: a zero vector has no cosine.
+    fn indexable(&self) -> &'static str {
+        match self.class {
+            "vector_cosine_ops" => {
+                "v is not null and exists (select from unnest(v::real[]) c where c <> 0)"
+            }
+            _ => "v is not null",
+        }
+    }
+}
+
 /// Restores from the data directory in this process, catches up, and compares every index with its table. `at_once`: they agree as
 /// soon as the position says so; otherwise the catalogue may first have to be read.
 pub fn as_restored(
@@ -39,6 +51,7 @@ pub fn as_restored(
         upstream: database.url().parse().unwrap(),
         data_dir: rektor.data_dir().to_owned(),
         slot: rektor.slot().to_owned(),
+        max_slot_wal: None,
     };
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
@@ -149,7 +162,7 @@ fn shown(column: &str, value: Option<&[u8]>) -> String {
     }
 }
 
-/// The rows that the index must hold: a zero vector has no cosine.
+/// The rows that the index must hold.
 fn rows_of_table(wire: &mut Wire, of: &Expected, shape: Shape) -> Rows {
     let (key, name) = (of.table.encoded_key(), of.table.name());
     let values = of.table.include().iter().map(|column| match *column {
@@ -158,7 +171,8 @@ fn rows_of_table(wire: &mut Wire, of: &Expected, shape: Shape) -> Rows {
     });
     let values: String = values.collect();
     let rows = wire.rows(&format!(
-        "select {key}, v::real[]::text{values} from {name} where v is not null"
+        "select {key}, v::real[]::text{values} from {name} where {}",
+        of.indexable()
     ));
     let mut found = Rows::new();
     for row in rows {
@@ -169,11 +183,45 @@ fn rows_of_table(wire: &mut Wire, of: &Expected, shape: Shape) -> Rows {
         let components = vector.trim_matches(['{', '}']).split(',');
         let vector: Vec<f32> = components.map(|c| c.parse().unwrap()).collect();
         assert_eq!(vector.len(), shape.dimensions(of.table), "{name}");
-        if of.class != "vector_cosine_ops" || vector.iter().any(|c| *c != 0.0) {
-            found.insert(key, (vector, row.collect()));
-        }
+        found.insert(key, (vector, row.collect()));
     }
     found
+}
+
+/// The running process holds as many rows as there are, and finds no difference itself.
+pub fn as_told(rektor: &Rektor<'_>, indexes: &[Expected]) -> Result<(), String> {
+    let mut direct = rektor.database.connect();
+    let mut through = rektor.connect();
+    let verifies = direct.value("select to_regproc('rektor.verify_index') is not null") == "t";
+    for index in indexes {
+        if verifies {
+            let found = through.rows(&format!(
+                "select missing, extra, differing, repaired, unsettled from rektor.verify_index('{}')",
+                index.name
+            ));
+            let is_nothing = |value: &Option<String>| value.as_deref() == Some("0");
+            if !found.iter().flatten().all(is_nothing) || found.len() != 1 {
+                let name = &index.name;
+                return Err(format!(
+                    "{name}: missing, extra, differing, repaired, unsettled: {found:?}"
+                ));
+            }
+        }
+        let held = through.value(&format!(
+            "select rows from rektor.stat_indexes where index_name = '{}'",
+            index.name
+        ));
+        let there = direct.value(&format!(
+            "select count(*) from {} where {}",
+            index.table.name(),
+            index.indexable()
+        ));
+        if held != there {
+            let name = &index.name;
+            return Err(format!("{name} holds {held} rows, the table {there}"));
+        }
+    }
+    Ok(())
 }
 
 /// Waits until every index of the running process serves and has applied everything so far, as SQL tells.

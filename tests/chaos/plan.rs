@@ -56,6 +56,8 @@ pub struct Plan {
     pub huge: Option<&'static str>,
     pub short_writes: bool,
     pub loss: Loss,
+    /// The disk refuses when the process starts again, for a moment.
+    pub refused_start: Option<Refusal>,
     /// Where the process is killed while it starts again, one after the other.
     pub restarts: Vec<Point>,
     /// Before the comparison the process is stopped in order, rather than killed.
@@ -95,6 +97,12 @@ impl Plan {
             restarts.insert(0, point(dice, Call::Truncate, 1));
             ddl = None;
         }
+        let refused_start = match dice.below(40) {
+            0 => Some(Refusal::Full),
+            1 => Some(Refusal::Broken),
+            2 => Some(Refusal::ReadOnly),
+            _ => None,
+        };
         if loss != Loss::Nothing {
             // without a slot there is none to drop
             let call = match loss {
@@ -111,6 +119,7 @@ impl Plan {
             huge,
             short_writes: dice.below(10) == 0,
             loss,
+            refused_start,
             restarts,
             ends_in_order: dice.below(4) == 0,
         }
@@ -204,7 +213,8 @@ fn at_start(dice: &mut Random) -> Point {
         (Call::StreamReceive, 4),
         (Call::Ack, 4),
         (Call::Unlink, 2),
-    ][dice.below(7)];
+        (Call::Truncate, 1),
+    ][dice.below(8)];
     point(dice, call, most)
 }
 

@@ -323,6 +323,22 @@ int rename(const char *from, const char *to) { RENAMING(rename, real(from, to), 
 int renameat(int a, const char *from, int b, const char *to) { RENAMING(renameat, real(a, from, b, to), a, b); }
 int renameat2(int a, const char *from, int b, const char *to, unsigned flags) { RENAMING(renameat2, real(a, from, b, to, flags), a, b); }
 
+/* Another name of a file. */
+#define LINKING(name, call, at) \
+    REAL(name); \
+    char target[4096]; \
+    if (!control || !absolute(at, to, target) || !below(target)) return call; \
+    lock(); \
+    bool mine = before(CREATE); \
+    int done = refused(CREATE) ? -1 : call; \
+    if (!done) changed(CREATED, target, ""); \
+    after(mine, -1); \
+    unlock(); \
+    return done
+
+int link(const char *from, const char *to) { LINKING(link, real(from, to), AT_FDCWD); }
+int linkat(int a, const char *from, int b, const char *to, int flags) { LINKING(linkat, real(a, from, b, to, flags), b); }
+
 /* A removed file is kept aside until its directory is synced. */
 #define REMOVING(name, call, at, is_dir) \
     REAL(name); \
@@ -333,7 +349,7 @@ int renameat2(int a, const char *from, int b, const char *to, unsigned flags) { 
     char aside[4200] = ""; \
     if (!(is_dir)) { \
         sprintf(aside, "%s/%d-%u", trash, getpid(), trashed++); \
-        (void)!link(target, aside); \
+        syscall(SYS_link, target, aside); \
     } \
     int done = refused(UNLINK) ? -1 : call; \
     if (!done) changed((is_dir) ? REMOVED_DIR : REMOVED, target, aside); \

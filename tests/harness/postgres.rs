@@ -233,6 +233,50 @@ impl Cluster {
         self.pg_ctl(&["stop", "-m", mode]);
     }
 
+    /// Keeps a copy of the stopped server's files under that name.
+    pub fn keep(&self, name: &str) {
+        let mut copy = Command::new("cp");
+        copy.arg("-a").arg(self.data()).arg(self.dir.join(name));
+        must_succeed(copy);
+    }
+
+    /// The stopped server goes on with the files that were kept, as after a restore.
+    pub fn put_back(&self, name: &str) {
+        fs::remove_dir_all(self.data()).unwrap();
+        fs::rename(self.dir.join(name), self.data()).unwrap();
+    }
+
+    /// A standby takes the server's place, its port and its files, and is promoted; what the primary has written since the
+    /// standby was made is lost unless `meanwhile` waits for it.
+    pub fn fail_over(&self, meanwhile: impl FnOnce()) {
+        let standby = self.dir.join("standby");
+        let mut backup = unprivileged(&self.server.bin().join("pg_basebackup"));
+        backup.args([
+            "-h",
+            "127.0.0.1",
+            "-U",
+            "postgres",
+            "-X",
+            "stream",
+            "-c",
+            "fast",
+            "-p",
+        ]);
+        backup
+            .arg(self.port.to_string())
+            .arg("-R")
+            .arg("-D")
+            .arg(&standby);
+        backup.current_dir("/");
+        must_succeed(backup);
+        meanwhile();
+        self.down("immediate");
+        fs::remove_dir_all(self.data()).unwrap();
+        fs::rename(&standby, self.data()).unwrap();
+        self.up();
+        self.pg_ctl(&["promote"]);
+    }
+
     /// Replaces `pg_hba.conf` and reloads it.
     pub fn set_hba(&self, lines: &str) {
         fs::write(self.data().join("pg_hba.conf"), lines).unwrap();

@@ -25,6 +25,7 @@ pub struct Following {
     ingest: Option<Ingest>,
     data: tempfile::TempDir,
     url: String,
+    pub max_slot_wal: Option<u64>,
 }
 
 impl Following {
@@ -43,6 +44,7 @@ impl Following {
             ingest: None,
             data: tempfile::tempdir().unwrap(),
             url: url.to_owned(),
+            max_slot_wal: None,
         };
         following.up()?;
         Ok(following)
@@ -55,10 +57,18 @@ impl Following {
             upstream: self.url.parse().unwrap(),
             data_dir: self.data.path().to_owned(),
             slot: self.slot.clone(),
+            max_slot_wal: self.max_slot_wal,
         };
         let started = ingest::start(settings, self.stop.subscribe());
         self.ingest = Some(self.runtime.block_on(started)?);
         Ok(())
+    }
+
+    /// Starts it again with a limit to the WAL that upstream may have to keep.
+    pub fn limit_slot_wal(&mut self, bytes: u64) {
+        self.stop().unwrap();
+        self.max_slot_wal = Some(bytes);
+        self.up().unwrap();
     }
 
     /// Stops, and returns what it ended with.

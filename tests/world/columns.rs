@@ -114,7 +114,10 @@ fn what_is_altered_is_followed() {
                     world.wait_dropped();
                     let published =
                         "select count(*) from pg_publication_tables where tablename = 't'";
-                    assert_eq!(world.value("select count(*) from rektor.index"), "0");
+                    // The row of a table that is gone goes with the next change of rektor.index.
+                    let left =
+                        "select count(*) from rektor.index i join pg_class c on c.oid = i.relation";
+                    assert_eq!(world.value(left), "0");
                     assert_eq!(world.value(published), "0");
                 }
                 FailsUntil(reason, mend) => {

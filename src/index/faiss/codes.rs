@@ -9,7 +9,12 @@ use crate::vector::Metric;
 const STEP: usize = 64;
 
 /// Floats beside a code; `kScales` in `codes.h`.
-const SCALES: usize = 4;
+pub(super) const SCALES: usize = 4;
+
+/// Bytes of a code.
+pub(super) fn stride(dim: usize) -> usize {
+    dim.next_multiple_of(STEP)
+}
 
 /// The codes of rows, by row id.
 #[derive(Debug)]
@@ -26,7 +31,7 @@ impl Codes {
     /// No codes yet, around `mean` or, before it is known, around zero.
     pub(super) fn new(dim: usize, metric: Metric, mean: Option<Box<[f32]>>) -> Self {
         Self {
-            codes: Store::new(dim.next_multiple_of(STEP)),
+            codes: Store::new(stride(dim)),
             scales: Store::new(SCALES),
             centred: mean.is_some(),
             mean: mean.unwrap_or_else(|| vec![0.0; dim].into()),
@@ -42,6 +47,40 @@ impl Codes {
     /// What the codes are compared by.
     pub(super) fn metric(&self) -> Metric {
         self.metric
+    }
+
+    /// What is subtracted before coding.
+    pub(super) fn mean(&self) -> &[f32] {
+        &self.mean
+    }
+
+    /// The code and the scales of `row`.
+    ///
+    /// # Safety
+    /// They were written, and nobody writes them while the slices live.
+    pub(super) unsafe fn get(&self, row: u32) -> (&[u8], &[f32]) {
+        // SAFETY: the caller's promise.
+        unsafe { (self.codes.get(row), self.scales.get(row)) }
+    }
+
+    /// Writes a code that was made before.
+    ///
+    /// # Safety
+    /// Nobody else reads or writes the codes of `row` during the call.
+    pub(super) unsafe fn set(
+        &self,
+        row: u32,
+        code: &[u8],
+        scales: &[f32],
+    ) -> Result<(), IndexError> {
+        self.codes.reserve(row)?;
+        self.scales.reserve(row)?;
+        // SAFETY: reserved, and the caller has the row for itself.
+        unsafe {
+            self.codes.set(row, code);
+            self.scales.set(row, scales);
+        }
+        Ok(())
     }
 
     /// Writes the code of `row`.
@@ -62,14 +101,8 @@ impl Codes {
                 scales.as_mut_ptr(),
             );
         }
-        self.codes.reserve(row)?;
-        self.scales.reserve(row)?;
-        // SAFETY: reserved, and the caller has the row for itself.
-        unsafe {
-            self.codes.set(row, &code);
-            self.scales.set(row, &scales);
-        }
-        Ok(())
+        // SAFETY: as the caller promises for this call.
+        unsafe { self.set(row, &code, &scales) }
     }
 
     /// For the shim; valid as long as the codes.

@@ -58,6 +58,31 @@ unsafe extern "C" {
         node: u32,
         ef_construction: u32,
     ) -> i32;
+    pub(super) fn rektor_graph_entry(graph: *const RawGraph) -> u64;
+    pub(super) fn rektor_graph_node(
+        graph: *const RawGraph,
+        node: u32,
+        nodes: u32,
+        levels: *mut u32,
+        twin: *mut u32,
+    );
+    pub(super) fn rektor_graph_links(
+        graph: *const RawGraph,
+        node: u32,
+        nodes: u32,
+        slots: *mut i32,
+    ) -> usize;
+    pub(super) fn rektor_graph_load(
+        m: u32,
+        metric: u32,
+        capacity: u32,
+        nodes: u32,
+        levels: *const u8,
+        twins: *const u32,
+        slots: *const i32,
+        count: usize,
+        entry: u32,
+    ) -> *mut RawGraph;
     pub(super) fn rektor_search(
         graph: *const RawGraph,
         view: *const RawView,

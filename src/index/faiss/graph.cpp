@@ -193,6 +193,24 @@ void link(RektorGraph& graph, const RektorView& view, uint32_t node, size_t ef, 
     }
 }
 
+// Makes room for `capacity` nodes, of which the first have their levels.
+void allocate(RektorGraph& graph, uint32_t metric, uint32_t capacity) {
+    faiss::HNSW& hnsw = graph.hnsw;
+    // Levels do not depend on the rows, so every node to come has its level and its place now.
+    while (hnsw.levels.size() < capacity) {
+        const int level = hnsw.random_level();
+        hnsw.levels.push_back(level + 1);
+        hnsw.offsets.push_back(hnsw.offsets.back() + hnsw.cum_nb_neighbors(level + 1));
+    }
+    const size_t slots = hnsw.offsets.back();
+    hnsw.neighbors = faiss::MaybeOwnedVector<int32_t>::create_view(map_zeroed<int32_t>(slots), slots, nullptr);
+    graph.capacity = capacity;
+    graph.twins = map_zeroed<int32_t>(capacity);
+    graph.twin_bits = map_zeroed<uint64_t>(capacity / 64 + 1);
+    graph.halves = metric == kInnerProduct ? 2 : 1;
+    graph.locks = std::make_unique<std::mutex[]>(kLocks);
+}
+
 }  // namespace
 
 Scratch& scratch() {
@@ -252,19 +270,7 @@ extern "C" RektorGraph* rektor_graph_new(uint32_t m, uint32_t metric, uint32_t c
             hnsw.offsets = like->hnsw.offsets;
             hnsw.rng = like->hnsw.rng;
         }
-        // Levels do not depend on the rows, so every node to come has its level and its place now.
-        while (hnsw.levels.size() < capacity) {
-            const int level = hnsw.random_level();
-            hnsw.levels.push_back(level + 1);
-            hnsw.offsets.push_back(hnsw.offsets.back() + hnsw.cum_nb_neighbors(level + 1));
-        }
-        const size_t slots = hnsw.offsets.back();
-        hnsw.neighbors = faiss::MaybeOwnedVector<int32_t>::create_view(map_zeroed<int32_t>(slots), slots, nullptr);
-        graph->capacity = capacity;
-        graph->twins = map_zeroed<int32_t>(capacity);
-        graph->twin_bits = map_zeroed<uint64_t>(capacity / 64 + 1);
-        graph->halves = metric == kInnerProduct ? 2 : 1;
-        graph->locks = std::make_unique<std::mutex[]>(kLocks);
+        allocate(*graph, metric, capacity);
         if (like != nullptr) {
             const size_t used = like->hnsw.offsets[linked];
             std::memcpy(hnsw.neighbors.view_data, like->hnsw.neighbors.view_data, used * sizeof(int32_t));
@@ -293,5 +299,74 @@ extern "C" int32_t rektor_graph_link(RektorGraph* graph, const RektorView* view,
         return 0;
     } catch (const std::exception&) {
         return -1;
+    }
+}
+
+extern "C" uint64_t rektor_graph_entry(const RektorGraph* graph) {
+    return graph->entry.load(std::memory_order_acquire);
+}
+
+extern "C" void rektor_graph_node(const RektorGraph* graph, uint32_t node, uint32_t nodes, uint32_t* levels,
+                                  uint32_t* twin) {
+    *levels = static_cast<uint32_t>(graph->hnsw.levels[node]);
+    int32_t next = load(graph->twins + node);
+    while (next > static_cast<int32_t>(nodes)) {
+        next = load(graph->twins + (next - 1));
+    }
+    *twin = static_cast<uint32_t>(next);
+}
+
+extern "C" size_t rektor_graph_links(const RektorGraph* graph, uint32_t node, uint32_t nodes, int32_t* slots) {
+    size_t written = 0;
+    for (int level = 0; level < graph->hnsw.levels[node]; level++) {
+        for (uint32_t half = 0; half < graph->halves; half++) {
+            const Links links = links_of(*graph, node, level, half);
+            size_t kept = 0;
+            for (size_t i = 0; i < links.count; i++) {
+                const int32_t to = load(links.slots + i);
+                if (to < 0) {
+                    break;
+                }
+                if (to < static_cast<int32_t>(nodes) && graph->hnsw.levels[to] > level) {
+                    slots[written + kept++] = to;
+                }
+            }
+            std::fill(slots + written + kept, slots + written + links.count, -1);
+            written += links.count;
+        }
+    }
+    return written;
+}
+
+extern "C" RektorGraph* rektor_graph_load(uint32_t m, uint32_t metric, uint32_t capacity, uint32_t nodes,
+                                          const uint8_t* levels, const uint32_t* twins, const int32_t* slots,
+                                          size_t count, uint32_t entry) {
+    try {
+        auto graph = std::make_unique<RektorGraph>(m);
+        faiss::HNSW& hnsw = graph->hnsw;
+        hnsw.levels.reserve(capacity);
+        hnsw.offsets.reserve(capacity + 1);
+        for (uint32_t node = 0; node < nodes; node++) {
+            if (levels[node] == 0 || levels[node] >= hnsw.cum_nneighbor_per_level.size()) {
+                return nullptr;
+            }
+            hnsw.levels.push_back(levels[node]);
+            hnsw.offsets.push_back(hnsw.offsets.back() + hnsw.cum_nb_neighbors(levels[node]));
+        }
+        if (hnsw.offsets.back() != count) {
+            return nullptr;
+        }
+        allocate(*graph, metric, capacity);
+        std::memcpy(hnsw.neighbors.view_data, slots, count * sizeof(int32_t));
+        for (uint32_t node = 0; node < nodes; node++) {
+            graph->twins[node] = static_cast<int32_t>(twins[node]);
+            if (twins[node] != 0) {
+                graph->twin_bits[node / 64] |= uint64_t{1} << (node % 64);
+            }
+        }
+        graph->entry.store(static_cast<uint64_t>(levels[entry] - 1) << 32 | entry);
+        return graph.release();
+    } catch (const std::exception&) {
+        return nullptr;
     }
 }

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use super::codes::raw_metric;
 use super::ffi::{self, RawGraph, RawView};
+use super::stored::GraphImage;
 use crate::index::IndexError;
 use crate::vector::Metric;
 
@@ -14,12 +15,19 @@ const PARALLEL_FROM: u32 = 256;
 const SERIAL_FIRST: u32 = 256;
 
 /// What a graph keeps for life.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Shape {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::index) struct Shape {
     /// Links of a node, see [`IndexOptions`](crate::catalog::IndexOptions).
     pub(super) m: u16,
     /// What it is searched by.
     pub(super) metric: Metric,
+}
+
+impl Shape {
+    /// Slots of the lists of a node of that many levels: FAISS's sizes.
+    pub(super) fn slots(self, levels: u32) -> usize {
+        usize::from(self.m) * (levels as usize + 1)
+    }
 }
 
 /// A graph with room for a fixed number of nodes.
@@ -70,6 +78,68 @@ impl Graph {
             capacity,
             linked: AtomicU32::new(linked),
         })
+    }
+
+    /// A stored graph with room for `capacity` nodes.
+    pub(super) fn load(image: &GraphImage, capacity: u32) -> Result<Self, IndexError> {
+        let nodes = image.nodes();
+        assert!(nodes <= capacity && capacity <= i32::MAX.unsigned_abs());
+        // SAFETY: an image was checked as a whole: lengths, every link, no circle among the twins, the entry (stored.rs).
+        let raw = unsafe {
+            ffi::rektor_graph_load(
+                u32::from(image.shape.m),
+                raw_metric(image.shape.metric),
+                capacity,
+                nodes,
+                image.levels.as_ptr(),
+                image.twins.as_ptr(),
+                image.slots.as_ptr(),
+                image.slots.len(),
+                image.entry,
+            )
+        };
+        let raw = NonNull::new(raw);
+        Ok(Self {
+            raw: raw.ok_or_else(|| IndexError::Full("no memory for the stored graph".into()))?,
+            capacity,
+            linked: AtomicU32::new(nodes),
+        })
+    }
+
+    /// Where walks begin, when a node is linked.
+    pub(super) fn entry(&self) -> Option<u32> {
+        // SAFETY: a valid graph.
+        let entry = unsafe { ffi::rektor_graph_entry(self.raw()) };
+        // The low half is the node.
+        (entry != u64::MAX).then_some((entry & u64::from(u32::MAX)) as u32)
+    }
+
+    /// The number of levels of a node, and 1 + its next twin or 0, as if there were only `nodes` nodes.
+    pub(super) fn node(&self, node: u32, nodes: u32) -> (u32, u32) {
+        assert!(node < nodes && nodes <= self.linked());
+        let (mut levels, mut twin) = (0, 0);
+        // SAFETY: a linked node of a valid graph.
+        unsafe {
+            ffi::rektor_graph_node(self.raw(), node, nodes, &raw mut levels, &raw mut twin);
+        }
+        (levels, twin)
+    }
+
+    /// Writes the links of a node of that many levels into the first of `slots`, as if there were only `nodes` nodes.
+    pub(super) fn links<'s>(
+        &self,
+        shape: Shape,
+        node: u32,
+        nodes: u32,
+        slots: &'s mut Vec<i32>,
+    ) -> &'s [i32] {
+        let (levels, _) = self.node(node, nodes);
+        slots.resize(shape.slots(levels), -1);
+        // SAFETY: a linked node of a valid graph of that shape, whose lists take as many slots.
+        let written =
+            unsafe { ffi::rektor_graph_links(self.raw(), node, nodes, slots.as_mut_ptr()) };
+        assert_eq!(written, slots.len(), "slots of a node");
+        slots
     }
 
     /// Nodes there is room for.

@@ -14,12 +14,20 @@ use super::codes::Codes;
 use super::ffi::RawView;
 use super::graph::{Graph, Shape};
 use super::store::Store;
+use super::stored::GraphImage;
 use crate::catalog::IndexOptions;
 use crate::index::IndexError;
 use crate::index::pages::Bitmap;
 
 /// Least room of a graph: cheaper than enlarging it often.
 const LEAST_CAPACITY: u32 = 8 << 10;
+
+/// The capacity of a graph for so many nodes and half as many again.
+fn room_for(nodes: u32) -> u32 {
+    nodes
+        .saturating_add(nodes / 2)
+        .clamp(LEAST_CAPACITY, i32::MAX.unsigned_abs())
+}
 
 /// See the module.
 #[derive(Debug)]
@@ -85,6 +93,24 @@ impl Lineage {
         self.graph.load_full()
     }
 
+    /// Takes a graph of the nodes that there are, which nobody has seen yet.
+    pub(super) fn adopt(&self, image: &GraphImage, more: usize) -> Result<(), IndexError> {
+        assert!(
+            self.extent() == 0 && self.graph().is_none(),
+            "a new lineage"
+        );
+        self.reserve(image.rows.len() + more)?;
+        let room = image
+            .nodes()
+            .saturating_add(u32::try_from(more).unwrap_or(u32::MAX));
+        let graph = Graph::load(image, room_for(room))?;
+        for row in &image.rows {
+            self.push_reserved(*row);
+        }
+        self.graph.store(Some(Arc::new(graph)));
+        Ok(())
+    }
+
     /// Nodes that are linked.
     pub(super) fn linked(&self) -> u32 {
         self.graph.load().as_ref().map_or(0, |graph| graph.linked())
@@ -141,10 +167,7 @@ impl Lineage {
             m,
             metric: self.codes.metric(),
         };
-        let extent = self.extent();
-        let capacity = extent
-            .saturating_add(extent / 2)
-            .clamp(LEAST_CAPACITY, i32::MAX.unsigned_abs());
+        let capacity = room_for(self.extent());
         let grown = Arc::new(match graph {
             Some(graph) => graph.enlarged(shape, capacity)?,
             None => Graph::new(shape, capacity)?,

@@ -9,11 +9,13 @@ mod graph;
 mod lineage;
 mod rows;
 mod store;
+mod stored;
 #[cfg(test)]
 mod tests;
 mod view;
 
 pub(super) use rows::Rows;
+pub use stored::{GraphImage, GraphSource};
 pub(super) use view::{Ranked, Rebuild, RowView};
 
 /// Links the FAISS that faiss-sys compiled; the shim calls it.

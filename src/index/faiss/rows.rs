@@ -14,6 +14,7 @@ use std::sync::{Arc, Weak};
 use super::codes::Codes;
 use super::lineage::Lineage;
 use super::store::{MAX_ROWS, Store};
+use super::stored::GraphImage;
 use super::view::{Rebuild, RowView};
 use crate::catalog::Method;
 use crate::index::pages::Bitmap;
@@ -41,6 +42,8 @@ pub(in crate::index) struct Rows {
     retiring: Vec<u32>,
     /// Rows to free once the view of that number and all before it are dropped; in order.
     retired: VecDeque<(u64, Vec<u32>)>,
+    /// While loading: the rows that the graph names, dead ones too.
+    named: Bitmap,
     /// Views that may still be read, in order.
     views: VecDeque<(u64, Weak<()>)>,
     published: u64,
@@ -64,6 +67,7 @@ impl Rows {
             free: Vec::new(),
             retiring: Vec::new(),
             retired: VecDeque::new(),
+            named: Bitmap::default(),
             views: VecDeque::new(),
             published: 0,
         }
@@ -96,9 +100,53 @@ impl Rows {
         Ok(())
     }
 
-    /// Every row was loaded: the ids between them can be given out.
+    /// Rows that are loaded get the codes that a stored graph was linked by. Before the first.
+    pub(in crate::index) fn expect_graph(&mut self, image: &GraphImage) {
+        if self.lineage.is_some() && self.next == 0 {
+            let codes = Codes::new(
+                self.spec.dim.get(),
+                self.spec.metric,
+                Some(image.mean.clone()),
+            );
+            self.lineage = Some(Arc::new(Lineage::new(Arc::new(codes))));
+        }
+    }
+
+    /// Takes over the graph of the rows that were loaded, none of which was published.
+    ///
+    /// # Errors
+    /// When it is of other rows, or there is no memory; all rows are then linked anew.
+    pub(in crate::index) fn adopt_graph(&mut self, image: &GraphImage) -> Result<(), IndexError> {
+        let lineage = self.lineage.as_ref().filter(|_| self.published == 0);
+        let lineage = lineage.ok_or_else(|| IndexError::Engine("no place for a graph".into()))?;
+        let mut named = Bitmap::default();
+        for row in &image.rows {
+            named.insert(*row);
+        }
+        for (row, code, scales) in image.dead(&self.live)? {
+            // SAFETY: not live, so not loaded, so nobody was ever given this row.
+            unsafe { lineage.codes.set(row, code, scales)? };
+        }
+        let rest: Vec<u32> = self
+            .live
+            .iter()
+            .filter(|row| !named.contains(*row))
+            .collect();
+        lineage.adopt(image, rest.len() + 1)?;
+        // Nothing fails from here on.
+        self.pending = rest;
+        self.next = image
+            .rows
+            .iter()
+            .fold(self.next, |next, row| next.max(row + 1));
+        self.named = named;
+        Ok(())
+    }
+
+    /// Every row was loaded: the ids that neither a row nor the graph has can be given out.
     pub(in crate::index) fn finish_loading(&mut self) {
-        let free = (0..self.next).filter(|row| !self.live.contains(*row));
+        let named = std::mem::take(&mut self.named);
+        let free = (0..self.next).filter(|row| !self.live.contains(*row) && !named.contains(*row));
         self.free = free.collect();
     }
 

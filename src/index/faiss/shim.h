@@ -55,6 +55,19 @@ size_t rektor_graph_bytes(const RektorGraph* graph);
 // 0 when done, -1 when there is no memory.
 int32_t rektor_graph_link(RektorGraph* graph, const RektorView* view, uint32_t node, uint32_t ef_construction);
 
+// What storing a graph takes, while it is searched and linked into. `nodes` of its nodes are linked; others do not occur.
+// Level in the high half, node in the low half; UINT64_MAX when nothing is linked.
+uint64_t rektor_graph_entry(const RektorGraph* graph);
+// The number of levels of a node, and 1 + the next node whose row has the same code, or 0.
+void rektor_graph_node(const RektorGraph* graph, uint32_t node, uint32_t nodes, uint32_t* levels, uint32_t* twin);
+// The lists of a node on all its levels, each packed and filled up with -1: (levels + 1) * m slots, their number.
+size_t rektor_graph_links(const RektorGraph* graph, uint32_t node, uint32_t nodes, int32_t* slots);
+// A graph of these nodes with room for `capacity`. `slots` has `count` slots, all lists one after another, each slot -1 or
+// a node below `nodes` that has that level; `twins` has no circle; entry < nodes <= capacity. Null when there is no
+// memory, or the levels do not make `count` slots.
+RektorGraph* rektor_graph_load(uint32_t m, uint32_t metric, uint32_t capacity, uint32_t nodes, const uint8_t* levels,
+                               const uint32_t* twins, const int32_t* slots, size_t count, uint32_t entry);
+
 // Finds k of the nearest live rows, nearest first, weighing ef candidates; `graph` may be null when nothing is linked.
 // Returns how many, or -1 when there is no memory.
 int64_t rektor_search(const RektorGraph* graph, const RektorView* view, const float* query, size_t k, size_t ef,

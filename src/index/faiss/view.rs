@@ -59,6 +59,16 @@ impl RowView {
         &self.live
     }
 
+    /// What the rows are.
+    pub(super) fn spec(&self) -> &IndexSpec {
+        &self.spec
+    }
+
+    /// The numbering of its nodes.
+    pub(super) fn lineage(&self) -> Option<&Lineage> {
+        self.lineage.as_deref()
+    }
+
     /// Nodes, dead or alive.
     pub(in crate::index) fn nodes(&self) -> u32 {
         self.extent

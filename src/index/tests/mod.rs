@@ -4,6 +4,7 @@ mod concurrency;
 mod filters;
 mod model;
 mod recall;
+mod stored;
 
 use std::sync::Arc;
 

@@ -10,6 +10,7 @@ use crate::index::view::{IndexState, Phase};
 use crate::index::{
     IndexError, IndexSpec, Outcome, READY_UNLINKED, RowChange, Snapshot, ValueKind, Writer,
 };
+use crate::ingest::lag::Commits;
 use crate::ingest::projection::{Projection, ProjectionError};
 use crate::lsn::Lsn;
 use crate::store::Chunks;
@@ -261,15 +262,24 @@ impl Index {
         true
     }
 
-    pub(super) fn state(&mut self, position: Lsn) -> IndexState {
+    /// `halted` is why nothing at all is followed.
+    pub(super) fn state(
+        &mut self,
+        position: Lsn,
+        commits: &Commits,
+        halted: Option<&str>,
+    ) -> IndexState {
         let live = self.live.as_mut().filter(|live| live.snapshot.is_some());
         let Some(live) = live else {
-            let phase = match &self.want {
-                Want::Nothing | Want::Copy | Want::Catalogue => Phase::Copying {
-                    percent: self.percent,
-                },
-                Want::Mending { error, .. } => Phase::Failed {
+            let phase = match (&self.want, halted) {
+                (Want::Mending { error, .. }, _) => Phase::Failed {
                     error: error.clone(),
+                },
+                (Want::Nothing | Want::Copy | Want::Catalogue, Some(error)) => Phase::Failed {
+                    error: error.to_owned(),
+                },
+                (Want::Nothing | Want::Copy | Want::Catalogue, None) => Phase::Copying {
+                    percent: self.percent,
                 },
             };
             return IndexState {
@@ -278,14 +288,17 @@ impl Index {
                 snapshot: None,
                 applied: Lsn::ZERO,
                 left_out_changes: self.left_out,
+                behind_since: None,
             };
         };
+        let applied = position.max(live.point);
         IndexState {
             definition: Arc::clone(&live.entry.definition),
             phase: live.phase(),
             snapshot: live.snapshot.clone(),
-            applied: position.max(live.point),
+            applied,
             left_out_changes: self.left_out,
+            behind_since: commits.oldest_after(applied),
         }
     }
 }
@@ -369,6 +382,12 @@ impl Live {
             return Ok(Cow::Borrowed(definition));
         }
         Err(ProjectionError::Renamed(definition.table.to_string()))
+    }
+
+    /// Whether changes of a table that is described like this can be applied.
+    pub(super) fn understands(&self, relation: &Arc<Relation>) -> bool {
+        let definition = self.definition_for(relation);
+        definition.is_ok_and(|definition| Projection::new(&definition, relation).is_ok())
     }
 
     /// Whether the row cannot be found.

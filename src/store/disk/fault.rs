@@ -23,11 +23,81 @@ struct Content {
     synced: Vec<u8>,
 }
 
-/// Names are durable per directory: a crash keeps all unsynced changes of a directory's names, or none.
+/// Names are durable per directory: a crash keeps all unsynced changes of a directory's names, or none, or any of them.
 #[derive(Clone, Debug, Default)]
 struct Names {
     now: BTreeMap<String, Entry>,
     synced: BTreeMap<String, Entry>,
+    /// What leads from `synced` to `now`.
+    unsynced: Vec<Rename>,
+}
+
+/// A name that goes, one that comes, or both at once.
+#[derive(Clone, Debug)]
+struct Rename {
+    from: Option<String>,
+    to: Option<(String, Entry)>,
+}
+
+impl Names {
+    fn put(&mut self, name: String, entry: Entry) {
+        self.now.insert(name.clone(), entry);
+        self.unsynced.push(Rename {
+            from: None,
+            to: Some((name, entry)),
+        });
+    }
+
+    fn take(&mut self, name: &str) -> Option<Entry> {
+        let entry = self.now.remove(name)?;
+        self.unsynced.push(Rename {
+            from: Some(name.to_owned()),
+            to: None,
+        });
+        Some(entry)
+    }
+
+    fn rename(&mut self, from: &str, to: String) -> Option<Entry> {
+        let entry = self.now.remove(from)?;
+        self.now.insert(to.clone(), entry);
+        self.unsynced.push(Rename {
+            from: Some(from.to_owned()),
+            to: Some((to, entry)),
+        });
+        Some(entry)
+    }
+
+    fn sync(&mut self) {
+        self.synced = self.now.clone();
+        self.unsynced.clear();
+    }
+
+    /// What a crash leaves of the names.
+    fn survive(&mut self, random: &mut Random) {
+        let changes = std::mem::take(&mut self.unsynced);
+        match random.below(3) {
+            0 => self.now = self.synced.clone(),
+            1 => {
+                self.now = self.synced.clone();
+                for change in changes {
+                    // A file that never got its name cannot be renamed.
+                    let comes = change.from.as_ref();
+                    let there = comes.is_none_or(|from| self.now.contains_key(from));
+                    if !there || random.below(2) == 0 {
+                        continue;
+                    }
+                    if let Some(from) = change.from {
+                        self.now.remove(&from);
+                    }
+                    if let Some((to, entry)) = change.to {
+                        self.now.insert(to, entry);
+                    }
+                }
+            }
+            _ => {}
+        }
+        self.synced = self.now.clone();
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -135,10 +205,7 @@ impl FaultDisk {
             ..State::default()
         };
         for names in &mut after.directories {
-            if random.below(2) == 0 {
-                names.now = names.synced.clone();
-            }
-            names.synced = names.now.clone();
+            names.survive(random);
         }
         for file in &mut after.files {
             file.bytes = survive(file, random);
@@ -219,7 +286,7 @@ impl Disk for FaultDisk {
         let (parent, name) = state.parent(path)?;
         state.directories.push(Names::default());
         let made = Entry::Directory(state.directories.len() - 1);
-        state.directories[parent].now.insert(name, made);
+        state.directories[parent].put(name, made);
         Ok(())
     }
 
@@ -232,9 +299,7 @@ impl Disk for FaultDisk {
         }
         state.files.push(Content::default());
         let file = state.files.len() - 1;
-        state.directories[parent]
-            .now
-            .insert(name, Entry::File(file));
+        state.directories[parent].put(name, Entry::File(file));
         drop(state);
         Ok(Box::new(FaultFile {
             disk: self.clone(),
@@ -265,9 +330,9 @@ impl Disk for FaultDisk {
         state.operation()?;
         let (old_parent, old) = state.parent(from)?;
         let (new_parent, new) = state.parent(to)?;
-        let entry = state.directories[old_parent].now.remove(&old);
-        let entry = entry.ok_or_else(missing)?;
-        state.directories[new_parent].now.insert(new, entry);
+        assert_eq!(old_parent, new_parent, "the store moves nothing elsewhere");
+        let renamed = state.directories[old_parent].rename(&old, new);
+        renamed.ok_or_else(missing)?;
         Ok(())
     }
 
@@ -279,9 +344,7 @@ impl Disk for FaultDisk {
         if state.directories[parent].now.contains_key(&name) {
             return Err(io::ErrorKind::AlreadyExists.into());
         }
-        state.directories[parent]
-            .now
-            .insert(name, Entry::File(file));
+        state.directories[parent].put(name, Entry::File(file));
         Ok(())
     }
 
@@ -290,7 +353,7 @@ impl Disk for FaultDisk {
         state.operation()?;
         state.file(path)?;
         let (parent, name) = state.parent(path)?;
-        state.directories[parent].now.remove(&name);
+        state.directories[parent].take(&name);
         Ok(())
     }
 
@@ -302,7 +365,7 @@ impl Disk for FaultDisk {
             return Err(io::ErrorKind::DirectoryNotEmpty.into());
         }
         let (parent, name) = state.parent(path)?;
-        state.directories[parent].now.remove(&name);
+        state.directories[parent].take(&name);
         Ok(())
     }
 
@@ -320,8 +383,7 @@ impl Disk for FaultDisk {
         let mut state = self.0.lock().unwrap();
         state.operation()?;
         let directory = state.directory(path)?;
-        let names = &mut state.directories[directory];
-        names.synced = names.now.clone();
+        state.directories[directory].sync();
         Ok(())
     }
 }

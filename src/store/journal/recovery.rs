@@ -150,11 +150,14 @@ impl RecoveredJournal {
                             format!("no whole record at byte {at}"),
                         ));
                     }
-                    let cut = self.disk.truncate(&path, boundary);
-                    cut.map_err(StoreError::at(&path))?;
                     break;
                 }
             }
+        }
+        if last {
+            // Also where nothing was torn: what a killed process had not synced is about to be called durable.
+            let cut = self.disk.truncate(&path, boundary);
+            cut.map_err(StoreError::at(&path))?;
         }
         self.segments.push(Segment {
             number,

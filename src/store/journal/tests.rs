@@ -1,5 +1,7 @@
 //! The writer on a disk that fails or loses power at every operation, damaged segments, and the running thread.
 
+mod killed;
+
 use std::path::PathBuf;
 
 use super::recovery::RecoveredJournal;

@@ -198,6 +198,7 @@ async fn a_stream_delivers_confirms_and_ends() {
         stream.next().await.unwrap(),
         ReplicationMessage::Keepalive {
             end: Lsn::new(9),
+            sent: 0,
             reply_requested: true,
         }
     );

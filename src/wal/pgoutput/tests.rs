@@ -264,6 +264,7 @@ fn copy_data_is_understood() {
         Ok(ReplicationMessage::WalData {
             start: Lsn::new(1),
             end: Lsn::new(2),
+            sent: 3,
             payload: Bytes::from_static(b"B"),
         })
     );
@@ -272,6 +273,7 @@ fn copy_data_is_understood() {
         ReplicationMessage::decode(keepalive.clone()),
         Ok(ReplicationMessage::Keepalive {
             end: Lsn::new(2),
+            sent: 3,
             reply_requested: true,
         })
     );

@@ -1,0 +1,281 @@
+//! An index written down and loaded again: it searches as before, goes on, and never takes in what cannot be.
+
+use super::*;
+
+fn delete(number: u64) -> RowChange {
+    RowChange::Delete { key: key(number) }
+}
+
+/// What storing keeps of an index: rows by place, and the graph.
+struct Stored {
+    rows: Vec<(Place, Vec<u8>, Vec<f32>)>,
+    graph: Option<Vec<u8>>,
+}
+
+fn store(snapshot: &Snapshot) -> Stored {
+    let rows = snapshot.rows().map(|row| {
+        let vector = snapshot.vector(row).unwrap().to_vec();
+        (row.place(), snapshot.key(row).unwrap().to_vec(), vector)
+    });
+    let graph = snapshot.graph().map(|graph| {
+        let mut bytes = Vec::new();
+        graph.write(&mut bytes).unwrap();
+        bytes
+    });
+    Stored {
+        rows: rows.collect(),
+        graph,
+    }
+}
+
+/// The index again; the graph, if given, must fit.
+fn load(spec: IndexSpec, stored: &Stored, graph: Option<&GraphImage>) -> Writer {
+    let mut loader = Loader::new(spec, graph).unwrap();
+    for (place, key, vector) in &stored.rows {
+        let vector = Ok(Vector::new(vector.clone()).unwrap());
+        loader
+            .row(*place, &RowKey::from_encoded(key), &vector, &[])
+            .unwrap();
+    }
+    if let Some(graph) = graph {
+        loader.adopt(graph).unwrap();
+    }
+    loader.finish()
+}
+
+/// An index with clusters, copies of rows, and rows that were replaced or deleted after they were linked.
+fn lived_in(spec: IndexSpec, seed: u64) -> (Writer, Arc<Snapshot>) {
+    let mut clusters = Clusters::new(seed, spec.dim.get());
+    let mut vectors: Vec<_> = (0..5000).map(|_| clusters.next()).collect();
+    let copies: Vec<_> = (0..300).map(|number| vectors[number % 7].clone()).collect();
+    vectors.extend(copies);
+    let (mut writer, _) = linked(spec, vectors.into_iter());
+    for number in (0..5000).step_by(5) {
+        let change = if number % 2 == 0 {
+            delete(number)
+        } else {
+            upsert(number, clusters.next())
+        };
+        writer.apply(change).unwrap();
+    }
+    let snapshot = writer.publish(Lsn::new(2));
+    wait_until("linking", || snapshot.stats().unlinked == 0);
+    (writer, snapshot)
+}
+
+#[test]
+fn a_loaded_index_searches_as_the_one_that_was_stored() {
+    for metric in [Metric::L2, Metric::InnerProduct, Metric::Cosine] {
+        let spec = spec(24, metric);
+        let (_writer, snapshot) = lived_in(spec, 5);
+        let stored = store(&snapshot);
+        let graph = GraphImage::read(stored.graph.as_ref().unwrap(), &spec).unwrap();
+        let mut writer = load(spec, &stored, Some(&graph));
+        let loaded = writer.publish(Lsn::new(3));
+        assert_eq!(loaded.stats().unlinked, 0, "{metric:?}");
+        assert_eq!(loaded.stats().live, snapshot.stats().live);
+        assert_eq!(loaded.stats().dead, snapshot.stats().dead);
+        let mut queries = Clusters::new(6, 24);
+        for _ in 0..100 {
+            let query = Vector::new(queries.next()).unwrap();
+            let before = snapshot.search(&query, 10, 64).unwrap();
+            let after = loaded.search(&query, 10, 64).unwrap();
+            assert_eq!(before.neighbors, after.neighbors, "{metric:?}");
+            assert_eq!(before.distances, after.distances, "the same walk");
+        }
+        // Stored again it is the same, byte for byte.
+        assert_eq!(store(&loaded).graph, stored.graph);
+    }
+}
+
+#[test]
+fn a_loaded_index_goes_on() {
+    let spec = spec(24, Metric::L2);
+    let (_writer, snapshot) = lived_in(spec, 7);
+    let stored = store(&snapshot);
+    let graph = GraphImage::read(stored.graph.as_ref().unwrap(), &spec).unwrap();
+    let mut writer = load(spec, &stored, Some(&graph));
+    let mut clusters = Clusters::new(8, 24);
+    let mut model: std::collections::BTreeMap<Vec<u8>, Vec<f32>> = stored
+        .rows
+        .iter()
+        .map(|(_, key, vector)| (key.clone(), vector.clone()))
+        .collect();
+    // Enough that ids come back and the graph is rebuilt, dead nodes and all.
+    for round in 0..6 {
+        for number in 0..2000 {
+            let (number, vector) = (number * 3 % 7001, clusters.next());
+            model.insert(key(number).as_bytes().to_vec(), vector.clone());
+            writer.apply(upsert(number, vector)).unwrap();
+        }
+        let snapshot = writer.publish(Lsn::new(10 + round));
+        wait_until("linking", || snapshot.stats().unlinked == 0);
+    }
+    wait_until("a rebuild", || {
+        let stats = writer.publish(Lsn::new(20)).stats();
+        stats.unlinked == 0 && stats.dead < stats.live
+    });
+    let snapshot = writer.publish(Lsn::new(21));
+    let found: std::collections::BTreeMap<_, _> = snapshot
+        .rows()
+        .map(|row| {
+            let vector = snapshot.vector(row).unwrap().to_vec();
+            (snapshot.key(row).unwrap().to_vec(), vector)
+        })
+        .collect();
+    assert!(found == model);
+    let queries: Vec<_> = (0..100).map(|_| clusters.next()).collect();
+    let recall = recall(&snapshot, &queries, 10, 100);
+    assert!(recall > 0.95, "{recall}");
+}
+
+#[test]
+fn a_graph_is_stored_while_it_is_linked() {
+    let spec = spec(16, Metric::L2);
+    let mut clusters = Clusters::new(9, 16);
+    let mut writer = Writer::new(spec).unwrap();
+    for round in 0..30 {
+        for number in 0..500 {
+            let number = round * 500 + number;
+            writer.apply(upsert(number, clusters.next())).unwrap();
+        }
+        let snapshot = writer.publish(Lsn::new(round + 1));
+        if round < 6 {
+            continue; // too few to be linked
+        }
+        wait_until("a graph", || snapshot.graph().is_some());
+        let stored = store(&snapshot);
+        let bytes = stored.graph.as_ref().unwrap();
+        let graph = GraphImage::read(bytes, &spec).unwrap();
+        let loaded = load(spec, &stored, Some(&graph)).publish(Lsn::new(1));
+        let query = Vector::new(clusters.next()).unwrap();
+        let exact = snapshot.search_exact(&query, 10).unwrap();
+        assert_eq!(
+            loaded.search_exact(&query, 10).unwrap().neighbors,
+            exact.neighbors
+        );
+        assert_eq!(loaded.search(&query, 10, 64).unwrap().neighbors.len(), 10);
+    }
+}
+
+/// The file's checksum keeps damage away; were it to fail, no byte may lead a walk out of the graph.
+#[test]
+fn no_damage_leads_a_walk_astray() {
+    let spec = spec(8, Metric::L2);
+    let (_writer, snapshot) = lived_in(spec, 11);
+    let stored = store(&snapshot);
+    let bytes = stored.graph.as_ref().unwrap();
+    for length in (0..bytes.len()).step_by(997).chain([bytes.len() - 1]) {
+        assert!(GraphImage::read(&bytes[..length], &spec).is_err());
+    }
+    let mut longer = bytes.clone();
+    longer.push(0);
+    assert!(GraphImage::read(&longer, &spec).is_err());
+    for (m, metric) in [(8, Metric::L2), (16, Metric::Cosine)] {
+        let mut other = spec;
+        other.options.m = m;
+        other.metric = metric;
+        assert!(GraphImage::read(bytes, &other).is_err());
+    }
+    let (mut random, mut taken) = (Random(12), 0);
+    for _ in 0..300 {
+        let mut damaged = bytes.clone();
+        for _ in 0..=random.below(3) {
+            let at = random.index(damaged.len());
+            damaged[at] ^= 1 << random.below(8);
+        }
+        let Ok(graph) = GraphImage::read(&damaged, &spec) else {
+            continue;
+        };
+        let mut loader = Loader::new(spec, Some(&graph)).unwrap();
+        for (place, key, vector) in &stored.rows {
+            let vector = Ok(Vector::new(vector.clone()).unwrap());
+            loader
+                .row(*place, &RowKey::from_encoded(key), &vector, &[])
+                .unwrap();
+        }
+        taken += u32::from(loader.adopt(&graph).is_ok());
+        let loaded = loader.finish().publish(Lsn::new(1));
+        for _ in 0..20 {
+            let query = Vector::new(random.vector(8)).unwrap();
+            let found = loaded.search(&query, 10, 100).unwrap();
+            assert_eq!(found.neighbors.len(), 10);
+        }
+    }
+    assert!(taken > 0, "links that lead elsewhere are not damage");
+}
+
+#[test]
+fn what_cannot_have_been_stored_is_refused() {
+    let mut spec = spec(2, Metric::Cosine);
+    spec.include = 1;
+    let vector = |components: &[f32]| Ok(Vector::new(components.to_vec()).unwrap());
+    let null = [ColumnChange::Null];
+    let mut loader = Loader::new(spec, None).unwrap();
+    let mut row = |place, number, vector, include: &[ColumnChange]| {
+        loader.row(place, &key(number), &vector, include).is_ok()
+    };
+    assert!(row(Place::Row(3), 1, vector(&[1.0, 2.0]), &null));
+    assert!(row(Place::LeftOut(2), 2, Err(LeftOut::Null), &null));
+    assert!(
+        !row(Place::Row(3), 3, vector(&[1.0, 2.0]), &null),
+        "a place twice"
+    );
+    assert!(
+        !row(Place::LeftOut(2), 3, Err(LeftOut::Null), &null),
+        "a slot twice"
+    );
+    assert!(
+        !row(Place::Row(4), 1, vector(&[1.0, 2.0]), &null),
+        "a key twice"
+    );
+    assert!(
+        !row(Place::Row(4), 3, vector(&[1.0]), &null),
+        "another dimension"
+    );
+    assert!(
+        !row(Place::Row(4), 3, vector(&[0.0, 0.0]), &null),
+        "no direction"
+    );
+    assert!(
+        !row(Place::Row(4), 3, vector(&[1.0, 2.0]), &[]),
+        "other columns"
+    );
+    assert!(!row(
+        Place::Row(4),
+        3,
+        vector(&[1.0, 2.0]),
+        &[ColumnChange::Unchanged]
+    ));
+    assert!(
+        !row(Place::Row(4), 3, Err(LeftOut::Zero), &null),
+        "another kind"
+    );
+    assert!(!row(Place::LeftOut(4), 3, vector(&[1.0, 2.0]), &null));
+    assert!(
+        !row(Place::Row(1 << 31), 3, vector(&[1.0, 2.0]), &null),
+        "no such row"
+    );
+    assert!(!row(
+        Place::LeftOut((1 << 31) - 1),
+        3,
+        Err(LeftOut::Null),
+        &null
+    ));
+    let mut writer = loader.finish();
+    let snapshot = writer.publish(Lsn::new(1));
+    assert_eq!((snapshot.stats().live, snapshot.stats().left_out), (1, 1));
+    // What lies between is used, and told as changed; what was loaded is not.
+    assert!(writer.take_changed().is_empty());
+    for number in 10..16 {
+        let mut change = upsert(number, vec![1.0, 3.0]);
+        if let RowChange::Upsert { include, .. } = &mut change {
+            include.push(ColumnChange::Null);
+        }
+        writer.apply(change).unwrap();
+    }
+    let mut changed: Vec<_> = writer.take_changed().places().collect();
+    changed.sort_unstable();
+    let free = [0, 1, 2, 4, 5, 6].map(Place::Row);
+    assert_eq!(changed, free);
+}

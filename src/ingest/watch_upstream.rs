@@ -1,0 +1,112 @@
+//! Upstream's catalogue and the slot, read whenever asked and now and then unasked → what the applier and the budget are told; and
+//! what the catalogue shows to be amiss, mended. Never interprets what it reads.
+
+use std::time::Duration;
+
+use tokio::sync::{mpsc, watch};
+use tokio_postgres::Config;
+
+use crate::ingest::apply::{CatalogueRequest, Control};
+use crate::ingest::stopped;
+use crate::upstream::catalogue::{IndexEntry, mend, read_indexes};
+use crate::upstream::sql::SqlSession;
+use crate::upstream::{UpstreamError, slot};
+
+/// SQLSTATEs `undefined_table` and `invalid_schema_name`: schema rektor was removed, and with it every index.
+const NOT_INSTALLED: [&str; 2] = ["42P01", "3F000"];
+/// How often the catalogue is read unasked, for what the stream does not tell.
+const INTERVAL: Duration = Duration::from_secs(2);
+/// Pause after it could not be read.
+const PAUSE: Duration = Duration::from_millis(500);
+
+/// Looks at upstream.
+#[derive(Debug)]
+pub(crate) struct Watcher {
+    pub(crate) config: Config,
+    pub(crate) slot: String,
+    pub(crate) controls: mpsc::Sender<Control>,
+    pub(crate) requests: watch::Receiver<CatalogueRequest>,
+    /// Bytes of WAL that are kept for the slot.
+    pub(crate) kept: watch::Sender<u64>,
+    pub(crate) stop: watch::Receiver<bool>,
+}
+
+impl Watcher {
+    /// Looks until `stop`.
+    pub(crate) async fn run(mut self) {
+        let mut session = None;
+        let mut stop = self.stop.clone();
+        loop {
+            let request = self.requests.borrow_and_update().clone();
+            let read = tokio::select! {
+                biased;
+                () = stopped(&mut stop) => return,
+                read = self.look(&mut session, &request.xids) => read,
+            };
+            let failed = read.is_err();
+            let told = match read {
+                Ok(entries) => {
+                    let request = request.number;
+                    self.tell(Control::Catalogue { request, entries }).await
+                }
+                Err(error) => {
+                    session = None;
+                    self.tell_failure(&error).await
+                }
+            };
+            if told.is_none() {
+                return;
+            }
+            tokio::select! {
+                biased;
+                () = stopped(&mut stop) => return,
+                changed = self.requests.changed(), if !failed => if changed.is_err() { return },
+                () = tokio::time::sleep(if failed { PAUSE } else { INTERVAL }) => {}
+            }
+        }
+    }
+
+    /// `None` when the applier is gone, as it is only when everything stops.
+    async fn tell(&self, control: Control) -> Option<()> {
+        self.controls.send(control).await.ok()
+    }
+
+    async fn tell_failure(&self, error: &UpstreamError) -> Option<()> {
+        tracing::debug!(%error, "the catalogue cannot be read");
+        let state = error.sqlstate();
+        if state.is_some_and(|state| NOT_INSTALLED.contains(&state)) {
+            let none = Control::Catalogue {
+                request: 0,
+                entries: Vec::new(),
+            };
+            self.tell(none).await?;
+        }
+        let text = format!("the catalogue cannot be read: {error}");
+        self.tell(Control::CatalogueFailed(text)).await
+    }
+
+    async fn look(
+        &self,
+        session: &mut Option<SqlSession>,
+        xids: &[u32],
+    ) -> Result<Vec<IndexEntry>, UpstreamError> {
+        let session = match session {
+            Some(session) => session,
+            None => session.insert(SqlSession::connect(&self.config).await?),
+        };
+        let status = slot::status(session, &self.slot).await?;
+        self.kept
+            .send_replace(status.as_ref().map_or(0, |status| status.retained));
+        let _stopping = self.tell(Control::Slot(status)).await;
+        let catalogue = read_indexes(session, xids).await?;
+        if !catalogue.to_mend {
+            return Ok(catalogue.indexes);
+        }
+        match mend(session).await {
+            Ok(done) => done.iter().for_each(|line| tracing::warn!("{line}")),
+            // What is to be mended is shown by the index itself; the next reading tries again.
+            Err(error) => tracing::warn!(%error, "the catalogue cannot be mended"),
+        }
+        Ok(read_indexes(session, &[]).await?.indexes)
+    }
+}
