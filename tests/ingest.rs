@@ -5,6 +5,7 @@ pub mod following;
 use std::time::{Duration, Instant};
 
 use rektor::index::view::Phase;
+use rektor::lsn::Lsn;
 
 use crate::harness::{Cluster, Database, Random, Server, Wire, wait_for};
 use following::{Following, LIMIT};
@@ -34,11 +35,6 @@ fn create_index(wire: &mut Wire, name: &str, table: &str) {
     ));
 }
 
-/// A constant vector's literal.
-fn literal(server: Server, components: &str) -> String {
-    format!("'{}'", server.vector_text(components))
-}
-
 #[test]
 fn a_large_transaction_survives_cut_connections_and_shows_at_once() {
     let database = Server::Pg16.shared().database();
@@ -47,7 +43,7 @@ fn a_large_transaction_survives_cut_connections_and_shows_at_once() {
     let following = Following::start(&database);
     wire.run("select rektor.create_index('i', 'big', 'v', 'vector_l2_ops', '{price}')");
     following.check(&mut wire, "i");
-    // 100 MB: more than is held back until the commit.
+    // 100 MB: more than memory has room for.
     let fill = "insert into big select id, array_fill(id::real, array[1024])::vector, id from generate_series(1, 24000) id";
     let writer = std::thread::spawn({
         let mut wire = database.connect();
@@ -60,10 +56,10 @@ fn a_large_transaction_survives_cut_connections_and_shows_at_once() {
     let (mut seen, mut cuts) = (Vec::new(), 0);
     let deadline = Instant::now() + LIMIT;
     while Instant::now() < deadline {
-        let live = following
-            .index("i")
-            .and_then(|i| i.snapshot.clone())
-            .map(|s| s.stats().live);
+        let index = following.index("i").unwrap();
+        // Never copied again: the journal has what was complete, and the stream tells the rest.
+        assert_eq!(index.phase, Phase::Ready);
+        let live = index.snapshot.as_ref().map(|s| s.stats().live);
         if let Some(live) = live
             && seen.last() != Some(&live)
         {
@@ -90,6 +86,102 @@ fn a_large_transaction_survives_cut_connections_and_shows_at_once() {
         seen.iter().all(|live| [0, 24_000].contains(live)),
         "{seen:?}"
     );
+    following.check(&mut wire, "i");
+}
+
+#[test]
+fn a_huge_transaction_holds_up_neither_other_indexes_nor_flush() {
+    let database = Server::Pg18.shared().database();
+    let mut wire = database.connect();
+    wire.run("create table big (id int primary key, v vector(512), price int)");
+    table(&database, &mut wire, "t", 50);
+    let following = Following::start(&database);
+    wire.run("select rektor.create_index('i', 'big', 'v', 'vector_l2_ops', '{price}')");
+    create_index(&mut wire, "j", "t");
+    following.check(&mut wire, "i");
+    following.check(&mut wire, "j");
+    wire.run("insert into big select id, array_fill(id::real, array[512])::vector, id from generate_series(1, 40000) id");
+    let huge: Lsn = wire.value("select pg_current_wal_lsn()").parse().unwrap();
+    let confirmed = format!(
+        "select confirmed_flush_lsn from pg_replication_slots where slot_name = '{}'",
+        following.slot
+    );
+    let (mut flushed, mut beside) = (false, 0);
+    let deadline = Instant::now() + LIMIT;
+    while following.index("i").unwrap().applied < huge {
+        assert!(Instant::now() < deadline, "{:?}", following.view());
+        insert(Server::Pg18, &mut wire, "t", 50 + beside, 1);
+        beside += 1;
+        let small = following.ready(&mut wire, "j");
+        let confirmed: Lsn = wire.value(&confirmed).parse().unwrap();
+        let big = following.index("i").unwrap();
+        if big.applied < huge {
+            assert_eq!(big.phase, Phase::Ready, "it serves what it has");
+            assert_eq!(big.snapshot.as_ref().unwrap().stats().live, 0);
+            flushed |= confirmed >= huge && small.applied >= huge;
+        }
+    }
+    assert!(
+        flushed,
+        "the small index and flush waited for the huge transaction"
+    );
+    following.check(&mut wire, "i");
+    following.check(&mut wire, "j");
+}
+
+#[test]
+fn a_table_that_is_written_while_it_is_copied_is_right() {
+    let database = Server::Pg16.shared().database();
+    let mut wire = database.connect();
+    wire.run(
+        "create table t (id int primary key, v vector(64), price int);
+         insert into t select id, array_fill(id::real, array[64])::vector, 0 from generate_series(1, 30000) id",
+    );
+    let mut following = Following::start(&database);
+    let stop = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let writers: Vec<_> = (0..2)
+        .map(|number| {
+            let (mut wire, stop) = (database.connect(), stop.clone());
+            std::thread::spawn(move || {
+                let mut random = Random::new(number);
+                let mut round = 0;
+                while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                    // Some are larger than what is kept for an index that is about to follow.
+                    let (first, count) = (random.below(30_000), random.below(3000));
+                    let last = first + count;
+                    round += 1;
+                    let sql = match random.below(4) {
+                        0 => format!("delete from t where id between {first} and {last} and id % 2 = {number}"),
+                        1 => format!("update t set price = {round} where id between {first} and {last} and id % 2 = {number}"),
+                        2 => format!("update t set v = array_fill({round}::real, array[64])::vector where id between {first} and {last} and id % 2 = {number}"),
+                        _ => format!("insert into t select id, array_fill(id::real, array[64])::vector, {round} from generate_series({first}, {last}) id where id % 2 = {number} on conflict do nothing"),
+                    };
+                    wire.run(&sql);
+                }
+            })
+        })
+        .collect();
+    wire.run("select rektor.create_index('i', 't', 'v', 'vector_l2_ops', '{price}')");
+    let now: Lsn = wire.value("select pg_current_wal_lsn()").parse().unwrap();
+    following.wait(
+        "the copy to end and what followed it to be applied",
+        |view| {
+            let index = view.indexes.first()?;
+            (index.snapshot.is_some() && index.applied > now).then_some(())
+        },
+    );
+    // Another copy while the index serves, and a restart in the middle of what is stored.
+    wire.run("update rektor.index set reindexed = reindexed + 1");
+    following.ready(&mut wire, "i");
+    following.stop().unwrap();
+    following.up().unwrap();
+    following.wait("it to follow again", |view| {
+        (view.indexes.first()?.phase == Phase::Ready).then_some(())
+    });
+    stop.store(true, std::sync::atomic::Ordering::Relaxed);
+    for writer in writers {
+        writer.join().unwrap();
+    }
     following.check(&mut wire, "i");
 }
 

@@ -357,6 +357,11 @@ impl Writer {
         std::mem::take(&mut self.changed)
     }
 
+    /// Takes back what [`Self::take_changed`] gave, since nothing became of it.
+    pub fn mark_changed(&mut self, changed: &Changed) {
+        self.changed.merge(changed);
+    }
+
     /// The rows that no snapshot shows, with everything applied so far. The records are shared, not copied.
     #[must_use]
     pub fn left_out(&self) -> LeftOutView {

@@ -5,49 +5,47 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
-use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::MissedTickBehavior;
 
 use crate::catalog::IndexId;
 use crate::index::view::{SlotStatus, View};
 use crate::ingest::indexes::{
-    CopiedIndex, CopyOrder, Indexes, KeptIndex, RestoredIndex, event_bytes,
+    CatchUpOrder, CaughtUp, CopiedIndex, CopyOrder, Indexes, KeptIndex, Replica, RestoredIndex,
+    Trouble,
 };
 use crate::ingest::lag::Commits;
+use crate::ingest::queue::{Passed, Whole};
 use crate::ingest::stopped;
 use crate::lsn::Lsn;
+use crate::store::{Hold, Holds};
 use crate::upstream::catalogue::IndexEntry;
 use crate::wal::pgoutput::Relation;
 use crate::wal::transaction::Event;
 
-/// A transaction up to this size is applied only when it is complete, so that a broken connection costs nothing. A larger one
-/// is applied as it comes, invisibly; if it breaks, the indexes that it touched are copied again. As
-/// `logical_decoding_work_mem`, above which the server spills.
-const TRANSACTION_BYTES: usize = if cfg!(test) { 2 << 10 } else { 64 << 20 };
 /// How often progress that no commit announces is looked at.
 const TICK: Duration = Duration::from_millis(200);
 /// How long to wait for the catalogue when the stream describes a table with other columns than are known. Beyond, the index is
 /// copied again.
 const PUZZLED_MOST: Duration = Duration::from_secs(10);
 /// Most transactions whose visibility one reading of the catalogue waits for; beyond, the periodic reading must do.
-const CATALOGUE_XIDS: usize = 1000;
+pub(crate) const CATALOGUE_XIDS: usize = 1000;
 
 /// What the receiving task hands on, in the stream's order.
 #[derive(Debug)]
 pub(crate) enum Item {
-    /// An event, with its share of the memory for what is not applied yet.
-    Event(Event, OwnedSemaphorePermit),
-    /// Between transactions: everything before this position has been sent.
-    Position(Lsn, OwnedSemaphorePermit),
-    /// The connection ended; the transaction that was under way comes again.
-    Cut,
+    /// A transaction.
+    Transaction(Whole),
+    /// Transactions that only the journal has, or none.
+    Passed(Passed),
     /// A new slot begins here: what was before is not connected to what follows.
     Begin {
         position: Lsn,
         /// Of the stored state that follows from it.
         epoch: u64,
     },
-    /// What a process before this one had stored; the stream continues from the position.
+    /// What a process before this one had stored; the stream continues from the position, up to which the journal has
+    /// the rest.
     Restore {
         position: Lsn,
         epoch: u64,
@@ -89,7 +87,31 @@ pub(crate) enum Control {
         point: Lsn,
         indexes: Vec<CopiedIndex>,
     },
-    /// What there is to store is wanted. No answer while a large transaction is half applied.
+    /// Writers that read the journal are where it ends: from the position that is answered on the applier keeps what
+    /// comes for them. No answer if nobody waits for them any more.
+    Join {
+        job: u64,
+        answer: oneshot::Sender<Lsn>,
+    },
+    /// How far they have come.
+    CaughtUp { job: u64, states: Vec<CaughtUp> },
+    /// One of them cannot go on.
+    Trouble {
+        job: u64,
+        id: IndexId,
+        trouble: Trouble,
+    },
+    /// They have everything before that position, which is not before that of the answer.
+    Joined {
+        job: u64,
+        position: Lsn,
+        /// Of the journal, from that position on.
+        hold: Hold,
+        replicas: Vec<Replica>,
+    },
+    /// The journal cannot be read.
+    CatchUpFailed { job: u64, error: String },
+    /// What there is to store is wanted. No answer while something is applied that is not published.
     Keep(oneshot::Sender<Kept>),
     /// A copy failed by the fault of these indexes, or of none.
     CopyFailed {
@@ -154,20 +176,22 @@ pub(crate) struct Outputs {
     pub(crate) applied: watch::Sender<Lsn>,
     pub(crate) catalogue: watch::Sender<CatalogueRequest>,
     pub(crate) copy_wanted: watch::Sender<bool>,
+    pub(crate) catch_up: mpsc::Sender<CatchUpOrder>,
 }
 
 /// The write side of all indexes.
 #[derive(Debug)]
 pub(crate) struct Applier {
     indexes: Indexes,
-    transaction: Option<Transaction>,
-    /// Everything before this position is applied.
+    /// Everything before this position is applied, or on its way from the journal.
     position: Lsn,
     /// Of the stream that the indexes follow.
     epoch: u64,
     streaming: bool,
     error: Option<String>,
     catalogue_error: Option<String>,
+    /// The journal could not be read, and nothing has caught up from it since.
+    journal_error: Option<String>,
     last_error: Option<(Arc<str>, SystemTime)>,
     slot: Option<SlotStatus>,
     /// Upstream's position when the view was published last.
@@ -176,40 +200,34 @@ pub(crate) struct Applier {
     complete: bool,
     /// Whom the copy under way waits for.
     copy_waits: Option<String>,
-    /// Requests for the catalogue that were not answered, each with the transaction it waits for.
-    unanswered: Vec<(u64, Option<u32>)>,
+    /// Transactions that a reading of the catalogue waits for, each with the number of its request.
+    unanswered: Vec<(u64, u32)>,
     requests: u64,
-    /// The request whose answer tells which columns a table of the stream has, and until when it is waited for: what follows
-    /// cannot be understood before.
-    puzzled: Option<(u64, Instant)>,
+    puzzled: Option<Puzzle>,
     marks: Arc<Marks>,
     outputs: Outputs,
 }
 
-/// The transaction that is arriving.
+/// A transaction that cannot be understood before it is known which columns a table has.
 #[derive(Debug)]
-struct Transaction {
-    xid: u32,
-    events: Vec<Event>,
-    bytes: usize,
-    /// It is too large to wait for its end: it is applied as it comes.
-    spilled: bool,
-    /// It changes `rektor.index`.
-    redefines: bool,
-    /// It was applied before: the journal, or the stream after a failure of the journal, tells it again.
-    stale: bool,
+struct Puzzle {
+    whole: Whole,
+    /// The request for the catalogue whose answer tells.
+    request: u64,
+    /// Until when it is waited for.
+    deadline: Instant,
 }
 
 impl Applier {
-    pub(crate) fn new(marks: Arc<Marks>, outputs: Outputs) -> Self {
+    pub(crate) fn new(marks: Arc<Marks>, holds: Holds, outputs: Outputs) -> Self {
         Self {
-            indexes: Indexes::default(),
-            transaction: None,
+            indexes: Indexes::new(holds),
             position: Lsn::ZERO,
             epoch: 0,
             streaming: false,
             error: None,
             catalogue_error: None,
+            journal_error: None,
             last_error: None,
             slot: None,
             shown: Lsn::ZERO,
@@ -233,13 +251,13 @@ impl Applier {
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            // Stopping first. Then what others found out, since it may be what ends a pause of the stream.
+            // Stopping first. Then what others found out, which is rare.
             tokio::select! {
                 biased;
                 () = stopped(&mut stop) => return,
                 Some(control) = controls.recv() => self.control(control),
                 _ = tick.tick() => self.tick(),
-                Some(item) = items.recv(), if !self.indexes.is_full() && self.puzzled.is_none() => self.item(item),
+                Some(item) = items.recv(), if self.puzzled.is_none() => self.item(item),
                 else => return,
             }
             self.ask();
@@ -248,21 +266,8 @@ impl Applier {
 
     fn item(&mut self, item: Item) {
         match item {
-            Item::Event(event, _memory) => self.event(event),
-            Item::Position(position, _memory) => {
-                self.position = self.position.max(position);
-                self.show();
-            }
-            Item::Cut => {
-                if self
-                    .transaction
-                    .take()
-                    .is_some_and(|transaction| transaction.spilled)
-                {
-                    self.indexes.abandon_transaction();
-                    self.show();
-                }
-            }
+            Item::Transaction(whole) => self.transaction(whole),
+            Item::Passed(passed) => self.passed(passed),
             Item::Begin { position, epoch } => {
                 (self.position, self.epoch) = (position, epoch);
                 self.marks.commits().forget();
@@ -275,79 +280,70 @@ impl Applier {
                 indexes,
             } => {
                 (self.position, self.epoch) = (position, epoch);
-                self.indexes.restore(indexes);
+                self.indexes.restore(indexes, epoch);
                 self.show();
             }
         }
     }
 
-    fn event(&mut self, event: Event) {
-        match &event {
-            Event::Begin {
-                xid, commit_lsn, ..
-            } => {
-                self.indexes.begin_transaction();
-                self.transaction = Some(Transaction {
-                    xid: *xid,
-                    events: Vec::new(),
-                    bytes: 0,
-                    spilled: false,
-                    redefines: false,
-                    stale: *commit_lsn < self.position,
-                });
-            }
-            Event::Relation(relation) => {
-                self.indexes.described(&event);
-                if self.indexes.is_puzzled_by(relation) {
-                    let xid = self.transaction.as_ref().map(|transaction| transaction.xid);
-                    self.request_catalogue(xid);
-                    self.puzzled = Some((self.requests, Instant::now() + PUZZLED_MOST));
+    fn transaction(&mut self, whole: Whole) {
+        let puzzles = |event: &Event| matches!(event, Event::Relation(relation) if self.indexes.is_puzzled_by(relation));
+        if whole.events.iter().any(puzzles) {
+            self.request_catalogue([whole.xid]);
+            self.puzzled = Some(Puzzle {
+                whole,
+                request: self.requests,
+                deadline: Instant::now() + PUZZLED_MOST,
+            });
+        } else {
+            self.apply(whole);
+        }
+    }
+
+    /// Applies what had to wait for the catalogue, if that is over.
+    fn go_on_if(&mut self, over: impl FnOnce(&mut Puzzle) -> bool) {
+        if let Some(Puzzle { whole, .. }) = self.puzzled.take_if(over) {
+            self.apply(whole);
+        }
+    }
+
+    fn apply(&mut self, whole: Whole) {
+        // Else it was applied before: the stream tells it again after a failure of the journal.
+        if whole.commit_lsn >= self.position {
+            let (now, mut redefines) = (Instant::now(), false);
+            for event in whole.events {
+                match &event {
+                    Event::Relation(relation) => self.indexes.described(relation.id),
+                    Event::Change(change) if is_definition(&change.relation) => redefines = true,
+                    Event::Truncate { relations, .. }
+                        if relations.iter().any(|r| is_definition(r)) =>
+                    {
+                        redefines = true;
+                    }
+                    Event::Change(_) | Event::Truncate { .. } => self.indexes.apply(event, now),
+                    Event::Begin { .. } | Event::Message { .. } | Event::Commit { .. } => {}
                 }
             }
-            Event::Change(change) => {
-                let redefines = is_definition(&change.relation);
-                self.row_event(event, redefines);
+            if redefines {
+                self.request_catalogue([whole.xid]);
             }
-            Event::Truncate { relations, .. } => {
-                let redefines = relations.iter().any(|relation| is_definition(relation));
-                self.row_event(event, redefines);
-            }
-            Event::Message { .. } => {}
-            Event::Commit { end_lsn, .. } => self.commit(*end_lsn),
         }
+        self.position = self.position.max(whole.end);
+        self.show();
     }
 
-    /// A change of rows. [`crate::wal::transaction`] lets it come only inside a transaction.
-    fn row_event(&mut self, event: Event, redefines: bool) {
-        let Some(transaction) = self.transaction.as_mut().filter(|open| !open.stale) else {
-            return;
-        };
-        if redefines {
-            transaction.redefines = true;
-            return;
+    fn passed(&mut self, passed: Passed) {
+        for relation in &passed.described {
+            self.indexes.described(*relation);
         }
-        transaction.bytes += event_bytes(&event);
-        transaction.events.push(event);
-        if transaction.spilled || transaction.bytes > TRANSACTION_BYTES {
-            transaction.spilled = true;
-            let now = Instant::now();
-            for event in transaction.events.drain(..) {
-                self.indexes.apply(event, now);
-            }
+        let changed = |relation| passed.changed.contains(&relation);
+        if !passed.changed.is_empty() {
+            self.indexes.passed_by(changed, self.position, self.epoch);
         }
-    }
-
-    fn commit(&mut self, end: Lsn) {
-        if let Some(transaction) = self.transaction.take() {
-            let now = Instant::now();
-            for event in transaction.events {
-                self.indexes.apply(event, now);
-            }
-            if transaction.redefines {
-                self.request_catalogue(Some(transaction.xid));
-            }
+        if !passed.definers.is_empty() {
+            self.request_catalogue(passed.definers);
         }
-        self.position = self.position.max(end);
+        self.position = self.position.max(passed.end);
         self.show();
     }
 
@@ -360,10 +356,10 @@ impl Applier {
             }
             Control::Catalogue { request, entries } => {
                 self.unanswered.retain(|(number, _)| *number > request);
-                self.puzzled = self.puzzled.filter(|(number, _)| *number > request);
                 self.catalogue_error = None;
                 self.complete = true;
                 self.indexes.catalogue(entries);
+                self.go_on_if(|puzzle| puzzle.request <= request);
             }
             Control::CatalogueFailed(error) => self.catalogue_error = Some(error),
             Control::Slot(slot) => {
@@ -378,7 +374,7 @@ impl Applier {
             }
             Control::CopyBegin(answer) => {
                 // If no one waits for it any more, the order must not be lost.
-                if let Err(Some(order)) = answer.send(self.indexes.begin_copy()) {
+                if let Err(Some(order)) = answer.send(self.indexes.begin_copy(self.position)) {
                     self.indexes.copy_failed(order.job, &[], "", now);
                 }
             }
@@ -404,7 +400,29 @@ impl Applier {
                 indexes,
             } => {
                 self.copy_waits = None;
-                self.indexes.install(job, point, indexes, now);
+                self.indexes.copied(job, self.epoch, point, indexes);
+            }
+            Control::Join { job, answer } => {
+                if self.indexes.begin_join(job).is_some() {
+                    let _stopping = answer.send(self.position);
+                }
+                return;
+            }
+            Control::CaughtUp { job, states } => self.indexes.caught_up(job, states),
+            Control::Trouble { job, id, trouble } => self.indexes.trouble(job, id, trouble, now),
+            Control::Joined {
+                job,
+                position,
+                hold,
+                replicas,
+            } => {
+                self.journal_error = None;
+                let from = (position, hold);
+                self.indexes.join(job, self.epoch, from, replicas, now);
+            }
+            Control::CatchUpFailed { job, error } => {
+                self.indexes.catch_up_failed(job, &error, now);
+                self.journal_error = Some(error);
             }
             Control::CopyFailed { job, faulty, error } => {
                 // By no table's fault: no index tells the reason.
@@ -417,9 +435,8 @@ impl Applier {
 
     fn tick(&mut self) {
         self.indexes.retry(Instant::now());
-        self.puzzled = self
-            .puzzled
-            .filter(|(_, deadline)| *deadline > Instant::now());
+        let now = Instant::now();
+        self.go_on_if(|puzzle| puzzle.deadline <= now);
         // Also while nothing is applied it shows how far behind it is.
         let upstream = self.marks.upstream.load(Ordering::Relaxed);
         if self.indexes.is_building() || self.shown.as_u64() != upstream {
@@ -427,26 +444,22 @@ impl Applier {
         }
     }
 
-    /// Publishes what there is to see. Inside a large transaction that is what was there before it.
+    /// Publishes what there is to see.
     fn show(&mut self) {
-        if self
-            .transaction
-            .as_ref()
-            .is_none_or(|transaction| !transaction.spilled)
-        {
-            self.indexes.publish(self.position);
-        }
-        let commits = Arc::clone(&self.marks);
-        let mut commits = commits.commits();
-        commits.applied(self.position);
+        self.indexes.publish(self.position);
+        let marks = Arc::clone(&self.marks);
+        let mut commits = marks.commits();
+        let applied = self.indexes.applied(self.position);
+        commits.applied(applied);
         let (generation, indexes) = self.indexes.states(self.position, &commits);
-        let behind_since = commits.oldest_after(self.position);
+        let behind_since = commits.oldest_after(applied);
         drop(commits);
         let lsn = |mark: &AtomicU64| Lsn::new(mark.load(Ordering::Relaxed));
         let error = self
             .error
             .as_ref()
             .or(self.catalogue_error.as_ref())
+            .or(self.journal_error.as_ref())
             .or(self.copy_waits.as_ref());
         let newest = self.last_error.as_ref().map(|(text, _)| &**text);
         if let Some(error) = error
@@ -470,36 +483,43 @@ impl Applier {
         }));
         self.outputs
             .applied
-            .send_if_modified(|applied| std::mem::replace(applied, self.position) != self.position);
+            .send_if_modified(|before| std::mem::replace(before, applied) != applied);
     }
 
     /// Passes on what the indexes need from the other tasks.
     fn ask(&mut self) {
         if self.indexes.take_suspicion() {
-            self.request_catalogue(None);
+            self.request_catalogue([]);
         }
         let wanted = self.indexes.wants_copy();
         self.outputs
             .copy_wanted
             .send_if_modified(|before| std::mem::replace(before, wanted) != wanted);
+        // Without a place now, at the next look: the clock ticks.
+        while let Ok(place) = self.outputs.catch_up.try_reserve() {
+            let Some(order) = self.indexes.take_order() else {
+                break;
+            };
+            place.send(order);
+        }
     }
 
-    fn request_catalogue(&mut self, xid: Option<u32>) {
+    fn request_catalogue(&mut self, xids: impl IntoIterator<Item = u32>) {
         self.requests += 1;
-        if self.unanswered.len() < CATALOGUE_XIDS {
-            self.unanswered.push((self.requests, xid));
-        }
+        let room = CATALOGUE_XIDS.saturating_sub(self.unanswered.len());
+        let xids = xids.into_iter().take(room);
+        self.unanswered.extend(xids.map(|xid| (self.requests, xid)));
         self.outputs.catalogue.send_replace(CatalogueRequest {
             number: self.requests,
-            xids: self.unanswered.iter().filter_map(|(_, xid)| *xid).collect(),
+            xids: self.unanswered.iter().map(|(_, xid)| *xid).collect(),
         });
     }
 }
 
 /// Whether this is the table that defines the indexes.
-fn is_definition(relation: &Relation) -> bool {
+pub(crate) fn is_definition(relation: &Relation) -> bool {
     relation.schema == "rektor" && relation.name == "index"
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -9,11 +9,14 @@ use tokio_postgres::Config;
 
 use crate::ingest::apply::{Control, Item, Marks};
 use crate::ingest::budget::{Budget, GivenUp};
-use crate::ingest::receive::{Ended, Queue, receive};
-use crate::ingest::restore::{ReplayError, blocking, load, replay};
+use crate::ingest::queue::Queue;
+use crate::ingest::receive::{Ended, receive};
+use crate::ingest::restore::{blocking, load};
 use crate::ingest::{IngestError, stopped};
 use crate::lsn::Lsn;
-use crate::store::{Directory, Journal, Origin, RecoveredJournal, StoreError, Trimmer};
+use crate::store::{
+    Directory, Journal, JournalReader, Origin, RecoveredJournal, StoreError, Trimmer,
+};
 use crate::upstream::backfill::while_telling;
 use crate::upstream::catalogue::{PUBLICATION, check_server, read_indexes};
 use crate::upstream::sql::SqlSession;
@@ -90,6 +93,8 @@ pub(crate) struct Follower {
     pub(crate) journal: Option<Journal>,
     /// The same, for whoever trims it.
     pub(crate) trimmer: watch::Sender<Option<Trimmer>>,
+    /// The same, for whoever reads it.
+    pub(crate) reader: watch::Sender<Option<JournalReader>>,
     /// The applier has what is stored, or has begun anew.
     pub(crate) restored: bool,
     /// The newest epoch of this process: what another has left in memory must not pass for its own.
@@ -138,7 +143,6 @@ impl Follower {
                     if *stop.borrow() {
                         return Ok(()); // the applier is gone already
                     }
-                    self.queue.send(Item::Cut).await?;
                     if let Some(journal) = &self.journal {
                         // If it has failed, the next look at it tells.
                         let _failed = journal.abandon().await;
@@ -148,16 +152,6 @@ impl Follower {
                         Ok(Ended::JournalFailed) => {
                             let failed = self.close_journal().await;
                             failed.err().unwrap_or(StoreError::Stopped).into()
-                        }
-                        Ok(Ended::Full) => {
-                            let wait = "the stream waits for a copy to end".to_owned();
-                            self.tell(false, Some(wait)).await;
-                            tokio::select! {
-                                biased;
-                                () = stopped(&mut stop) => return Ok(()),
-                                drained = self.queue.drained() => drained?,
-                            }
-                            continue;
                         }
                         Err(error) => {
                             if let IngestError::Upstream(error) = &error
@@ -204,12 +198,13 @@ impl Follower {
             return Ok(Ended::JournalFailed); // `open` starts it
         };
         let (applied, stop) = (&mut self.applied, &mut self.stop);
-        let (queue, marks) = (&self.queue, &self.marks);
+        let (queue, marks) = (&mut self.queue, &self.marks);
         receive(stream, position, queue, journal, marks, applied, stop).await
     }
 
     pub(super) async fn close_journal(&mut self) -> Result<(), StoreError> {
         self.trimmer.send_replace(None);
+        self.reader.send_replace(None);
         match self.journal.take() {
             Some(journal) => journal.close().await,
             None => Ok(()),
@@ -219,6 +214,7 @@ impl Follower {
     fn start_journal(&mut self, journal: RecoveredJournal, start: Lsn) -> Result<(), StoreError> {
         let journal = journal.start(start)?;
         self.trimmer.send_replace(Some(journal.trimmer()));
+        self.reader.send_replace(Some(journal.reader()));
         self.journal = Some(journal);
         Ok(())
     }
@@ -380,11 +376,11 @@ impl Follower {
         let journal = journal.await??;
         self.start_journal(journal, position)?;
         self.restored = true;
-        self.queue.send(Item::Begin { position, epoch }).await?;
+        self.queue.begin(Item::Begin { position, epoch }).await?;
         Ok(position)
     }
 
-    /// Hands over to the applier what is stored: the indexes of a generation, and the journal since.
+    /// Hands over to the applier what is stored: the indexes of a generation, which the journal leads on from there.
     async fn restore(
         &mut self,
         session: &SqlSession,
@@ -399,36 +395,15 @@ impl Follower {
         });
         let indexes = indexes.await?;
         let from = indexes.iter().map(|index| index.point).min();
-        let position = from.unwrap_or(end).min(end);
-        tracing::info!(indexes = indexes.len(), %position, %end, "continuing from what is stored");
-        let is_empty = indexes.is_empty();
+        let from = from.unwrap_or(end).min(end);
+        tracing::info!(indexes = indexes.len(), %from, %end, "continuing from what is stored");
         self.restored = true;
         let item = Item::Restore {
-            position,
+            position: end,
             epoch: origin.epoch,
             indexes,
         };
-        self.queue.send(item).await?;
-        if is_empty {
-            return Ok(());
-        }
-        match replay(journal, position, &self.queue).await {
-            Ok(()) => Ok(()),
-            Err(ReplayError::Queue(error)) => Err(error.into()),
-            // It was checked a moment ago: the next look at it decides, and begins anew if need be.
-            Err(ReplayError::Store(error)) => {
-                self.restored = false;
-                Err(error.into())
-            }
-            Err(ReplayError::Content(error)) => {
-                tracing::error!(
-                    error,
-                    "what is stored cannot be continued: everything is copied again"
-                );
-                blocking(&self.directory, Directory::clear).await??;
-                Err(UpstreamError::Changed(error).into())
-            }
-        }
+        Ok(self.queue.begin(item).await?)
     }
 }
 

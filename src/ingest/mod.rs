@@ -3,19 +3,22 @@
 //!
 //! ```text
 //! walsender ─ receive ─▶ queue ─▶ apply (one thread, owns the writers) ─▶ watch<View>
-//!              │  ▲ status            ▲ catalogue   ▲ copied writers   │ snapshots
-//!              ▼  └─ applied, durable ┘ follow      └ copier           ▼ keep
-//!           journal ───────────────── restore ◀────────────────── generations
+//!              │  ▲ status            ▲ catalogue   │ ▲ writers        │ snapshots
+//!              ▼  └─ applied, durable ┘ follow      ▼ │                ▼ keep
+//!           journal ───────────────────────────▶ catch_up ◀──────── generations
+//!                                                   ▲ copier, restore
 //! ```
 
 mod apply;
 mod budget;
+mod catch_up;
 mod copier;
 mod follow;
 mod indexes;
 mod keep;
 mod lag;
 mod projection;
+mod queue;
 mod receive;
 mod restore;
 mod watch_upstream;
@@ -31,7 +34,7 @@ use crate::index::view::View;
 use crate::ingest::apply::{Applier, CatalogueRequest, Marks, Outputs};
 use crate::ingest::budget::Budget;
 use crate::ingest::follow::Follower;
-use crate::ingest::receive::{QUEUE_ITEMS, Queue};
+use crate::ingest::queue::{QUEUE_ITEMS, Queue};
 use crate::ingest::watch_upstream::Watcher;
 use crate::lsn::Lsn;
 use crate::store::{Directory, StoreError};
@@ -183,6 +186,8 @@ async fn supervise(
     let (copy_wanted, wanted) = watch::channel(false);
     let (applied, applied_changes) = watch::channel(Lsn::ZERO);
     let (trimmer, journal) = watch::channel(None);
+    let (reader, readable) = watch::channel(None);
+    let (catch_up, orders) = mpsc::channel(catch_up::ORDERS);
     let marks = Arc::new(Marks::default());
     let mut tasks: JoinSet<Result<(), IngestError>> = JoinSet::new();
 
@@ -191,8 +196,9 @@ async fn supervise(
         applied,
         catalogue,
         copy_wanted,
+        catch_up,
     };
-    let applier = Applier::new(Arc::clone(&marks), outputs);
+    let applier = Applier::new(Arc::clone(&marks), directory.holds(), outputs);
     let applying = applier.run(queued, controlled, stopping.clone());
     let runtime = tokio::runtime::Handle::current();
     tasks.spawn_blocking(move || {
@@ -211,12 +217,18 @@ async fn supervise(
         directory: Arc::clone(&directory),
         journal: None,
         trimmer,
+        reader,
         restored: false,
         epochs: 0,
         walsender: None,
         stop: stopping.clone(),
     };
     tasks.spawn(follower.run());
+    let (to_applier, stop_reading) = (controls.clone(), stopping.clone());
+    tasks.spawn(async {
+        catch_up::run(orders, to_applier, readable, stop_reading).await;
+        Ok(())
+    });
     let (to_applier, stop_keeping) = (controls.clone(), stopping.clone());
     tasks.spawn(async {
         keep::run(directory, to_applier, journal, stop_keeping).await;

@@ -1,102 +1,47 @@
-//! One stream of the walsender → the journal and items for the applier, and status reports back. Reports on its own timer,
-//! whatever the applier and the journal do. Never confirms a position before everything up to it is durable in the journal.
+//! One stream of the walsender → the journal and the applier's queue, and status reports back. Reports on its own timer,
+//! whatever the applier and the journal do. Never waits for the applier, and never confirms a position before everything up to
+//! it is durable in the journal.
 
-use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
+use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
-use crate::ingest::apply::{Item, Marks};
-use crate::ingest::indexes::event_bytes;
+use crate::ingest::apply::Marks;
+use crate::ingest::queue::{Open, Passed, Queue};
 use crate::ingest::stopped;
 use crate::lsn::{Lsn, Progress};
-use crate::store::{Entry, Journal, Room};
+use crate::store::{Entry, Journal, Room, StoreError};
 use crate::upstream::UpstreamError;
 use crate::upstream::walsender::{ReplicationStream, StatusSender};
 use crate::wal::pgoutput::{LogicalMessage, ReplicationMessage};
 use crate::wal::transaction::{Event, Transactions};
 
-/// Memory for events that arrived and are not applied yet.
-const QUEUE_BYTES: u32 = 64 << 20;
-/// What an item costs at least: bounds the number of items.
-const ITEM_BYTES: u32 = 256;
-/// Most items in the queue. The memory bound is reached first.
-pub(crate) const QUEUE_ITEMS: usize = (QUEUE_BYTES / ITEM_BYTES) as usize + 1024;
 /// Longest silence towards upstream: far below `wal_sender_timeout`, and what an idle slot lags at most.
 const STATUS_INTERVAL: Duration = Duration::from_secs(1);
 /// Shortest time between two reports of progress: a commit that waits for us waits no longer than this.
 const STATUS_PAUSE: Duration = Duration::from_millis(2);
-
-/// Longest time that nothing is read since there is no room, before the connection is given back: upstream, when it shuts
-/// down, waits for a walsender until all was received.
-const HELD_MOST: Duration = Duration::from_secs(5);
 
 /// How a stream ended that did not fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Ended {
     /// Everything stops.
     Stopped,
-    /// There is no room for what comes, and will not be soon.
-    Full,
     /// The journal cannot be written.
     JournalFailed,
 }
 
-/// The sending end of the applier's queue, bounded in bytes.
-#[derive(Debug)]
-pub(crate) struct Queue {
-    items: mpsc::Sender<Item>,
-    memory: Arc<Semaphore>,
-}
-
-impl Queue {
-    pub(crate) fn new(items: mpsc::Sender<Item>) -> Self {
-        Self {
-            items,
-            memory: Arc::new(Semaphore::new(QUEUE_BYTES as usize)),
-        }
-    }
-
-    /// Waits for room for that many bytes. Cancel-safe.
-    pub(crate) async fn reserve(&self, bytes: u32) -> Result<OwnedSemaphorePermit, UpstreamError> {
-        let memory = Arc::clone(&self.memory);
-        let permit = memory.acquire_many_owned(bytes).await;
-        permit.map_err(|_| UpstreamError::Closed)
-    }
-
-    /// Sends an item that costs nothing, of which there are few.
-    pub(crate) async fn send(&self, item: Item) -> Result<(), UpstreamError> {
-        self.items
-            .send(item)
-            .await
-            .map_err(|_| UpstreamError::Closed)
-    }
-
-    /// Waits until half of the room is free.
-    pub(crate) async fn drained(&self) -> Result<(), UpstreamError> {
-        drop(self.reserve(QUEUE_BYTES / 2).await?);
-        Ok(())
-    }
-
-    /// Sends an item for which there is room.
-    pub(crate) fn push(&self, item: Item) -> Result<(), UpstreamError> {
-        // Full only if the bound in bytes were wrong.
-        self.items.try_send(item).map_err(|_| UpstreamError::Closed)
-    }
-}
-
 /// How far one connection has come.
 struct Receiver<'a> {
-    queue: &'a Queue,
+    queue: &'a mut Queue,
     journal: &'a Journal,
     marks: &'a Marks,
     transactions: Transactions,
+    open: Open,
     progress: Progress,
     upstream: Lsn,
-    /// An item for which there is no room yet. Nothing is read meanwhile.
+    /// What the journal has no room for yet. Nothing is read meanwhile.
     held: Option<Held>,
-    held_since: Instant,
     /// Upstream should hear of progress soon.
     news: bool,
 }
@@ -112,18 +57,6 @@ enum What {
     Position(Lsn),
 }
 
-/// Room for a held item.
-struct Grant {
-    memory: OwnedSemaphorePermit,
-    journal: Option<Room>,
-}
-
-/// Why there will be no room.
-enum Refusal {
-    Applier,
-    Journal,
-}
-
 /// Receives until `stop` or an error. `position` is where to resume: everything before it is in the queue and in the
 /// journal's.
 ///
@@ -132,7 +65,7 @@ enum Refusal {
 pub(crate) async fn receive(
     stream: ReplicationStream,
     position: &mut Lsn,
-    queue: &Queue,
+    queue: &mut Queue,
     journal: &Journal,
     marks: &Marks,
     applied: &mut watch::Receiver<Lsn>,
@@ -150,10 +83,10 @@ pub(crate) async fn receive(
         journal,
         marks,
         transactions: Transactions::new(),
+        open: Open::None,
         progress,
         upstream: *position,
         held: None,
-        held_since: Instant::now(),
         news: true,
     };
     let mut reported = Instant::now();
@@ -169,10 +102,6 @@ pub(crate) async fn receive(
                 return Ok(Ended::Stopped);
             }
             () = timer.as_mut() => {
-                if receiver.held.is_some() && receiver.held_since.elapsed() >= HELD_MOST {
-                    leave(status, &receiver.progress).await?;
-                    return Ok(Ended::Full);
-                }
                 let silent = reported.elapsed() >= STATUS_INTERVAL;
                 status.send_status(&receiver.progress, silent).await?;
                 reported = Instant::now();
@@ -189,10 +118,13 @@ pub(crate) async fn receive(
                 receiver.news = true;
             }
             room = receiver.room(), if receiver.held.is_some() => match room {
-                Ok(grant) => receiver.release(grant)?,
-                Err(Refusal::Applier) => return Err(UpstreamError::Closed),
-                Err(Refusal::Journal) => return Ok(Ended::JournalFailed),
+                Ok(room) => receiver.release(room)?,
+                Err(_stopped) => return Ok(Ended::JournalFailed),
             },
+            room = receiver.queue.room(), if receiver.queue.is_behind() => {
+                room?;
+                receiver.queue.catch_up()?;
+            }
             message = incoming.next(), if receiver.held.is_none() => receiver.message(message?)?,
             changed = applied.changed() => {
                 changed.map_err(|_| UpstreamError::Closed)?;
@@ -246,10 +178,10 @@ impl Receiver<'_> {
                     self.marks.compare_clocks(sent, SystemTime::now());
                     self.marks.arrived(*commit_lsn, *commit_time);
                 }
-                self.hold(event.map(|event| Held {
+                self.held = event.map(|event| Held {
                     what: What::Event(event),
                     entry,
-                }));
+                });
             }
             ReplicationMessage::Keepalive {
                 end,
@@ -261,76 +193,52 @@ impl Receiver<'_> {
                 self.news |= reply_requested;
                 // Inside a transaction it says nothing of what that will still bring.
                 if !self.transactions.is_inside() && end > self.progress.received() {
-                    self.hold(Some(Held {
+                    self.held = Some(Held {
                         what: What::Position(end),
                         entry: Some(Entry::position(end)),
-                    }));
+                    });
                 }
             }
         }
         Ok(())
     }
 
-    fn hold(&mut self, item: Option<Held>) {
-        self.held = item;
-        self.held_since = Instant::now();
+    /// Waits until the journal has room for what is held; `None` if it does not keep that. Cancel-safe.
+    async fn room(&self) -> Result<Option<Room>, StoreError> {
+        match self.held.as_ref().and_then(|held| held.entry.as_ref()) {
+            Some(entry) => self.journal.room(entry).await.map(Some),
+            None => Ok(None),
+        }
     }
 
-    /// Waits until the held item fits. Cancel-safe.
-    async fn room(&self) -> Result<Grant, Refusal> {
-        let (bytes, entry) = match &self.held {
-            Some(Held {
-                what: What::Event(event),
-                entry,
-            }) => (item_bytes(event), entry.as_ref()),
-            Some(Held {
-                what: What::Position(_),
-                entry,
-            }) => (ITEM_BYTES, entry.as_ref()),
-            None => (ITEM_BYTES, None),
-        };
-        let memory = self.queue.reserve(bytes).await;
-        let memory = memory.map_err(|_| Refusal::Applier)?;
-        let journal = match entry {
-            Some(entry) => Some(
-                self.journal
-                    .room(entry)
-                    .await
-                    .map_err(|_| Refusal::Journal)?,
-            ),
-            None => None,
-        };
-        Ok(Grant { memory, journal })
-    }
-
-    /// Hands the held item on, to the journal and the applier.
-    fn release(&mut self, grant: Grant) -> Result<(), UpstreamError> {
+    /// Hands what is held on, to the journal and the applier.
+    fn release(&mut self, room: Option<Room>) -> Result<(), UpstreamError> {
         let Some(Held { what, entry }) = self.held.take() else {
             return Ok(());
         };
-        if let (Some(room), Some(entry)) = (grant.journal, entry) {
+        if let (Some(room), Some(entry)) = (room, entry) {
             Journal::append(room, entry);
         }
-        let (item, received) = match what {
-            What::Event(event) => {
-                let end = match &event {
-                    Event::Commit { end_lsn, .. } => Some(*end_lsn),
-                    Event::Begin { .. }
-                    | Event::Relation(_)
-                    | Event::Change(_)
-                    | Event::Truncate { .. }
-                    | Event::Message { .. } => None,
-                };
-                (Item::Event(event, grant.memory), end)
-            }
-            What::Position(position) => (Item::Position(position, grant.memory), Some(position)),
+        let received = match &what {
+            What::Event(Event::Commit { end_lsn, .. }) => Some(*end_lsn),
+            What::Position(position) => Some(*position),
+            What::Event(
+                Event::Begin { .. }
+                | Event::Relation(_)
+                | Event::Change(_)
+                | Event::Truncate { .. }
+                | Event::Message { .. },
+            ) => None,
         };
         if let Some(received) = received {
             self.progress.receive(received);
             self.news = true;
+            self.mark();
         }
-        self.mark();
-        self.queue.push(item)
+        match what {
+            What::Event(event) => self.open.event(event, self.queue),
+            What::Position(position) => self.queue.pass(Passed::at(position)),
+        }
     }
 
     fn mark(&mut self) {
@@ -341,11 +249,4 @@ impl Receiver<'_> {
             self.upstream,
         );
     }
-}
-
-/// What an event's item costs of the queue's memory. The largest possible row passes alone.
-pub(crate) fn item_bytes(event: &Event) -> u32 {
-    u32::try_from(event_bytes(event))
-        .unwrap_or(u32::MAX)
-        .clamp(ITEM_BYTES, QUEUE_BYTES)
 }

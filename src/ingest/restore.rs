@@ -1,27 +1,18 @@
-//! What an earlier process stored → writers as of their generation, and the journal's messages since, for the applier.
+//! What an earlier process stored → writers as of their generation. The journal has what came since.
 //! Never hands over an index whose definition or table has changed, or a row of a damaged file.
 
 use std::sync::Arc;
 
-use tokio::sync::mpsc;
-
 use crate::index::{ColumnChange, GraphImage, IndexError, IndexSpec, Loader, Writer};
-use crate::ingest::apply::Item;
 use crate::ingest::indexes::{Difference, RestoredIndex, difference, kinds, spec};
 use crate::ingest::keep::GRAPH;
-use crate::ingest::receive::{Queue, item_bytes};
 use crate::lsn::Lsn;
-use crate::store::{Chunks, Directory, RecoveredJournal, Replayed, StoreError, StoredIndex};
-use crate::upstream::UpstreamError;
+use crate::store::{Chunks, Directory, StoreError, StoredIndex};
 use crate::upstream::catalogue::IndexEntry;
-use crate::wal::pgoutput::LogicalMessage;
-use crate::wal::transaction::Transactions;
 
 /// Rows after which what was loaded is shown to the engine's linker, which works on it while loading goes on, if there is no
 /// graph.
 const PUBLISH_ROWS: u64 = 10_000;
-/// Messages read ahead of the applier; each is at most 1 GiB, and nearly all are some kilobytes.
-const READ_AHEAD: usize = 64;
 
 /// Why something stored is of no use.
 #[derive(Debug, thiserror::Error)]
@@ -56,9 +47,10 @@ pub(crate) fn load(
                     continue;
                 };
                 match fill(&stored, &entry) {
-                    Ok((writer, chunks)) => {
+                    Ok((mut writer, chunks)) => {
                         tracing::info!(index = %name, rows = stored.len(), lsn = %stored.lsn, "loaded");
                         return Some(RestoredIndex {
+                            snapshot: writer.publish(stored.lsn),
                             writer,
                             chunks,
                             point: stored.lsn,
@@ -120,57 +112,6 @@ fn graph(
         tracing::warn!(index = %entry.definition.name, %error, "all rows are linked again");
         None
     }))
-}
-
-/// Why the journal's messages did not all reach the applier.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum ReplayError {
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    /// The messages are whole, but not what this version understands.
-    #[error("the journal cannot be understood: {0}")]
-    Content(String),
-    #[error(transparent)]
-    Queue(#[from] UpstreamError),
-}
-
-/// Sends the journal's messages from `from` on to the applier, as the stream would. It skips what it has.
-pub(crate) async fn replay(
-    journal: &RecoveredJournal,
-    from: Lsn,
-    queue: &Queue,
-) -> Result<(), ReplayError> {
-    let messages = journal.replay(from)?;
-    let (send, mut receive) = mpsc::channel(READ_AHEAD);
-    // Joined below; it ends when the receiver is gone.
-    let reader = tokio::task::spawn_blocking(move || {
-        for message in messages {
-            if send.blocking_send(message).is_err() {
-                return;
-            }
-        }
-    });
-    let mut transactions = Transactions::new();
-    let content = |error: &dyn std::fmt::Display| ReplayError::Content(error.to_string());
-    while let Some(message) = receive.recv().await {
-        match message? {
-            Replayed::Message(payload) => {
-                let message = LogicalMessage::decode(payload).map_err(|error| content(&error))?;
-                let event = transactions.feed(message);
-                if let Some(event) = event.map_err(|error| content(&error))? {
-                    let memory = queue.reserve(item_bytes(&event)).await?;
-                    queue.push(Item::Event(event, memory))?;
-                }
-            }
-            Replayed::Position(position) => {
-                let memory = queue.reserve(1).await?;
-                queue.push(Item::Position(position, memory))?;
-            }
-        }
-    }
-    reader
-        .await
-        .map_err(|_| ReplayError::Content("its reader panicked".to_owned()))
 }
 
 /// Runs blocking work of the store on a thread for it.

@@ -34,6 +34,8 @@ pub struct KnnQuery {
     pub query: QueryVector,
     /// The query is a parameter that the statement names nowhere else: no other use of it shows in which form it is sent.
     pub query_used_once: bool,
+    /// Parameters that the statement names more than once: without a declared type, any of the uses may decide it.
+    pub repeated: Vec<u16>,
     /// The type that the query is cast to, if it is.
     pub cast: Option<QueryCast>,
     /// LIMIT.
@@ -95,6 +97,7 @@ pub(super) fn recognise(
         column: column.to_owned(),
         metric: distance.metric,
         query_used_once: is_used_once(&query, sql, tokens),
+        repeated: repeated_parameters(sql, tokens),
         query,
         cast,
         limit,
@@ -412,6 +415,19 @@ fn is_used_once(query: &QueryVector, sql: &str, tokens: &[Token]) -> bool {
         .filter_map(|token| token.parameter(sql))
         .filter(|digits| digits.parse() == Ok(*number));
     uses.count() == 1
+}
+
+/// Each `$n` that occurs more than once.
+fn repeated_parameters(sql: &str, tokens: &[Token]) -> Vec<u16> {
+    let numbers = tokens.iter().filter_map(|token| token.parameter(sql));
+    let mut numbers: Vec<u16> = numbers.filter_map(|digits| digits.parse().ok()).collect();
+    numbers.sort_unstable();
+    let mut repeated: Vec<u16> = numbers
+        .windows(2)
+        .filter_map(|pair| (pair.first() == pair.last()).then(|| pair.first().copied())?)
+        .collect();
+    repeated.dedup();
+    repeated
 }
 
 /// The greatest `$n` of the statement, 0 without any.

@@ -8,7 +8,7 @@ use super::request::Request;
 use crate::catalog::{IndexDefinition, RowKey};
 use crate::index::Found;
 use crate::index::view::IndexState;
-use crate::vector::{Vector, VectorType};
+use crate::vector::VectorType;
 
 /// Candidates beyond k + offset, and one for each ten of those: so many may have moved upstream since they were indexed
 /// without costing the last place. Each costs Postgres 3–5 µs, and where they are not enough the answer is short and widened.
@@ -36,6 +36,15 @@ impl Search {
         wanted + wanted / 10 + MARGIN
     }
 
+    /// The same of another state of the index.
+    pub(super) fn on(&self, index: Arc<IndexState>) -> Self {
+        Self {
+            index,
+            request: self.request.clone(),
+            ef: self.ef,
+        }
+    }
+
     /// The indexed column's type.
     pub(super) fn kind(&self) -> VectorType {
         self.index.definition.column.kind
@@ -55,12 +64,14 @@ pub(super) fn widest(index: &IndexState) -> usize {
 pub(super) async fn find(search: &Search, candidates: usize) -> Option<Found> {
     let snapshot = Arc::clone(search.index.snapshot.as_ref()?);
     let ef = search.ef.max(candidates);
+    let (query, filter) = (&search.request.vector, &search.request.filter);
     let found = if candidates <= INLINE_CANDIDATES {
-        snapshot.search(&search.request.vector, candidates, ef)
+        snapshot.search_filtered(query, candidates, ef, filter)
     } else {
-        let query: Vector = search.request.vector.clone();
-        let searching =
-            tokio::task::spawn_blocking(move || snapshot.search(&query, candidates, ef));
+        let (query, filter) = (query.clone(), filter.clone());
+        let searching = tokio::task::spawn_blocking(move || {
+            snapshot.search_filtered(&query, candidates, ef, &filter)
+        });
         searching.await.ok()?
     };
     match found {
@@ -112,7 +123,7 @@ fn arrays(definition: &IndexDefinition, keys: &[&[u8]]) -> Vec<Bytes> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::catalog::{
         ColumnNumber, IndexId, IndexOptions, KeyColumn, KeyType, QualifiedName, RelationId, TypeId,
@@ -120,7 +131,7 @@ mod tests {
     };
     use crate::vector::{Dim, Metric};
 
-    fn definition(key: &[KeyType]) -> IndexDefinition {
+    pub(in crate::session) fn definition(key: &[KeyType]) -> IndexDefinition {
         let name = |name: &str| QualifiedName {
             schema: "public".into(),
             name: name.into(),

@@ -16,7 +16,9 @@ use serde::{Deserialize, Serialize};
 pub use checkpoint::{
     Chunks, GenerationWriter, IndexHeader, IndexWriter, RowReader, StoredIndex, StoredRow,
 };
-pub use journal::{Entry, Journal, RecoveredJournal, Replay, Replayed, Room, Trimmer};
+pub use journal::{
+    Entry, Hold, Holds, Journal, JournalReader, RecoveredJournal, Replayed, Room, Tail, Trimmer,
+};
 
 use crate::catalog::IndexId;
 use crate::lsn::Lsn;
@@ -118,6 +120,7 @@ pub struct Directory {
     disk: Arc<dyn Disk>,
     root: PathBuf,
     state: Mutex<State>,
+    holds: Holds,
     /// Unlocks when it is dropped.
     _lock: Option<File>,
 }
@@ -164,6 +167,7 @@ impl Directory {
             }),
             disk,
             root,
+            holds: Holds::default(),
             _lock: lock,
         };
         match document::read(&*directory.disk, &directory.root.join(ORIGIN_FILE)) {
@@ -277,7 +281,14 @@ impl Directory {
         let origin = self
             .origin()
             .ok_or(StoreError::Order("a journal without an origin"))?;
-        RecoveredJournal::recover(Arc::clone(&self.disk), &self.root, &origin)
+        let holds = self.holds.clone();
+        RecoveredJournal::recover(Arc::clone(&self.disk), &self.root, &origin, holds)
+    }
+
+    /// Where readers say what the journal must keep for them, across journals.
+    #[must_use]
+    pub fn holds(&self) -> Holds {
+        self.holds.clone()
     }
 
     /// The stored states of an index, newest first. Reading one may still find it damaged.

@@ -1,11 +1,10 @@
-//! The applier against a model of the table: whatever the order of transactions, copies, failures and broken connections, a
-//! ready index holds exactly the rows of the position that it claims.
+//! The applier against a model of the table: whatever the order of transactions, of copies, of what passes by and is read from
+//! the journal, and of failures, an index that serves holds exactly the rows of the position that it claims.
 
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use proptest::prelude::*;
-use tokio::sync::Semaphore;
 
 use super::*;
 use crate::catalog::{
@@ -14,6 +13,7 @@ use crate::catalog::{
 };
 use crate::index::Writer;
 use crate::index::view::{IndexState, Phase};
+use crate::ingest::catch_up::CatchUp;
 use crate::ingest::indexes::spec;
 use crate::ingest::projection::{Projection, table_copy};
 use crate::ingest::{keep, restore};
@@ -22,8 +22,8 @@ use crate::vector::{Dim, Metric, Vector, VectorType};
 use crate::wal::pgoutput::{Datum, OldTuple, RelationColumn};
 use crate::wal::transaction::{Change, RowImage};
 
-const VECTOR: TypeId = TypeId(16_000);
-const TABLE: RelationId = RelationId(7);
+pub(crate) const VECTOR: TypeId = TypeId(16_000);
+pub(crate) const TABLE: RelationId = RelationId(7);
 
 type Row = (Option<[f32; 2]>, i32);
 type Rows = BTreeMap<i32, Row>;
@@ -36,7 +36,7 @@ struct Committed {
     after: Rows,
 }
 
-fn entry(id: i64, metric: Metric) -> IndexEntry {
+pub(crate) fn entry(id: i64, metric: Metric) -> IndexEntry {
     let name = |name: &str| QualifiedName {
         schema: "public".into(),
         name: name.into(),
@@ -100,11 +100,11 @@ fn relation() -> Arc<Relation> {
     })
 }
 
-fn int(number: i32) -> Datum {
+pub(crate) fn int(number: i32) -> Datum {
     Datum::Binary(Bytes::copy_from_slice(&number.to_be_bytes()))
 }
 
-fn vector(value: Option<[f32; 2]>) -> Datum {
+pub(crate) fn vector(value: Option<[f32; 2]>) -> Datum {
     value.map_or(Datum::Null, |v| {
         let vector = Vector::new(v.to_vec()).unwrap();
         Datum::Binary(vector.to_binary(VectorType::Vector).into())
@@ -205,7 +205,7 @@ fn history(choices: &mut Choices, table: &Arc<Relation>) -> Vec<Committed> {
     let mut history = Vec::new();
     for number in 1..=u64::from(4 + choices.below(20)) {
         let commit_lsn = Lsn::new(number * 10);
-        // Some are large enough to be applied as they come.
+        // Some take more than is kept for a writer that joins.
         let length = if choices.below(4) == 0 {
             12
         } else {
@@ -277,11 +277,24 @@ fn held(index: &IndexState) -> Option<BTreeMap<RowKey, (Vec<f32>, i32)>> {
     Some(rows.collect())
 }
 
+/// A thread that catches up, step by step.
+struct Reading {
+    job: u64,
+    follow: CatchUp,
+    hold: Hold,
+    wanted: watch::Receiver<()>,
+    /// Where the applier was when it began to keep what comes.
+    goal: Option<Lsn>,
+}
+
 struct Trial {
     applier: Applier,
     view: watch::Receiver<Arc<View>>,
-    memory: Arc<Semaphore>,
+    orders: mpsc::Receiver<CatchUpOrder>,
+    readings: Vec<Reading>,
     history: Vec<Committed>,
+    /// Transactions that the journal has.
+    journalled: usize,
     order: Option<CopyOrder>,
     /// The transaction that was being streamed when the copy began.
     begun: usize,
@@ -292,21 +305,28 @@ struct Trial {
     _files: tempfile::TempDir,
 }
 
+type Parts = (
+    Applier,
+    watch::Receiver<Arc<View>>,
+    mpsc::Receiver<CatchUpOrder>,
+);
+
 /// An applier that knows nothing yet.
-fn applier() -> (Applier, watch::Receiver<Arc<View>>) {
+fn applier(holds: Holds) -> Parts {
     let (view_sender, view) = watch::channel(Arc::new(View::default()));
+    let (catch_up, orders) = mpsc::channel(1);
     let outputs = Outputs {
         view: view_sender,
         applied: watch::channel(Lsn::ZERO).0,
         catalogue: watch::channel(CatalogueRequest::default()).0,
         copy_wanted: watch::channel(false).0,
+        catch_up,
     };
-    (Applier::new(Arc::default(), outputs), view)
+    (Applier::new(Arc::default(), holds, outputs), view, orders)
 }
 
 impl Trial {
     fn new(history: Vec<Committed>) -> Self {
-        let (applier, view) = applier();
         let files = tempfile::tempdir().unwrap();
         let directory = Directory::open(files.path()).unwrap();
         let origin = Origin {
@@ -317,15 +337,18 @@ impl Trial {
             epoch: 1,
         };
         directory.adopt(&origin).unwrap();
+        let (applier, view, orders) = applier(directory.holds());
         let mut trial = Self {
             applier,
             view,
+            orders,
+            readings: Vec::new(),
             directory,
             known: keep::Known::default(),
             kept: 0,
             _files: files,
-            memory: Arc::new(Semaphore::new(1)),
             history,
+            journalled: 0,
             order: None,
             begun: 0,
             entries: vec![entry(1, Metric::L2), entry(2, Metric::Cosine)],
@@ -346,41 +369,123 @@ impl Trial {
         });
     }
 
-    fn send(&mut self, event: Event) {
-        let permit = Arc::clone(&self.memory).try_acquire_owned().unwrap();
-        self.applier.item(Item::Event(event, permit));
+    fn control(&mut self, control: Control) {
+        self.applier.control(control);
+        self.applier.ask();
+        self.check();
     }
 
-    /// Sends the transaction, or only its beginning.
-    fn stream(&mut self, number: usize, cut_after: Option<usize>, choices: &mut Choices) {
-        let (commit_lsn, end_lsn) = (
-            self.history[number].commit_lsn,
-            self.history[number].end_lsn,
-        );
-        self.send(Event::Begin {
-            commit_lsn,
-            xid: 1,
-            commit_time: 0,
-        });
-        for (sent, event) in self.history[number].events.clone().into_iter().enumerate() {
-            if Some(sent) == cut_after {
-                self.applier.item(Item::Cut);
-                return self.check();
-            }
-            self.send(event);
-            self.check();
-            self.anything(number, choices);
-        }
-        if cut_after.is_some() {
-            self.applier.item(Item::Cut);
-            return self.check();
-        }
-        self.send(Event::Commit {
+    /// Sends the transaction, or lets it pass by.
+    fn stream(&mut self, number: usize, choices: &mut Choices) {
+        let Committed {
             commit_lsn,
             end_lsn,
-            commit_time: 0,
-        });
+            events,
+            ..
+        } = &self.history[number];
+        let whole = Whole::of(1, *commit_lsn, *end_lsn, events.clone());
+        let item = if choices.below(4) == 0 {
+            Item::Passed(whole.passed())
+        } else {
+            Item::Transaction(whole)
+        };
+        self.applier.item(item);
+        self.applier.ask();
+        self.journalled = self.journalled.max(number + 1);
         self.check();
+    }
+
+    /// One step of a thread that catches up.
+    fn read_on(&mut self, choices: &mut Choices) {
+        while let Ok(order) = self.orders.try_recv() {
+            assert_eq!(order.epoch, 1);
+            self.readings.push(Reading {
+                job: order.job,
+                follow: CatchUp::new(order.replicas, order.from),
+                hold: order.hold,
+                wanted: order.wanted,
+                goal: None,
+            });
+            self.applier.ask();
+        }
+        if self.readings.is_empty() {
+            return;
+        }
+        let at = choices.below(u32::try_from(self.readings.len()).unwrap()) as usize;
+        let mut reading = self.readings.swap_remove(at);
+        if reading.wanted.has_changed().is_err() {
+            return;
+        }
+        // The journal may be opened anew, and begins with more than is needed; what is not durable yet is not read.
+        let read = |t: &&Committed| t.end_lsn <= reading.follow.position;
+        let first = self.history.iter().take_while(read).count();
+        let first = first.saturating_sub(choices.below(3) as usize);
+        let until = self.journalled - choices.below(2).min(u32::from(self.journalled > 0)) as usize;
+        for number in first..until.max(first) {
+            let Committed {
+                commit_lsn,
+                end_lsn,
+                events,
+                ..
+            } = &self.history[number];
+            reading.follow.event(&Event::Begin {
+                commit_lsn: *commit_lsn,
+                xid: 1,
+                commit_time: 0,
+            });
+            for event in events {
+                reading.follow.event(event);
+            }
+            reading.follow.event(&Event::Commit {
+                commit_lsn: *commit_lsn,
+                end_lsn: *end_lsn,
+                commit_time: 0,
+            });
+            if choices.below(3) == 0 {
+                break;
+            }
+        }
+        reading.follow.publish();
+        for (id, trouble) in reading.follow.take_troubled() {
+            let job = reading.job;
+            self.control(Control::Trouble { job, id, trouble });
+        }
+        let states = reading.follow.take_states();
+        let job = reading.job;
+        self.control(Control::CaughtUp { job, states });
+        match (choices.below(8), reading.goal) {
+            (0, _) => {
+                let error = String::from("damaged");
+                self.control(Control::CatchUpFailed { job, error });
+                self.time_passes();
+                return;
+            }
+            (1..4, None) => {
+                let (answer, mut answered) = oneshot::channel();
+                self.control(Control::Join { job, answer });
+                match answered.try_recv() {
+                    Ok(position) => reading.goal = Some(position),
+                    Err(_) => return,
+                }
+            }
+            (_, Some(goal)) if reading.follow.position >= goal => {
+                let (position, hold) = (reading.follow.position, reading.hold);
+                let replicas = reading.follow.into_replicas();
+                return self.control(Control::Joined {
+                    job,
+                    position,
+                    hold,
+                    replicas,
+                });
+            }
+            _ => {}
+        }
+        self.readings.push(reading);
+    }
+
+    fn time_passes(&mut self) {
+        let later = Instant::now() + Duration::from_secs(1000);
+        self.applier.indexes.retry(later);
     }
 
     /// What the other tasks may do at any moment; upstream is ahead of the stream, which is at transaction `number`.
@@ -393,6 +498,7 @@ impl Trial {
                 self.begun = number;
             }
             1 | 2 => self.finish_copy(number, choices),
+            6..10 => self.read_on(choices),
             3 => {
                 if let Some(order) = self.order.take() {
                     let faulty = if choices.below(2) == 0 {
@@ -404,9 +510,7 @@ impl Trial {
                     let job = order.job;
                     self.applier
                         .control(Control::CopyFailed { job, faulty, error });
-                    self.applier
-                        .indexes
-                        .retry(Instant::now() + Duration::from_secs(1000));
+                    self.time_passes();
                 }
             }
             4 if choices.below(4) == 0 => {
@@ -445,32 +549,17 @@ impl Trial {
         let end = number
             .checked_sub(1)
             .map_or(Lsn::new(1), |last| self.history[last].end_lsn);
-        let position = indexes
-            .iter()
-            .map(|index| index.point)
-            .min()
-            .unwrap_or(end)
-            .min(end);
-        (self.applier, self.view) = applier();
+        (self.applier, self.view, self.orders) = applier(self.directory.holds());
         self.order = None;
+        self.readings.clear();
         self.applier.item(Item::Restore {
-            position,
+            position: end,
             epoch: 1,
             indexes,
         });
         self.redefine();
+        self.applier.ask();
         self.check();
-        // The journal begins with a segment that holds more than is needed.
-        let calm = [7];
-        let mut choices = Choices(calm.iter().cycle());
-        let first = self
-            .history
-            .iter()
-            .take_while(|t| t.end_lsn <= position)
-            .count();
-        for replayed in first.saturating_sub(2)..number {
-            self.stream(replayed, None, &mut choices);
-        }
     }
 
     /// The copy's point lies after what was streamed when it began, behind or ahead of the stream of now.
@@ -478,7 +567,7 @@ impl Trial {
         let Some(order) = self.order.take() else {
             return;
         };
-        let span = u32::try_from(number - self.begun).unwrap() + 4;
+        let span = u32::try_from(number.saturating_sub(self.begun)).unwrap() + 4;
         let point = Lsn::new((self.begun as u64 + 2 + u64::from(choices.below(span))) * 10);
         let rows = rows_at(&self.history, point);
         let indexes = order
@@ -487,7 +576,7 @@ impl Trial {
             .map(|entry| copied(entry, &rows))
             .collect();
         let job = order.job;
-        self.applier.control(Control::Copied {
+        self.control(Control::Copied {
             job,
             point,
             indexes,
@@ -534,16 +623,22 @@ proptest! {
                 2 => trial.restart(number),
                 _ => {}
             }
-            while choices.below(5) == 0 {
-                let cut = choices.below(14) as usize;
-                trial.stream(number, Some(cut), &mut choices);
+            if choices.below(5) == 0 {
+                // A failure of the journal: the stream tells again what the applier has.
+                trial.stream(number.saturating_sub(1), &mut choices);
             }
-            trial.stream(number, None, &mut choices);
+            trial.stream(number, &mut choices);
+            for _ in 0..choices.below(3) {
+                trial.anything(number + 1, &mut choices);
+            }
         }
-        // Whatever happened, copies alone lead back to complete indexes.
+        // Whatever happened, copies and the journal alone lead back to complete indexes.
         let last = trial.history.len() - 1;
-        for _ in 0..3 {
-            trial.finish_copy(last, &mut choices);
+        let calm = [2]; // nothing fails, and all is read
+        let mut calm = Choices(calm.iter().cycle());
+        for _ in 0..40 {
+            trial.read_on(&mut calm);
+            trial.finish_copy(last, &mut calm);
             let (answer, mut order) = oneshot::channel();
             trial.applier.control(Control::CopyBegin(answer));
             trial.order = order.try_recv().unwrap();

@@ -1,36 +1,34 @@
 //! One index: what the catalogue wants it to be, what follows the stream, and what it still needs → its published state.
 //! Never serves what it has reason to doubt.
 
-use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::replica::{Replica, Trouble, commit_of};
+use super::{CaughtUp, KeptIndex};
 use crate::catalog::{IncludeColumn, IndexDefinition, KeyColumn, VectorColumn};
 use crate::index::view::{IndexState, Phase};
-use crate::index::{
-    IndexError, IndexSpec, Outcome, READY_UNLINKED, RowChange, Snapshot, ValueKind, Writer,
-};
+use crate::index::{Changed, IndexSpec, LeftOutView, READY_UNLINKED, Snapshot, ValueKind};
 use crate::ingest::lag::Commits;
-use crate::ingest::projection::{Projection, ProjectionError};
 use crate::lsn::Lsn;
 use crate::store::Chunks;
-use crate::upstream::catalogue::{IndexEntry, Partition, Shape};
+use crate::upstream::catalogue::{IndexEntry, Partition};
 use crate::wal::pgoutput::Relation;
-use crate::wal::transaction::{Change, Event};
+use crate::wal::transaction::Event;
 
 /// Pause before an index that failed is copied again; doubled with each failure.
 const RETRY_FIRST: Duration = Duration::from_secs(5);
 /// Most doublings: 320 seconds.
 const RETRY_DOUBLINGS: u32 = 6;
-/// Most states of a table's column names that are remembered: each lasts from one reading of the catalogue to the next.
-const SHAPES: usize = 8;
 
 #[derive(Debug)]
 pub(super) struct Index {
     /// As the catalogue has it.
     pub(super) entry: IndexEntry,
-    /// What follows the stream.
+    /// What serves, or will from the next publication on.
     pub(super) live: Option<Live>,
+    /// The job that makes what comes in its place.
+    pub(super) filling: Option<u64>,
     pub(super) want: Want,
     /// Percent of the copy under way.
     pub(super) percent: f32,
@@ -54,37 +52,53 @@ pub(super) enum Want {
     },
 }
 
-/// A complete index that follows the stream.
+/// A complete index.
 #[derive(Debug)]
 pub(super) struct Live {
     /// As it was copied; names as of now.
     pub(super) entry: IndexEntry,
-    pub(super) writer: Writer,
-    /// Commits whose record is before this were in the copy.
-    pub(super) point: Lsn,
-    pub(super) projection: Option<Projection>,
-    /// How the table's columns were called at positions that the stream may still tell of, newest last.
-    shapes: Vec<Shape>,
-    /// Something was applied since the last publication.
-    pub(super) dirty: bool,
+    pub(super) place: Place,
     pub(super) snapshot: Option<Arc<Snapshot>>,
     /// Enough rows were linked once; the head stays small from then on.
-    pub(super) linked: bool,
+    linked: bool,
     /// Tells it from what had its definition before.
     pub(super) serial: u64,
     /// The files that it came from, until they are asked for.
     pub(super) stored: Option<Chunks>,
 }
 
-/// Why an index stopped following its table.
-#[derive(Debug, thiserror::Error)]
-enum Trouble {
-    #[error(transparent)]
-    Projection(#[from] ProjectionError),
-    #[error(transparent)]
-    Engine(#[from] IndexError),
-    #[error("a change leaves a value as it was, of a row that the index does not have")]
-    UnknownRow,
+/// Where the writer of an index is.
+#[derive(Debug)]
+pub(super) enum Place {
+    /// It follows the stream.
+    Here(Replica),
+    /// It catches up from the journal; the snapshot is what it has told of last.
+    Away {
+        job: u64,
+        applied: Lsn,
+        /// What the snapshot does not show and a restart needs; `None` until what is served is all of it.
+        beside: Option<Beside>,
+    },
+    /// It is being moved.
+    Nowhere,
+}
+
+/// What belongs to a snapshot when it is stored.
+#[derive(Debug)]
+pub(crate) struct Beside {
+    pub(crate) left_out: LeftOutView,
+    /// Places that were written since it was told last.
+    pub(crate) changed: Changed,
+}
+
+impl Beside {
+    /// Of what was published a moment ago.
+    pub(crate) fn of(replica: &mut Replica) -> Self {
+        Self {
+            left_out: replica.writer.left_out(),
+            changed: replica.writer.take_changed(),
+        }
+    }
 }
 
 /// What a new reading of the catalogue means for an index.
@@ -166,6 +180,7 @@ impl Index {
             want: wanted(&entry),
             entry,
             live: None,
+            filling: None,
             percent: 0.0,
             left_out: 0,
             failures: 0,
@@ -198,6 +213,7 @@ impl Index {
 
     /// The index is made anew, while the old one serves.
     pub(super) fn demand_copy(&mut self) {
+        self.filling = None;
         self.want = wanted(&self.entry);
     }
 
@@ -211,55 +227,112 @@ impl Index {
     pub(super) fn fail(&mut self, error: String, now: Instant) {
         let pause = RETRY_FIRST * 2_u32.pow(self.failures.min(RETRY_DOUBLINGS));
         self.failures = self.failures.saturating_add(1);
+        self.filling = None;
         self.want = Want::Mending {
             error,
             retry: Some(now + pause),
         };
     }
 
-    /// The commit record of a change that concerns this index.
-    pub(super) fn commit_of(&self, event: &Event) -> Option<Lsn> {
-        let relation = self.entry.definition.relation;
-        match event {
-            Event::Change(change) => (change.relation.id == relation).then_some(change.commit_lsn),
-            Event::Truncate {
-                commit_lsn,
-                relations,
-            } => relations
-                .iter()
-                .any(|r| r.id == relation)
-                .then_some(*commit_lsn),
-            Event::Begin { .. }
-            | Event::Relation(_)
-            | Event::Message { .. }
-            | Event::Commit { .. } => None,
-        }
+    /// Whether it waits for what that job makes.
+    pub(super) fn waits_for(&self, number: u64) -> bool {
+        self.filling == Some(number) || self.is_away(number)
+    }
+
+    /// Whether its writer is with that job.
+    pub(super) fn is_away(&self, number: u64) -> bool {
+        let place = self.live.as_ref().map(|live| &live.place);
+        matches!(place, Some(Place::Away { job, .. }) if *job == number)
+    }
+
+    /// Whether the event changes rows of its table.
+    pub(super) fn is_concerned_by(&self, event: &Event) -> bool {
+        commit_of(&self.entry.definition, event).is_some()
     }
 
     /// Applies a change, if it concerns this index; whether the catalogue should be read.
     pub(super) fn apply(&mut self, event: &Event, now: Instant) -> bool {
-        let (Some(commit), Some(live)) = (self.commit_of(event), &mut self.live) else {
+        let Some(Live {
+            place: Place::Here(replica),
+            ..
+        }) = &mut self.live
+        else {
             return false;
         };
-        if commit < live.point {
-            return false; // the copy had it
-        }
-        match live.apply(event) {
+        match replica.apply(event) {
             Ok(left_out) => {
                 self.left_out += u64::from(left_out);
-                return false;
+                false
             }
             Err(trouble) => {
-                tracing::warn!(index = %self.entry.definition.name, %trouble, "the index cannot follow its table and is copied again");
-                self.distrust();
-                match trouble {
-                    Trouble::Projection(_) => self.want = Want::Catalogue,
-                    Trouble::Engine(error) => self.fail(error.to_string(), now),
-                    Trouble::UnknownRow => {}
-                }
+                self.trouble(trouble, now);
+                true
             }
         }
-        true
+    }
+
+    /// The index cannot follow its table.
+    pub(super) fn trouble(&mut self, trouble: Trouble, now: Instant) {
+        tracing::warn!(index = %self.entry.definition.name, %trouble, "the index cannot follow its table and is copied again");
+        self.distrust();
+        match trouble {
+            Trouble::Projection(_) => self.want = Want::Catalogue,
+            Trouble::Engine(error) => self.fail(error.to_string(), now),
+            Trouble::UnknownRow => {}
+        }
+    }
+
+    /// Gives its writer to a job that catches up from the journal, with all that was applied before `position`.
+    pub(super) fn send_away(&mut self, job: u64, position: Lsn) -> Option<Replica> {
+        let live = self.live.as_mut()?;
+        match std::mem::replace(&mut live.place, Place::Nowhere) {
+            Place::Here(mut replica) => {
+                replica.point = replica.point.max(position);
+                live.place = Place::Away {
+                    job,
+                    applied: replica.point,
+                    beside: (!replica.dirty).then(|| Beside::of(&mut replica)),
+                };
+                Some(replica)
+            }
+            elsewhere => {
+                live.place = elsewhere;
+                None
+            }
+        }
+    }
+
+    /// Takes over how far its writer has come with a job.
+    pub(super) fn caught_up(&mut self, number: u64, state: CaughtUp) {
+        self.left_out += state.left_out;
+        if let Some(live) = &mut self.live
+            && let Place::Away {
+                job,
+                applied,
+                beside,
+            } = &mut live.place
+            && *job == number
+        {
+            *applied = state.applied;
+            if let Some((snapshot, mut now)) = state.published {
+                live.snapshot = Some(snapshot);
+                if let Some(before) = beside {
+                    now.changed.merge(&before.changed);
+                }
+                *beside = Some(now);
+            }
+        }
+    }
+
+    /// Makes what was applied visible.
+    pub(super) fn publish(&mut self, position: Lsn) {
+        if let Some(live) = &mut self.live
+            && let Place::Here(replica) = &mut live.place
+            && replica.dirty
+        {
+            live.snapshot = Some(replica.writer.publish(position.max(replica.point)));
+            replica.dirty = false;
+        }
     }
 
     /// `halted` is why nothing at all is followed.
@@ -291,7 +364,7 @@ impl Index {
                 behind_since: None,
             };
         };
-        let applied = position.max(live.point);
+        let applied = live.applied(position);
         IndexState {
             definition: Arc::clone(&live.entry.definition),
             phase: live.phase(),
@@ -301,6 +374,20 @@ impl Index {
             behind_since: commits.oldest_after(applied),
         }
     }
+}
+
+/// Takes over the names of a newer reading of the catalogue.
+pub(super) fn rename(own: &mut IndexEntry, newer: &IndexEntry) {
+    let names = &newer.definition;
+    // An index that waits to be made anew has other INCLUDE columns: its own names stay until then.
+    let of_columns = own.definition.renamed(|n| newer.shape.name(n));
+    let mut definition = of_columns.unwrap_or_else(|| (*own.definition).clone());
+    definition.name = names.name.clone();
+    definition.table = names.table.clone();
+    own.definition = Arc::new(definition);
+    own.written.clone_from(&newer.written);
+    own.file = newer.file;
+    own.shape = newer.shape.clone();
 }
 
 fn wanted(entry: &IndexEntry) -> Want {
@@ -314,25 +401,10 @@ fn wanted(entry: &IndexEntry) -> Want {
 }
 
 impl Live {
-    /// `former` is what the table's columns were called when the rows were read.
-    pub(super) fn new(
-        entry: IndexEntry,
-        former: Shape,
-        writer: Writer,
-        point: Lsn,
-        serial: u64,
-    ) -> Self {
-        let mut shapes = vec![former];
-        if !shapes.contains(&entry.shape) {
-            shapes.push(entry.shape.clone());
-        }
+    pub(super) fn new(entry: IndexEntry, place: Place, serial: u64) -> Self {
         Self {
             entry,
-            writer,
-            point,
-            projection: None,
-            shapes,
-            dirty: true,
+            place,
             snapshot: None,
             linked: false,
             serial,
@@ -340,83 +412,79 @@ impl Live {
         }
     }
 
+    /// Everything before this is in the snapshot, when everything before `position` was applied.
+    pub(super) fn applied(&self, position: Lsn) -> Lsn {
+        match &self.place {
+            Place::Here(replica) => position.max(replica.point),
+            Place::Away { applied, .. } => *applied,
+            Place::Nowhere => Lsn::ZERO,
+        }
+    }
+
     /// Takes over the names of a newer reading of the catalogue.
     fn rename(&mut self, entry: &IndexEntry) {
-        let names = &entry.definition;
-        // An index that waits to be made anew has other INCLUDE columns: its own names stay until then.
-        let of_columns = self.entry.definition.renamed(|n| entry.shape.name(n));
-        let mut definition = of_columns.unwrap_or_else(|| (*self.entry.definition).clone());
-        definition.name = names.name.clone();
-        definition.table = names.table.clone();
-        self.entry.definition = Arc::new(definition);
-        self.entry.written.clone_from(&entry.written);
-        self.entry.file = entry.file;
-        self.entry.shape = entry.shape.clone();
-        self.projection = None;
-        self.shapes.retain(|shape| *shape != entry.shape);
-        if self.shapes.len() == SHAPES {
-            self.shapes.remove(0);
+        if let Place::Here(replica) = &mut self.place {
+            replica.rename(entry);
         }
-        self.shapes.push(entry.shape.clone());
+        rename(&mut self.entry, entry);
     }
 
-    /// The definition with the names that the columns had when the stream described the table like this.
-    fn definition_for(
-        &self,
-        relation: &Relation,
-    ) -> Result<Cow<'_, IndexDefinition>, ProjectionError> {
-        let definition = &*self.entry.definition;
-        let known = self.shapes.iter().rev();
-        let mut renamed = known
-            .filter(|shape| shape.is_of(relation))
-            .map(|shape| definition.renamed(|n| shape.name(n)));
-        if let Some(Some(renamed)) = renamed.next() {
-            return Ok(Cow::Owned(renamed));
-        }
-        // Columns of others may have come or gone. Names decide, unless one has meant another column lately.
-        let unchanged = |shape: &Shape| {
-            let mut columns = definition.columns();
-            columns.all(|n| shape.name(n) == self.entry.shape.name(n))
-        };
-        if self.shapes.iter().all(unchanged) {
-            return Ok(Cow::Borrowed(definition));
-        }
-        Err(ProjectionError::Renamed(definition.table.to_string()))
+    /// Whether it follows the stream and cannot apply changes of a table that is described like this. One that catches up
+    /// finds out by itself.
+    pub(super) fn is_puzzled_by(&self, relation: &Arc<Relation>) -> bool {
+        matches!(&self.place, Place::Here(replica) if !replica.understands(relation))
     }
 
-    /// Whether changes of a table that is described like this can be applied.
-    pub(super) fn understands(&self, relation: &Arc<Relation>) -> bool {
-        let definition = self.definition_for(relation);
-        definition.is_ok_and(|definition| Projection::new(&definition, relation).is_ok())
-    }
-
-    /// Whether the row cannot be found.
-    fn apply(&mut self, event: &Event) -> Result<bool, Trouble> {
-        let change = match event {
-            Event::Change(change) => self.project(change)?,
-            Event::Truncate { .. } => RowChange::Truncate,
-            Event::Begin { .. }
-            | Event::Relation(_)
-            | Event::Message { .. }
-            | Event::Commit { .. } => {
-                return Ok(false);
+    /// Whether what is served can be stored.
+    pub(super) fn is_whole(&self) -> bool {
+        self.snapshot.is_some()
+            && match &self.place {
+                Place::Here(replica) => !replica.dirty,
+                Place::Away { beside, .. } => beside.is_some(),
+                Place::Nowhere => false,
             }
-        };
-        self.dirty = true;
-        match self.writer.apply(change)? {
-            Outcome::Indexed | Outcome::Removed => Ok(false),
-            Outcome::LeftOut(_) => Ok(true),
-            Outcome::Unknown => Err(Trouble::UnknownRow),
-        }
     }
 
-    fn project(&mut self, change: &Change) -> Result<RowChange, ProjectionError> {
-        let known = self.projection.take();
-        let projection = match known.filter(|known| known.is_for(&change.relation)) {
-            Some(projection) => projection,
-            None => Projection::new(&*self.definition_for(&change.relation)?, &change.relation)?,
+    /// What there is to store of it, if it is whole. What changed is told once.
+    pub(super) fn kept(&mut self, position: Lsn) -> Option<KeptIndex> {
+        let lsn = self.applied(position);
+        let Beside { left_out, changed } = match &mut self.place {
+            Place::Here(replica) => Beside::of(replica),
+            Place::Away { beside, .. } => {
+                let beside = beside.as_mut()?;
+                Beside {
+                    left_out: beside.left_out.clone(),
+                    changed: std::mem::take(&mut beside.changed),
+                }
+            }
+            Place::Nowhere => return None,
         };
-        self.projection.insert(projection).change(change)
+        Some(KeptIndex {
+            entry: self.entry.clone(),
+            snapshot: self.snapshot.clone()?,
+            left_out,
+            lsn,
+            serial: self.serial,
+            changed,
+            stored: self.stored.take(),
+        })
+    }
+
+    /// Takes its writer back.
+    pub(super) fn take_back(&mut self, mut replica: Replica) {
+        if let Place::Away {
+            beside: Some(beside),
+            ..
+        } = &self.place
+        {
+            replica.writer.mark_changed(&beside.changed);
+        }
+        replica.rename(&self.entry);
+        self.place = Place::Here(replica);
+    }
+
+    pub(super) fn is_linked(&self) -> bool {
+        self.linked
     }
 
     fn phase(&mut self) -> Phase {

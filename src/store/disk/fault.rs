@@ -310,7 +310,12 @@ impl Disk for FaultDisk {
     fn open(&self, path: &Path) -> io::Result<Box<dyn Read + Send>> {
         let state = self.0.lock().unwrap();
         let file = state.file(path)?;
-        Ok(Box::new(io::Cursor::new(state.files[file].bytes.clone())))
+        drop(state);
+        Ok(Box::new(FaultReader {
+            disk: self.clone(),
+            file,
+            offset: 0,
+        }))
     }
 
     fn length(&self, path: &Path) -> io::Result<u64> {
@@ -385,6 +390,24 @@ impl Disk for FaultDisk {
         let directory = state.directory(path)?;
         state.directories[directory].sync();
         Ok(())
+    }
+}
+
+/// Sees what is written after it was opened.
+struct FaultReader {
+    disk: FaultDisk,
+    file: usize,
+    offset: usize,
+}
+
+impl Read for FaultReader {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let state = self.disk.0.lock().unwrap();
+        let bytes = &state.files[self.file].bytes;
+        let mut rest = &bytes[self.offset.min(bytes.len())..];
+        let read = rest.read(buffer)?;
+        self.offset += read;
+        Ok(read)
     }
 }
 

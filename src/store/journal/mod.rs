@@ -1,8 +1,10 @@
 //! Messages of the stream → journal files on a thread of their own → how far they are durable.
 //! Never waits for an index, and never keeps more than a bounded number of bytes in memory.
 
+mod hold;
 mod recovery;
 mod segment;
+mod tail;
 mod writer;
 
 use std::path::Path;
@@ -14,12 +16,15 @@ use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::task::JoinHandle;
 
-pub use recovery::{RecoveredJournal, Replay, Replayed};
+pub use hold::{Hold, Holds};
+pub use recovery::RecoveredJournal;
+pub use tail::{JournalReader, Replayed, Tail};
 
 use super::StoreError;
 use super::disk::Disk;
 use crate::lsn::Lsn;
 use crate::wal::pgoutput::LogicalMessage;
+use tail::Extent;
 use writer::{Item, Limits, Writer};
 
 /// The journal's directory within the store's.
@@ -142,22 +147,37 @@ pub struct Journal {
     commands: mpsc::Sender<Command>,
     room: Arc<Semaphore>,
     durable: watch::Receiver<Lsn>,
+    reader: JournalReader,
     size: Arc<AtomicU64>,
     thread: JoinHandle<Result<(), StoreError>>,
 }
 
 impl Journal {
     fn start(recovered: RecoveredJournal, start: Lsn) -> Result<Self, StoreError> {
+        let (disk, directory) = (Arc::clone(&recovered.disk), recovered.directory.clone());
+        let epoch = recovered.epoch;
         let writer = Writer::start(recovered, start, Limits::USUAL)?;
         let (commands, queue) = mpsc::channel(QUEUE_LENGTH);
         let (published, durable) = watch::channel(writer.durable());
+        let (readable, extent) = watch::channel(writer.extent());
+        let published = Published {
+            version: writer.extent_version(),
+            extent: readable,
+            durable: published,
+        };
         let size = Arc::new(AtomicU64::new(writer.size()));
         let shared = Arc::clone(&size);
-        let thread = tokio::task::spawn_blocking(move || write(writer, queue, &published, &shared));
+        let thread = tokio::task::spawn_blocking(move || write(published, writer, queue, &shared));
         Ok(Self {
             commands,
             room: Arc::new(Semaphore::new(QUEUE_BYTES as usize)),
             durable,
+            reader: JournalReader {
+                disk,
+                directory,
+                epoch,
+                extent,
+            },
             size,
             thread,
         })
@@ -209,6 +229,12 @@ impl Journal {
         self.durable.clone()
     }
 
+    /// What reads the journal while it is written.
+    #[must_use]
+    pub fn reader(&self) -> JournalReader {
+        self.reader.clone()
+    }
+
     /// Makes everything appended durable and ends the writer. An incomplete transaction is forgotten.
     ///
     /// # Errors
@@ -248,10 +274,11 @@ impl Trimmer {
 }
 
 /// The writer's thread: syncs when nothing more waits, and at least every [`GROUP_INTERVAL`].
+/// `published` is dropped last: who sees it gone finds the queue closed.
 fn write(
+    mut published: Published,
     mut writer: Writer,
     mut queue: mpsc::Receiver<Command>,
-    published: &watch::Sender<Lsn>,
     size: &AtomicU64,
 ) -> Result<(), StoreError> {
     let mut waiting_since = None;
@@ -261,7 +288,7 @@ fn write(
             Err(mpsc::error::TryRecvError::Disconnected) => None,
             Err(mpsc::error::TryRecvError::Empty) => {
                 if writer.is_waiting() {
-                    sync(&mut writer, published)?;
+                    sync(&mut writer, &mut published)?;
                     waiting_since = None;
                 }
                 queue.blocking_recv()
@@ -273,39 +300,55 @@ fn write(
             Some(Command::Trim(keep_from)) => writer.trim(keep_from)?,
             None => {
                 writer.abandon()?;
-                return sync(&mut writer, published);
+                return sync(&mut writer, &mut published);
             }
         }
         size.store(writer.size(), Ordering::Relaxed);
         if writer.is_waiting() {
             let since = *waiting_since.get_or_insert_with(Instant::now);
             if since.elapsed() >= GROUP_INTERVAL {
-                sync(&mut writer, published)?;
+                sync(&mut writer, &mut published)?;
                 waiting_since = None;
             }
         } else {
             waiting_since = None;
             // Rotation and abandoning sync by themselves.
-            publish(&writer, published);
+            published.publish(&writer);
         }
         if writer.unsynced() >= SYNC_BYTES {
-            sync(&mut writer, published)?;
+            sync(&mut writer, &mut published)?;
         }
     }
 }
 
-fn sync(writer: &mut Writer, published: &watch::Sender<Lsn>) -> Result<(), StoreError> {
+fn sync(writer: &mut Writer, published: &mut Published) -> Result<(), StoreError> {
     writer.sync()?;
-    publish(writer, published);
+    published.publish(writer);
     Ok(())
 }
 
-fn publish(writer: &Writer, published: &watch::Sender<Lsn>) {
-    published.send_if_modified(|durable| {
-        let moved = *durable < writer.durable();
-        *durable = writer.durable();
-        moved
-    });
+/// What the writer's thread tells of its files.
+#[derive(Debug)]
+struct Published {
+    version: (Lsn, Option<u64>, Option<u64>),
+    extent: watch::Sender<Extent>,
+    durable: watch::Sender<Lsn>,
+}
+
+impl Published {
+    fn publish(&mut self, writer: &Writer) {
+        let version = writer.extent_version();
+        if self.version != version {
+            self.version = version;
+            // First: who sees that a position is durable finds it readable.
+            self.extent.send_replace(writer.extent());
+        }
+        self.durable.send_if_modified(|durable| {
+            let moved = *durable < writer.durable();
+            *durable = writer.durable();
+            moved
+        });
+    }
 }
 
 #[cfg(test)]

@@ -1,13 +1,16 @@
-//! The journal's segments on disk → what they reach from and to, checked → their messages again.
+//! The journal's segments on disk → what they reach from and to, checked.
 //! Never passes over a damaged record: only what a crash tore off behind the last durable byte is cut.
 
-use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use bytes::Bytes;
+#[cfg(test)]
+use tokio::sync::watch;
 
+use super::hold::Holds;
 use super::segment::{Kind, Next, SegmentHeader, SegmentReader, was_durable_beyond};
+#[cfg(test)]
+use super::tail::{Extent, JournalReader, Tail};
 use super::{DIRECTORY, Journal, file_name, number_of};
 use crate::lsn::Lsn;
 use crate::store::disk::Disk;
@@ -32,6 +35,8 @@ pub struct RecoveredJournal {
     pub(super) segments: Vec<Segment>,
     /// Where the last one ends; of no meaning when there is none.
     pub(super) end: Lsn,
+    /// What its trimming must respect.
+    pub(super) holds: Holds,
 }
 
 impl RecoveredJournal {
@@ -39,6 +44,7 @@ impl RecoveredJournal {
         disk: Arc<dyn Disk>,
         root: &Path,
         origin: &Origin,
+        holds: Holds,
     ) -> Result<Self, StoreError> {
         let directory = root.join(DIRECTORY);
         let mut journal = Self {
@@ -46,6 +52,7 @@ impl RecoveredJournal {
             epoch: origin.epoch,
             segments: Vec::new(),
             end: Lsn::ZERO,
+            holds,
             disk,
             directory,
         };
@@ -68,21 +75,20 @@ impl RecoveredJournal {
         self.segments.first().map(|first| (first.start, self.end))
     }
 
-    /// The messages from `from` on, and some before it: transactions committed earlier are for the caller to skip.
-    ///
-    /// # Errors
-    /// When a file cannot be opened.
-    pub fn replay(&self, from: Lsn) -> Result<Replay, StoreError> {
-        // A segment is needed unless the next one begins at or before `from`.
-        let nexts = self.segments.iter().skip(1);
-        let skip = nexts.take_while(|next| next.start <= from).count();
-        let paths = self.segments.iter().skip(skip);
-        let paths = paths.map(|segment| self.directory.join(file_name(segment.number)));
-        Ok(Replay {
+    /// The messages from `from` on, as a reader beside the writer would find them.
+    #[cfg(test)]
+    pub(super) fn replay(&self, from: Lsn) -> Tail {
+        let extent = Extent {
+            segments: self.segments.clone().into(),
+            end: self.end,
+        };
+        let reader = JournalReader {
             disk: Arc::clone(&self.disk),
-            waiting: paths.collect(),
-            open: None,
-        })
+            directory: self.directory.clone(),
+            epoch: self.epoch,
+            extent: watch::channel(extent).1,
+        };
+        reader.tail(from)
     }
 
     /// Starts the writer, on a blocking thread of the current runtime: at the journal's end, or, where there is no
@@ -218,73 +224,4 @@ fn open(
     let length = disk.length(path).map_err(StoreError::at(path))?;
     let file = disk.open(path).map_err(StoreError::at(path))?;
     SegmentReader::open(file, length).map_err(StoreError::at(path))
-}
-
-/// What the journal holds, in stream order.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Replayed {
-    /// A message of pgoutput, as it was received. Transactions are whole; tables are described before their changes.
-    Message(Bytes),
-    /// Nothing for us lies before this position.
-    Position(Lsn),
-}
-
-/// The journal's messages, read as they are asked for.
-#[derive(Debug)]
-pub struct Replay {
-    disk: Arc<dyn Disk>,
-    waiting: VecDeque<PathBuf>,
-    open: Option<(PathBuf, SegmentReader)>,
-}
-
-impl Replay {
-    fn advance(&mut self) -> Result<Option<Replayed>, StoreError> {
-        loop {
-            if self.open.is_none() {
-                let Some(path) = self.waiting.pop_front() else {
-                    return Ok(None);
-                };
-                let (reader, header) = open(&*self.disk, &path)?;
-                if header.is_none() {
-                    return Err(StoreError::corrupt(&path, "no journal header"));
-                }
-                self.open = Some((path, reader));
-            }
-            let Some((path, reader)) = &mut self.open else {
-                continue;
-            };
-            match reader.next().map_err(StoreError::at(path))? {
-                Next::Record(record) => {
-                    return Ok(Some(match record.kind {
-                        Kind::Position => Replayed::Position(record.position),
-                        Kind::Begin | Kind::Relation | Kind::Change | Kind::Commit => {
-                            Replayed::Message(record.payload)
-                        }
-                    }));
-                }
-                Next::End => self.open = None,
-                Next::Bad => {
-                    let at = reader.offset();
-                    return Err(StoreError::corrupt(
-                        path,
-                        format!("no whole record at byte {at}"),
-                    ));
-                }
-            }
-        }
-    }
-}
-
-impl Iterator for Replay {
-    type Item = Result<Replayed, StoreError>;
-
-    /// Ends after an error.
-    fn next(&mut self) -> Option<Self::Item> {
-        let next = self.advance();
-        if next.is_err() {
-            self.open = None;
-            self.waiting.clear();
-        }
-        next.transpose()
-    }
 }

@@ -190,7 +190,8 @@ pub(super) enum Next {
 
 /// Reads a segment's records in order.
 pub(super) struct SegmentReader {
-    source: io::BufReader<Box<dyn Read + Send>>,
+    /// Buffers nothing beyond `length`: what lies there may be cut and written anew.
+    source: io::BufReader<io::Take<Box<dyn Read + Send>>>,
     /// Where the next record begins.
     offset: u64,
     length: u64,
@@ -211,7 +212,7 @@ impl SegmentReader {
         length: u64,
     ) -> io::Result<(Self, Option<SegmentHeader>)> {
         const BUFFER: usize = 1 << 20;
-        let mut source = io::BufReader::with_capacity(BUFFER, source);
+        let mut source = io::BufReader::with_capacity(BUFFER, source.take(length));
         let mut header = None;
         if length >= HEADER_LENGTH as u64 {
             let mut bytes = [0; HEADER_LENGTH];
@@ -231,7 +232,15 @@ impl SegmentReader {
         self.offset
     }
 
-    /// The next record. Nothing can be read after `End` or `Bad`.
+    /// Lets more of the file be read than before.
+    pub(super) fn extend(&mut self, length: u64) {
+        let more = length.saturating_sub(self.length);
+        let source = self.source.get_mut();
+        source.set_limit(source.limit() + more);
+        self.length += more;
+    }
+
+    /// The next record. Nothing can be read after `Bad`, or after `End` until there is more.
     pub(super) fn next(&mut self) -> io::Result<Next> {
         let left = self.length - self.offset;
         if left == 0 {

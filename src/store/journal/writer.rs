@@ -8,8 +8,10 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::file_name;
+use super::hold::Holds;
 use super::recovery::{RecoveredJournal, Segment};
 use super::segment::{Kind, MAX_PAYLOAD, SegmentHeader, encode_record};
+use super::tail::Extent;
 use crate::lsn::Lsn;
 use crate::store::StoreError;
 use crate::store::disk::{Disk, DiskFile};
@@ -66,6 +68,10 @@ pub(super) struct Writer {
     /// The same as a position of the stream.
     end: Lsn,
     durable: Lsn,
+    /// Bytes of the open segment that a reader may have: durable, and whole transactions.
+    readable: u64,
+    /// What readers still need.
+    holds: Holds,
     /// Where the open transaction's commit record begins.
     inside: Option<Lsn>,
     /// The newest description of each table on this connection, repeated at the head of every segment.
@@ -94,6 +100,8 @@ impl Writer {
             boundary: 0,
             end,
             durable: end,
+            readable: 0,
+            holds: recovered.holds,
             inside: None,
             relations: BTreeMap::new(),
             segments: Vec::new(),
@@ -180,6 +188,7 @@ impl Writer {
         cut.map_err(StoreError::at(&self.path()))?;
         self.length = self.boundary;
         self.synced = self.boundary;
+        self.readable = self.boundary;
         self.durable = self.end;
         Ok(())
     }
@@ -192,12 +201,40 @@ impl Writer {
             synced.map_err(StoreError::at(&self.path()))?;
             self.synced = self.length;
         }
+        self.readable = self.boundary;
         self.durable = self.end;
         Ok(())
     }
 
-    /// Removes the segments that hold nothing from `keep_from` on.
+    /// What a reader may have.
+    pub(super) fn extent(&self) -> Extent {
+        let mut segments = self.segments.clone();
+        if let Some(open) = segments.last_mut() {
+            open.length = self.readable;
+        }
+        Extent {
+            segments: segments.into(),
+            end: self.durable,
+        }
+    }
+
+    /// Numbers that tell one extent from another.
+    pub(super) fn extent_version(&self) -> (Lsn, Option<u64>, Option<u64>) {
+        let number = |segment: Option<&Segment>| segment.map(|segment| segment.number);
+        let segments = &self.segments;
+        (
+            self.durable,
+            number(segments.first()),
+            number(segments.last()),
+        )
+    }
+
+    /// Removes the segments that hold nothing from `keep_from` on, as far as no reader needs them.
     pub(super) fn trim(&mut self, keep_from: Lsn) -> Result<(), StoreError> {
+        let keep_from = self
+            .holds
+            .least()
+            .map_or(keep_from, |held| held.min(keep_from));
         if self.inside.is_none() && self.end <= keep_from && self.length >= self.limits.trim {
             self.rotate()?;
         }
@@ -244,6 +281,7 @@ impl Writer {
         }
         self.length = self.buffer.len() as u64;
         self.synced = 0;
+        self.readable = 0;
         self.boundary = self.length;
         self.sync()?;
         let synced = self.disk.sync_dir(&self.directory);

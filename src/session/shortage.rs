@@ -1,0 +1,106 @@
+//! An answer with fewer rows than wanted, to which the index proposed every row that can match → whether it is the answer.
+//! It is, where the index shows after the attempt what it showed before it: then nothing was missing that Postgres has.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::SessionError;
+use super::candidates::{Search, find, key_arrays};
+use super::exchange::End;
+use super::knn::{Planned, Unready, ready_index};
+use super::relay::Session;
+use crate::query::{Isolation, KnnQuery};
+
+/// Attempts that find the table changed meanwhile, before Postgres searches it all.
+pub(super) const MAX_REPEATS: u32 = 2;
+
+/// What a short answer means.
+pub(super) enum Shortage {
+    /// No other row matches.
+    Complete,
+    /// The table has changed since: another attempt, with this.
+    Changed(Search),
+    /// Nobody knows.
+    Unknown,
+    /// The client was given an error.
+    Reported,
+}
+
+impl Session {
+    /// Whether a short answer is all there is. `keys` were proposed for it, and are all of `search` that meet its filter.
+    pub(super) async fn shortage(
+        &mut self,
+        query: &KnnQuery,
+        planned: &Planned,
+        search: &Search,
+        keys: &[Bytes],
+        end: End,
+    ) -> Result<Shortage, SessionError> {
+        let Some(snapshot) = search.index.snapshot.clone() else {
+            return Ok(Shortage::Unknown);
+        };
+        if snapshot.stats().left_out > 0 {
+            return Ok(Shortage::Unknown); // rows without a vector come last, but they come
+        }
+        let definition = &planned.plan.index.definition;
+        let position = match self
+            .look_up(query, definition, &planned.subject, end)
+            .await?
+        {
+            Ok(position) => position,
+            Err(Unready::Relay(_)) => return Ok(Shortage::Unknown),
+            Err(Unready::Reported) => return Ok(Shortage::Reported),
+        };
+        let isolation = match self.facts.last(&planned.subject) {
+            // Otherwise the statement's own guards may have kept every row away.
+            Some((settings, Ok(()))) if !self.facts.wrote() => settings.isolation,
+            Some((_, Ok(()) | Err(_))) | None => return Ok(Shortage::Unknown),
+        };
+        let Some(position) = position else {
+            return Ok(Shortage::Unknown);
+        };
+        let id = search.index.definition.id;
+        let view = match self.wait_for(id, position).await? {
+            Ok(view) => view,
+            Err(Unready::Relay(_)) => return Ok(Shortage::Unknown),
+            Err(Unready::Reported) => return Ok(Shortage::Reported),
+        };
+        let Ok(index) = ready_index(&view, id, position) else {
+            return Ok(Shortage::Unknown);
+        };
+        if index.definition.include != search.index.definition.include {
+            return Ok(Shortage::Unknown); // the filter is about other columns
+        }
+        let same = |newer: &Arc<_>| Arc::ptr_eq(newer, &snapshot);
+        if index.snapshot.as_ref().is_some_and(same) {
+            return Ok(Shortage::Complete);
+        }
+        let newer = search.on(index);
+        if newer
+            .index
+            .snapshot
+            .as_ref()
+            .is_none_or(|snapshot| snapshot.stats().left_out > 0)
+        {
+            return Ok(Shortage::Unknown);
+        }
+        let proposed = keys_of(keys);
+        let found = find(&newer, proposed).await;
+        if found.is_some_and(|found| found.exhausted && key_arrays(&found, &newer) == keys) {
+            return Ok(Shortage::Complete); // what changed are other rows
+        }
+        Ok(match isolation {
+            Some(Isolation::ReadCommitted) => Shortage::Changed(newer),
+            // Postgres goes on seeing what it saw.
+            Some(Isolation::RepeatableRead | Isolation::Serializable) | None => Shortage::Unknown,
+        })
+    }
+}
+
+/// How many keys binary arrays of them hold.
+fn keys_of(keys: &[Bytes]) -> usize {
+    let count = keys.first().and_then(|array| array.get(12..16));
+    let count = count.and_then(|count| count.try_into().ok());
+    count.map_or(0, |count| u32::from_be_bytes(count) as usize)
+}
