@@ -34,13 +34,13 @@ end;
 create or replace function rektor.column_names(index_id bigint) returns name[]
 language sql stable
 set search_path = pg_catalog, pg_temp
-begin atomic
+as $$
     select case when bool_and(a.attnum is not null and not a.attisdropped) then array_agg(a.attname order by u.place) end
     from rektor.index i
     cross join unnest(i.column_numbers) with ordinality as u (number, place)
     left join pg_attribute a on a.attrelid = i.relation and a.attnum = u.number
     where i.id = index_id and i.numbered_for = i.relation::oid and i.numbered_in = i.xmin::text::bigint;
-end;
+$$;
 
 -- Before a row of rektor.index is written, by whichever way: it is valid, and its name is free. Runs as the owner of
 -- schema rektor, since the invoker may not see everything; ownership of the table is the row security policies' part.
@@ -56,7 +56,8 @@ declare
 begin
     if tg_op = 'UPDATE' then
         if (new.id, new.relation, new.metric) is distinct from (old.id, old.relation, old.metric)
-            or new.dimensions not in (old.dimensions, rektor.declared_dimensions(old.relation, old.column_numbers[1])) then
+            or new.dimensions not in (old.dimensions,
+                coalesce(rektor.declared_dimensions(old.relation, old.column_numbers[1]), old.dimensions)) then
             raise exception 'table, metric and dimensions of an index cannot be changed'
                 using errcode = '0A000', hint = 'Drop the index and create another one.';
         end if;

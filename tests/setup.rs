@@ -673,6 +673,13 @@ fn check_is_content_with_what_it_asked_for() {
         ));
         wire.run("select rektor.create_index('a', 'items', 'embedding', options => '{\"dimensions\": 3}')");
         succeed(&["check"], &database);
+        wire.rows("select pg_create_logical_replication_slot('rektor', 'pgoutput')");
+        let report = succeed(&["check"], &database);
+        assert!(
+            report.contains("replication slot rektor holds "),
+            "{report}"
+        );
+        wire.rows("select pg_drop_replication_slot('rektor')");
         wire.run("alter table items replica identity nothing");
         let report = text(&rektor(&["check"], &database));
         assert!(

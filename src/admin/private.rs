@@ -27,6 +27,8 @@ const SILENCE_LIMIT: Duration = Duration::from_secs(60);
 const STOP_LIMIT_SECONDS: &str = "60";
 /// A longer log is set aside when the server starts; one older log is kept.
 const MAX_LOG_BYTES: u64 = 64 << 20;
+/// How often the log's length is looked at while the server runs.
+const LOG_INTERVAL: Duration = Duration::from_secs(60);
 /// `sizeof(sockaddr_un.sun_path)` - 1.
 const MAX_SOCKET_PATH: usize = 107;
 /// Sessions beyond the clients': replication, copies, catalogue reads, and an operator.
@@ -108,6 +110,7 @@ pub struct PrivateServer {
     owner: Option<Owner>,
     cluster: PathBuf,
     sockets: SocketDirectory,
+    log: PathBuf,
 }
 
 /// Where the socket is.
@@ -155,6 +158,7 @@ impl PrivateServer {
             owner,
             cluster,
             sockets,
+            log: log_path.clone(),
         };
         let connection = server.wait_until_it_answers(&log_path).await?;
         server.prepare(connection).await?;
@@ -182,7 +186,16 @@ impl PrivateServer {
 
     /// Resolves when the server has ended without being asked to. Cancel-safe.
     pub async fn ended(&mut self) -> io::Result<ExitStatus> {
-        self.child.wait().await
+        loop {
+            tokio::select! {
+                biased;
+                ended = self.child.wait() => return ended,
+                () = tokio::time::sleep(LOG_INTERVAL) => {}
+            }
+            if let Err(error) = bound_log(&self.log, MAX_LOG_BYTES) {
+                tracing::warn!(%error, log = %self.log.display(), "the private PostgreSQL's log cannot be shortened");
+            }
+        }
     }
 
     /// Stops it as `pg_ctl stop -m fast` does, and waits for its end.
@@ -315,6 +328,16 @@ fn quote_directory(path: &Path) -> String {
     format!("\"{}\"", path.display().to_string().replace('"', "\"\""))
 }
 
+/// Sets a long log aside as a copy and empties it: the server appends to it through a descriptor of its own. A line that comes
+/// in between is lost.
+fn bound_log(path: &Path, longest: u64) -> io::Result<()> {
+    if fs::metadata(path)?.len() > longest {
+        fs::copy(path, path.with_extension("log.1"))?;
+        OpenOptions::new().write(true).truncate(true).open(path)?;
+    }
+    Ok(())
+}
+
 fn open_log(path: &Path) -> io::Result<File> {
     if fs::metadata(path).is_ok_and(|log| log.len() > MAX_LOG_BYTES) {
         fs::rename(path, path.with_extension("log.1"))?;
@@ -364,4 +387,26 @@ async fn run(program: &'static str, mut command: Command) -> Result<String, Priv
     } else {
         words
     }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_log_is_set_aside_and_goes_on() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("postgres.log");
+        let mut server = open_log(&path).unwrap();
+        io::Write::write_all(&mut server, b"one line\n").unwrap();
+        bound_log(&path, 9).unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"one line\n");
+        bound_log(&path, 8).unwrap();
+        io::Write::write_all(&mut server, b"two\n").unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"two\n");
+        assert_eq!(
+            fs::read(path.with_extension("log.1")).unwrap(),
+            b"one line\n"
+        );
+    }
 }

@@ -10,6 +10,7 @@ use tokio::time::MissedTickBehavior;
 
 use crate::catalog::IndexId;
 use crate::index::view::{SlotStatus, View};
+use crate::ingest::history::History;
 use crate::ingest::indexes::{
     CatchUpOrder, CaughtUp, CopiedIndex, CopyOrder, Indexes, KeptIndex, Replica, RestoredIndex,
     Trouble,
@@ -20,6 +21,7 @@ use crate::ingest::stopped;
 use crate::lsn::Lsn;
 use crate::store::{Hold, Holds};
 use crate::upstream::catalogue::IndexEntry;
+use crate::upstream::slot::SeenCommit;
 use crate::wal::pgoutput::Relation;
 use crate::wal::transaction::Event;
 
@@ -145,6 +147,7 @@ pub(crate) struct Marks {
     durable: AtomicU64,
     upstream: AtomicU64,
     commits: Mutex<Commits>,
+    history: Mutex<History>,
 }
 
 impl Marks {
@@ -158,8 +161,13 @@ impl Marks {
         self.commits().compare_clocks(sent, now);
     }
 
-    pub(crate) fn arrived(&self, commit: Lsn, time: i64) {
-        self.commits().arrived(commit, time);
+    pub(crate) fn arrived(&self, commit: SeenCommit) {
+        self.commits().arrived(commit.lsn, commit.time);
+        self.history().saw(commit);
+    }
+
+    pub(crate) fn history(&self) -> MutexGuard<'_, History> {
+        self.history.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Nothing that holds the lock can leave it half changed.

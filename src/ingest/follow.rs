@@ -9,6 +9,7 @@ use tokio_postgres::Config;
 
 use crate::ingest::apply::{Control, Item, Marks};
 use crate::ingest::budget::{Budget, GivenUp};
+use crate::ingest::history::{contradiction, journalled};
 use crate::ingest::queue::Queue;
 use crate::ingest::receive::{Ended, receive};
 use crate::ingest::restore::{blocking, load};
@@ -33,6 +34,8 @@ const PAUSE_MOST: Duration = Duration::from_secs(1);
 const PAUSE_STORE: Duration = Duration::from_secs(5);
 /// SQLSTATE `undefined_object`: what a stream without its publication ends with.
 const NO_PUBLICATION: &str = "42704";
+/// That, and `undefined_function`: a value came that has no binary form. (Its table is taken out of the publication.)
+const UNREADABLE: [&str; 2] = [NO_PUBLICATION, "42883"];
 
 /// What a position in the stream belongs to, and the position.
 #[derive(Clone, Debug)]
@@ -62,7 +65,7 @@ impl Epoch {
                 system.timeline, self.timeline
             ))
         } else if self.unreadable {
-            Some("the publication was dropped and made anew".into())
+            Some("the slot cannot be read any more: the publication was made anew, or had a table that cannot be sent".into())
         } else if state.lost {
             Some("upstream removed WAL that the replication slot needs".into())
         } else if state.confirmed > self.position {
@@ -155,9 +158,10 @@ impl Follower {
                         }
                         Err(error) => {
                             if let IngestError::Upstream(error) = &error
-                                && error.sqlstate() == Some(NO_PUBLICATION)
+                                && UNREADABLE.map(Some).contains(&error.sqlstate())
                             {
-                                // The slot sees the catalogue as it was: it never finds a publication that was made anew.
+                                // The slot sees the catalogue as it was: it never finds a publication that was made anew,
+                                // and always a table that has left it.
                                 current.unreadable = true;
                             }
                             error
@@ -247,8 +251,15 @@ impl Follower {
                 ..stored.clone()
             });
         }
+        if let (Some((_, journal)), Some(state)) = (&recovered, &state) {
+            let (since, seen) = journalled(journal, state.confirmed).await?;
+            self.marks.history().begin(since, seen);
+        }
         let broken = match epoch {
-            Some(epoch) => epoch.broken_by(&system, state.as_ref()),
+            Some(epoch) => match epoch.broken_by(&system, state.as_ref()) {
+                None => self.contradicted(&session, epoch, state.as_ref()).await?,
+                broken => broken,
+            },
             None => Some("nothing of this slot's stream is stored".to_owned()),
         };
         if let Some(reason) = broken {
@@ -287,6 +298,26 @@ impl Follower {
         match epoch.broken_by(&system, state.as_ref()) {
             None => Ok(stream),
             Some(reason) => Err(UpstreamError::Changed(reason).into()),
+        }
+    }
+
+    /// Why upstream's past is not the one that was followed, if so.
+    async fn contradicted(
+        &self,
+        session: &SqlSession,
+        epoch: &Epoch,
+        state: Option<&slot::SlotState>,
+    ) -> Result<Option<String>, UpstreamError> {
+        let Some(state) = state else {
+            return Ok(None); // said already
+        };
+        let (slot, marks) = (&self.slot, &self.marks);
+        let compared = contradiction(session, slot, marks, state.confirmed, epoch.position).await;
+        match compared {
+            Err(error) if UNREADABLE.map(Some).contains(&error.sqlstate()) => {
+                Ok(Some(format!("the slot cannot be read any more: {error}")))
+            }
+            compared => compared,
         }
     }
 
@@ -375,6 +406,7 @@ impl Follower {
         });
         let journal = journal.await??;
         self.start_journal(journal, position)?;
+        self.marks.history().begin(position, []);
         self.restored = true;
         self.queue.begin(Item::Begin { position, epoch }).await?;
         Ok(position)

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::index::{Changed, Place, READY_UNLINKED, RowId};
+use crate::index::{Changed, Place, RowId};
 use crate::ingest::apply::{Control, Kept};
 use crate::ingest::indexes::KeptIndex;
 use crate::ingest::stopped;
@@ -21,9 +21,10 @@ const INTERVAL: Duration = Duration::from_secs(1);
 const JOURNAL_BYTES: u64 = 256 << 20;
 /// The name of an index's graph in a generation.
 pub(crate) const GRAPH: &str = "graph";
-/// Nodes linked since the stored graph that are reason enough, once the index is linked: a restart links them again. At least
-/// so many that it could not serve at once, and an eighth, so that all writing of graphs is a few times the last one.
-const UNSTORED: u64 = READY_UNLINKED;
+/// Nodes linked since the graph was stored that are reason enough, once the linker has nearly caught up: a restart would link
+/// them again. At least so many, and an eighth, so that all writing of graphs is a few times the last one.
+const UNSTORED: u64 = 4096;
+const CAUGHT_UP: u64 = 2048;
 const UNSTORED_SHARE: u64 = 8;
 /// Pause after a generation that could not be written, most likely for want of room.
 const PAUSE: Duration = Duration::from_secs(60);
@@ -78,7 +79,7 @@ impl Known {
             let stored = self.0.get(&index.serial).map_or(0, |base| base.linked);
             let unstored = linked.saturating_sub(stored);
             if unstored > UNSTORED.max(linked / UNSTORED_SHARE)
-                && index.snapshot.stats().unlinked <= READY_UNLINKED
+                && index.snapshot.stats().unlinked <= CAUGHT_UP
             {
                 return true;
             }

@@ -14,6 +14,7 @@ mod budget;
 mod catch_up;
 mod copier;
 mod follow;
+mod history;
 mod indexes;
 mod keep;
 mod lag;
@@ -240,6 +241,7 @@ async fn supervise(
         controls: controls.clone(),
         requests,
         kept,
+        complaint: None,
         stop: stopping.clone(),
     };
     tasks.spawn(async {

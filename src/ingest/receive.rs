@@ -13,6 +13,7 @@ use crate::ingest::stopped;
 use crate::lsn::{Lsn, Progress};
 use crate::store::{Entry, Journal, Room, StoreError};
 use crate::upstream::UpstreamError;
+use crate::upstream::slot::SeenCommit;
 use crate::upstream::walsender::{ReplicationStream, StatusSender};
 use crate::wal::pgoutput::{LogicalMessage, ReplicationMessage};
 use crate::wal::transaction::{Event, Transactions};
@@ -167,16 +168,12 @@ impl Receiver<'_> {
                 self.upstream = self.upstream.max(end);
                 let message = LogicalMessage::decode(payload.clone())?;
                 let entry = Entry::of(&message, payload);
+                let begun = SeenCommit::of(&message);
                 let event = self.transactions.feed(message);
                 let event = event.map_err(|error| UpstreamError::Protocol(error.to_string()))?;
-                if let Some(Event::Begin {
-                    commit_lsn,
-                    commit_time,
-                    ..
-                }) = &event
-                {
+                if let Some(begun) = begun {
                     self.marks.compare_clocks(sent, SystemTime::now());
-                    self.marks.arrived(*commit_lsn, *commit_time);
+                    self.marks.arrived(begun);
                 }
                 self.held = event.map(|event| Held {
                     what: What::Event(event),

@@ -28,6 +28,8 @@ pub(crate) struct Watcher {
     pub(crate) requests: watch::Receiver<CatalogueRequest>,
     /// Bytes of WAL that are kept for the slot.
     pub(crate) kept: watch::Sender<u64>,
+    /// Why mending has failed last.
+    pub(crate) complaint: Option<String>,
     pub(crate) stop: watch::Receiver<bool>,
 }
 
@@ -86,7 +88,7 @@ impl Watcher {
     }
 
     async fn look(
-        &self,
+        &mut self,
         session: &mut Option<SqlSession>,
         xids: &[u32],
     ) -> Result<Vec<IndexEntry>, UpstreamError> {
@@ -103,9 +105,18 @@ impl Watcher {
             return Ok(catalogue.indexes);
         }
         match mend(session).await {
-            Ok(done) => done.iter().for_each(|line| tracing::warn!("{line}")),
-            // What is to be mended is shown by the index itself; the next reading tries again.
-            Err(error) => tracing::warn!(%error, "the catalogue cannot be mended"),
+            Ok(done) => {
+                self.complaint = None;
+                done.iter().for_each(|line| tracing::warn!("{line}"));
+            }
+            // What is to be mended is shown by the index itself; the next reading tries again, and says it only once.
+            Err(error) => {
+                let error = error.to_string();
+                if self.complaint.as_ref() != Some(&error) {
+                    tracing::warn!(error, "the catalogue cannot be mended");
+                }
+                self.complaint = Some(error);
+            }
         }
         Ok(read_indexes(session, &[]).await?.indexes)
     }

@@ -1,10 +1,13 @@
 //! The replication slot: what state it is in, whether it may be used, and whom its creation waits for.
 //! Never takes a slot that someone else uses.
 
+use bytes::Bytes;
+
 use crate::index::view::SlotStatus;
 use crate::lsn::Lsn;
 use crate::upstream::UpstreamError;
 use crate::upstream::sql::SqlSession;
+use crate::wal::pgoutput::LogicalMessage;
 
 /// A slot of that name exists.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -91,6 +94,68 @@ pub async fn give_up(
     let sql = include_str!("../../sql/ingest_slot_drop.sql");
     client.execute(sql, &[&slot]).await?;
     Ok(())
+}
+
+/// A transaction of the stream. No two histories of a cluster have the same one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SeenCommit {
+    /// Where its commit record begins.
+    pub lsn: Lsn,
+    /// Its number.
+    pub xid: u32,
+    /// When it was committed, in microseconds since 2000-01-01.
+    pub time: i64,
+}
+
+impl SeenCommit {
+    /// Of the message that it begins with.
+    #[must_use]
+    pub fn of(message: &LogicalMessage) -> Option<Self> {
+        match message {
+            LogicalMessage::Begin {
+                final_lsn,
+                commit_time,
+                xid,
+            } => Some(Self {
+                lsn: *final_lsn,
+                xid: *xid,
+                time: *commit_time,
+            }),
+            LogicalMessage::Commit { .. }
+            | LogicalMessage::Relation(_)
+            | LogicalMessage::Type { .. }
+            | LogicalMessage::Origin { .. }
+            | LogicalMessage::Insert { .. }
+            | LogicalMessage::Update { .. }
+            | LogicalMessage::Delete { .. }
+            | LogicalMessage::Truncate { .. }
+            | LogicalMessage::Message { .. } => None,
+        }
+    }
+}
+
+/// The transactions that the slot, which no one may use meanwhile, would tell of a stretch of WAL.
+///
+/// # Errors
+/// When the connection fails, or the slot cannot be read.
+pub async fn commits(
+    session: &SqlSession,
+    slot: &str,
+    from: Lsn,
+    to: Lsn,
+) -> Result<Vec<SeenCommit>, UpstreamError> {
+    let sql = include_str!("../../sql/ingest_slot_commits.sql");
+    let mut commits = Vec::new();
+    for row in session
+        .client()
+        .query(sql, &[&slot, &to.to_string()])
+        .await?
+    {
+        let data: &[u8] = row.try_get(0)?;
+        let message = LogicalMessage::decode(Bytes::copy_from_slice(data))?;
+        commits.extend(SeenCommit::of(&message).filter(|seen| (from..to).contains(&seen.lsn)));
+    }
+    Ok(commits)
 }
 
 /// Which transactions run: all before the first number have ended, and none has begun that is not before the second.

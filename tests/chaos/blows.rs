@@ -142,9 +142,16 @@ impl Run<'_> {
                 self.faults.refuse(refusal, 0);
                 self.rektor.spawn();
                 wait_for("the disk to be used", REACH_LIMIT, || {
-                    (self.faults.refused() > before || self.rektor.exited().is_some()).then_some(())
+                    (self.faults.refused() > before).then_some(())
                 });
                 self.faults.accept();
+                // It may refuse to start, or come up and wait.
+                if !self.rektor.accepts() {
+                    let ended = || self.rektor.ended();
+                    let status = wait_for("the refusal to start", REACH_LIMIT, ended);
+                    assert_eq!(status.code(), Some(1), "{}", self.rektor.log());
+                    self.rektor.spawn();
+                }
             }
         }
     }

@@ -160,11 +160,13 @@ impl Ddl {
                 let held = format!(
                     "begin; lock table {name} in access exclusive mode; delete from {name} where v is null"
                 );
-                hold(database, &held, table, dice);
+                // it would wait for the lock itself
+                reindex(database, table);
+                hold(database, &held, dice, || {});
             }
             Self::OpenTransaction(table) => {
                 let held = format!("begin; update {} set tag = 'held'", table.name());
-                hold(database, &held, table, dice);
+                hold(database, &held, dice, || reindex(database, table));
             }
         }
     }
@@ -261,7 +263,7 @@ fn resize(
 }
 
 /// A transaction is open while an index on its table is copied.
-fn hold(database: &Database<'_>, held: &str, table: Table, dice: &mut Random) {
+fn hold(database: &Database<'_>, held: &str, dice: &mut Random, meanwhile: impl FnOnce()) {
     let deadline = Instant::now() + LIMIT;
     let mut wire = database.connect();
     while let Err(state) = wire.attempt(held).expect("a server that is up") {
@@ -273,7 +275,7 @@ fn hold(database: &Database<'_>, held: &str, table: Table, dice: &mut Random) {
             .expect("a server that is up")
             .unwrap();
     }
-    reindex(database, table);
+    meanwhile();
     // how long is what the test is about: some copies begin before the end, some after
     std::thread::sleep(Duration::from_millis(
         u64::try_from(dice.below(250)).unwrap(),

@@ -213,7 +213,7 @@ static void after(bool mine, int fd) {
 static bool refused(enum kind kind) {
     int error = (int)control[DISK_ERRNO];
     if (!error) return false;
-    bool concerned = error == EROFS || kind == WRITE || (error == EIO ? kind == SYNC : kind == CREATE || kind == TRUNCATE);
+    bool concerned = (error == EROFS && kind != SYNC) || kind == WRITE || (error == EIO ? kind == SYNC : kind == CREATE || kind == TRUNCATE);
     if (!concerned) return false;
     uint64_t skip = control[DISK_SKIP];
     while (skip && !atomic_compare_exchange_weak(&control[DISK_SKIP], &skip, skip - 1)) {}

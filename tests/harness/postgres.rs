@@ -299,7 +299,8 @@ impl Cluster {
         database
     }
 
-    fn empty_database(&self) -> Database<'_> {
+    /// A new database with nothing in it.
+    pub fn empty_database(&self) -> Database<'_> {
         let name = new_database_name();
         Wire::login(self.port, "postgres", "postgres").run(&format!("create database {name}"));
         Database {

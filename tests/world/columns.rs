@@ -152,3 +152,71 @@ fn dimensions_that_change() {
     world.follows();
     assert_eq!(world.value(rows), "3");
 }
+
+/// Attribute numbers are not what a dump carries: names are, and they are those of the moment.
+#[test]
+fn a_dump_is_restored_with_its_indexes() {
+    for server in SERVERS {
+        let mut world = World::of(server);
+        world.run("alter table t rename v to w");
+        world.run("alter table t rename price to v");
+        world.following.wait("the names", |view| {
+            let definition = &view.indexes.first()?.definition;
+            (definition.column.name == "w" && definition.include[0].name == "v").then_some(())
+        });
+        assert_eq!(world.value("select column_name from rektor.index"), "w");
+        let dump = world
+            .database
+            .tool("pg_dump", world.database.cluster.port)
+            .output()
+            .unwrap();
+        assert!(dump.status.success(), "{dump:?}");
+        let restored = world.database.cluster.empty_database();
+        let mut psql = restored.tool("psql", world.database.cluster.port);
+        let mut psql = psql
+            .args(["-X", "-q", "-v", "ON_ERROR_STOP=1"])
+            .stdin(std::process::Stdio::piped())
+            .stdout(std::process::Stdio::null())
+            .spawn()
+            .unwrap();
+        std::io::Write::write_all(&mut psql.stdin.take().unwrap(), &dump.stdout).unwrap();
+        assert!(psql.wait().unwrap().success());
+        let mut wire = restored.connect();
+        let numbers = "select array_agg(attnum order by attname desc) from pg_attribute where attrelid = 't'::regclass and attname in ('v', 'w')";
+        let there = wire.value(numbers);
+        assert_ne!(
+            there,
+            world.value(numbers),
+            "the restored table has no dropped columns"
+        );
+        let following =
+            crate::ingest::following::Following::try_start(&restored.url(), &restored.name)
+                .unwrap();
+        following.comes_to_agree(&mut wire, "i");
+        assert_eq!(wire.value("select column_numbers from rektor.index"), there);
+        wire.run("alter table t rename w to x");
+        following.comes_to_agree(&mut wire, "i");
+    }
+}
+
+/// What an earlier version has installed is brought up to date by another setup.
+#[test]
+fn an_older_schema_is_upgraded_by_setup() {
+    let mut world = World::of(Server::Plain);
+    world.following.stop().unwrap();
+    world.run(
+        "drop table rektor.withdrawn;
+         alter table rektor.index drop column column_numbers cascade, drop column numbered_for cascade, drop column numbered_in cascade;
+         drop function rektor.mend_columns",
+    );
+    let refused = world.following.up().unwrap_err().to_string();
+    assert!(refused.contains("run rektor setup again"), "{refused}");
+    crate::harness::Rektor::setup(&world.database);
+    assert_eq!(
+        world.value("select column_numbers from rektor.index"),
+        "{4,5}"
+    );
+    world.following.up().unwrap();
+    world.run("alter table t rename v to w");
+    world.follows();
+}

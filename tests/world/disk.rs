@@ -21,7 +21,7 @@ fn compare(rektor: &Rektor<'_>) {
         );
         (through.value(&applied) == "t").then_some(())
     });
-    let rows = direct.rows("select id::text, md5(v::text) from t order by id");
+    let rows = direct.rows("select id::text, md5(v::text) from t order by t.id");
     let mut got = through.rows(&format!(
         "select id::text, md5(v::text) from t order by v <-> '[0,0,0]' limit {}",
         rows.len()
@@ -30,6 +30,31 @@ fn compare(rektor: &Rektor<'_>) {
     assert_eq!(rows, got);
     let count = "select rows from rektor.stat_indexes where index_name = 'i'";
     assert_eq!(through.value(count), rows.len().to_string());
+}
+
+/// What an operator can read once all is well again.
+fn told(rektor: &Rektor<'_>) {
+    let row = rektor.connect().rows(
+        "select error, last_error like '%os error%', last_error_at between now() - interval '10 minutes' and now(), wal_status,
+             retained_bytes >= 0, lag_seconds >= 0, (select lag_seconds >= 0 from rektor.stat_indexes)
+         from rektor.stat_replication",
+    );
+    let row: Vec<_> = row[0].iter().map(|value| value.as_deref()).collect();
+    let t = Some("t");
+    assert_eq!(row, [None, t, t, Some("reserved"), t, t, t]);
+    let (_, page) = rektor.http("/metrics");
+    for line in [
+        "rektor_slot_retained_wal_bytes ",
+        "rektor_slot_wal_status{status=\"reserved\"} 1",
+        "rektor_replication_lag_seconds ",
+        "rektor_index_lag_seconds{index=\"public.i\"} ",
+        "rektor_last_error_timestamp_seconds ",
+    ] {
+        assert!(
+            page.lines().any(|other| other.starts_with(line)),
+            "{line} in\n{page}"
+        );
+    }
 }
 
 fn confirmed(wire: &mut Wire, rektor: &Rektor<'_>, lsn: &str) -> bool {
@@ -94,6 +119,7 @@ fn a_disk_that_refuses_stops_acknowledgements_and_nothing_else() {
             (rektor.http("/readyz").0 == 200).then_some(())
         });
     }
+    told(&rektor);
     // And nothing of it is wrong on disk.
     rektor.kill();
     rektor.up();

@@ -122,6 +122,7 @@ fn a_table_that_inherits_or_cannot_be_sent_is_no_longer_served() {
         world.follows();
         // A value of such an array would end the stream of every table.
         world.run("alter table t add bad aclitem[]");
+        world.run("update t set bad = array[makeaclitem(10, 10, 'select', false)] where id = 20");
         world.wait_failed("cannot be replicated");
         world.run("alter table t drop bad");
         world.follows();

@@ -4,12 +4,10 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-#[cfg(test)]
 use tokio::sync::watch;
 
 use super::hold::Holds;
 use super::segment::{Kind, Next, SegmentHeader, SegmentReader, was_durable_beyond};
-#[cfg(test)]
 use super::tail::{Extent, JournalReader, Tail};
 use super::{DIRECTORY, Journal, file_name, number_of};
 use crate::lsn::Lsn;
@@ -76,8 +74,8 @@ impl RecoveredJournal {
     }
 
     /// The messages from `from` on, as a reader beside the writer would find them.
-    #[cfg(test)]
-    pub(super) fn replay(&self, from: Lsn) -> Tail {
+    #[must_use]
+    pub fn replay(&self, from: Lsn) -> Tail {
         let extent = Extent {
             segments: self.segments.clone().into(),
             end: self.end,
