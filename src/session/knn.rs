@@ -340,7 +340,7 @@ impl Session {
                 Attempt::TooLarge => return self.exact(claim).await,
                 Attempt::Short(replies) if found.exhausted && repeats < MAX_REPEATS => {
                     let end = end_of(&replies);
-                    let shortage = self.shortage(query, planned, &search, &keys, end).await?;
+                    let shortage = self.shortage(query, planned, &search, end).await?;
                     first = false;
                     repeats += 1;
                     match shortage {

@@ -1,12 +1,11 @@
 //! An answer with fewer rows than wanted, to which the index proposed every row that can match → whether it is the answer.
-//! It is, where the index shows after the attempt what it showed before it: then nothing was missing that Postgres has.
+//! It is, where the index shows the same after the attempt as before it: then the table did not change between, and Postgres
+//! saw no row that was not proposed.
 
 use std::sync::Arc;
 
-use bytes::Bytes;
-
 use super::SessionError;
-use super::candidates::{Search, find, key_arrays};
+use super::candidates::Search;
 use super::exchange::End;
 use super::knn::{Planned, Unready, ready_index};
 use super::relay::Session;
@@ -28,13 +27,12 @@ pub(super) enum Shortage {
 }
 
 impl Session {
-    /// Whether a short answer is all there is. `keys` were proposed for it, and are all of `search` that meet its filter.
+    /// Whether a short answer is all there is, all rows of `search` that meet its filter having been proposed.
     pub(super) async fn shortage(
         &mut self,
         query: &KnnQuery,
         planned: &Planned,
         search: &Search,
-        keys: &[Bytes],
         end: End,
     ) -> Result<Shortage, SessionError> {
         let Some(snapshot) = search.index.snapshot.clone() else {
@@ -76,31 +74,10 @@ impl Session {
         if index.snapshot.as_ref().is_some_and(same) {
             return Ok(Shortage::Complete);
         }
-        let newer = search.on(index);
-        if newer
-            .index
-            .snapshot
-            .as_ref()
-            .is_none_or(|snapshot| snapshot.stats().left_out > 0)
-        {
-            return Ok(Shortage::Unknown);
-        }
-        let proposed = keys_of(keys);
-        let found = find(&newer, proposed).await;
-        if found.is_some_and(|found| found.exhausted && key_arrays(&found, &newer) == keys) {
-            return Ok(Shortage::Complete); // what changed are other rows
-        }
         Ok(match isolation {
-            Some(Isolation::ReadCommitted) => Shortage::Changed(newer),
+            Some(Isolation::ReadCommitted) => Shortage::Changed(search.on(index)),
             // Postgres goes on seeing what it saw.
             Some(Isolation::RepeatableRead | Isolation::Serializable) | None => Shortage::Unknown,
         })
     }
-}
-
-/// How many keys binary arrays of them hold.
-fn keys_of(keys: &[Bytes]) -> usize {
-    let count = keys.first().and_then(|array| array.get(12..16));
-    let count = count.and_then(|count| count.try_into().ok());
-    count.map_or(0, |count| u32::from_be_bytes(count) as usize)
 }

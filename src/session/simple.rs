@@ -154,10 +154,7 @@ impl Session {
             first = false;
             if found.exhausted && repeats < MAX_REPEATS {
                 repeats += 1;
-                match self
-                    .shortage(query, planned, &search, &keys, End::Sync)
-                    .await?
-                {
+                match self.shortage(query, planned, &search, End::Sync).await? {
                     Shortage::Complete => {
                         self.rewrites.hints(shape).enough(candidates);
                         self.simple_give(&replies);

@@ -609,7 +609,7 @@ const QUERIES: &[&str] = &[
 ];
 
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum Protocol {
+pub(super) enum Protocol {
     Simple,
     Text,
     Binary,
@@ -624,7 +624,7 @@ fn literal(value: &str) -> String {
     }
 }
 
-fn messages(protocol: Protocol, sql: &str, parameters: &[&str]) -> (Vec<u8>, usize) {
+pub(super) fn messages(protocol: Protocol, sql: &str, parameters: &[&str]) -> (Vec<u8>, usize) {
     // a driver declares no more parameters than the statement has
     let used = (1..=parameters.len())
         .filter(|n| sql.contains(&format!("${n}")))
@@ -691,7 +691,7 @@ fn answers_are_exact(server: Server, protocol: Protocol) {
 }
 
 /// Searches so wide that they miss nothing: these tests compare answers, not recall.
-fn widen(pair: &mut Pair, server: Server) {
+pub(super) fn widen(pair: &mut Pair, server: Server) {
     if server.has_pgvector() {
         pair.query("load 'vector'");
     }
