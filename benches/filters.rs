@@ -12,10 +12,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rektor::catalog::{IndexOptions, RowKey};
+use rektor::catalog::{Comparison, IndexOptions, RowKey, ValueKind};
 use rektor::index::{
-    ColumnChange, Comparison, Constant, Filter, IndexSpec, RowChange, Snapshot, ValueKind,
-    VectorChange, Writer,
+    ColumnChange, Constant, Filter, IndexSpec, RowChange, Snapshot, VectorChange, Writer,
 };
 use rektor::lsn::Lsn;
 use rektor::vector::{Dim, Metric, Vector};
@@ -37,8 +36,6 @@ struct Data {
     rows: Vec<Vec<f32>>,
     /// Of each query to each row.
     distances: Vec<Vec<f64>>,
-    /// Of each row, for each column: where it comes in that column's order, 0 to 1.
-    places: [Vec<f64>; 2],
 }
 
 fn main() {
@@ -96,12 +93,12 @@ fn main() {
                 column,
                 vec![constant.range(ValueKind::Float4, comparison).unwrap()],
             );
-            let of = &data.places[column];
+            let of = &values[column];
             let meets = |row: usize| {
                 if upwards {
-                    of[row] <= share
+                    of[row] <= bound
                 } else {
-                    of[row] >= 1.0 - share
+                    of[row] >= bound
                 }
             };
             let (took, recall) = measured(&data, &queries, &filter, &meets);
@@ -147,15 +144,6 @@ fn build(rows: Vec<Vec<f32>>, values: &[Vec<f32>; 2], queries: &[Vec<f32>]) -> D
     while snapshot.stats().unlinked > 0 {
         std::thread::sleep(Duration::from_millis(5));
     }
-    let places = values.each_ref().map(|values| {
-        let mut order: Vec<usize> = (0..values.len()).collect();
-        order.sort_by(|a, b| values[*a].total_cmp(&values[*b]));
-        let mut places = vec![0.0; values.len()];
-        for (place, row) in order.into_iter().enumerate() {
-            places[row] = (place as f64 + 0.5) / values.len() as f64;
-        }
-        places
-    });
     let distance = |query: &[f32]| {
         let distances = rows.iter().map(|row| Metric::Cosine.distance(query, row));
         distances.collect()
@@ -164,7 +152,6 @@ fn build(rows: Vec<Vec<f32>>, values: &[Vec<f32>; 2], queries: &[Vec<f32>]) -> D
         snapshot,
         distances: queries.iter().map(|query| distance(query)).collect(),
         rows,
-        places,
     }
 }
 

@@ -1,6 +1,10 @@
 //! What Rektor knows of the upstream catalogue: tables, columns, keys and index definitions, as plain checked data.
 //! Never reads them itself (`upstream` does) and never holds a row's values except as an encoded key.
 
+mod value;
+
+pub use value::{Comparison, ValueKind};
+
 use std::fmt;
 
 use serde::{Deserialize, Serialize};

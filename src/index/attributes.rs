@@ -8,7 +8,8 @@
 
 use std::sync::Arc;
 
-use super::ordinal::{Ordinal, ValueKind};
+use super::ordinal::Ordinal;
+use crate::catalog::ValueKind;
 
 /// Rows of a page: copying one for a changed row (8 KiB) stays below a microsecond.
 const PAGE_ROWS: usize = 1_024;

@@ -1,7 +1,8 @@
 //! A constant of a condition, as text or in binary form → the ordinals of a column's values that are equal to it, at most it
 //! and at least it. Pure. What it cannot read as PostgreSQL surely would, it does not read: the condition is then not used.
 
-use super::ordinal::{Ordinal, ValueKind, numeric_text};
+use super::ordinal::{Ordinal, numeric_text};
+use crate::catalog::{Comparison, ValueKind};
 
 /// A constant with the type that it has in the statement.
 #[derive(Clone, Debug, PartialEq)]
@@ -33,21 +34,6 @@ pub(crate) struct Bounds {
     high: Ordinal,
     /// Exactly the values equal to the constant have the ordinal `low` = `high`.
     exact: bool,
-}
-
-/// How a column's value is compared with a constant.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Comparison {
-    /// `=`
-    Equal,
-    /// `<`
-    Less,
-    /// `<=`
-    AtMost,
-    /// `>`
-    Greater,
-    /// `>=`
-    AtLeast,
 }
 
 const MICROSECONDS_A_DAY: i64 = 86_400_000_000;

@@ -11,9 +11,13 @@ use crate::vector::Vector;
 /// A row that the rarest condition names costs about this much of a code's distance before it is compared.
 const NAMING: f64 = 0.5;
 /// A distance of the walk costs as much as so many of a scan, which fetches codes in order and ahead.
-const WALK_RATIO: f64 = 3.0;
+const WALK_RATIO: f64 = 4.0;
 /// Distances that the walk computes for each candidate that it weighs.
 const DISTANCES: f64 = 14.0;
+
+/// The margin of kept candidates beyond those asked for falls with this power of the share of rows that meet the filter:
+/// each stands for the more rows that were weighed (0.5 kept recall at .973 where none filtered was .970).
+const SPARING: f64 = 0.8;
 
 /// What a filter does to a search, for `EXPLAIN`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -92,8 +96,7 @@ impl Snapshot {
         let (live, k, ef) = (self.live().max(1) as f64, k as f64, ef.max(k) as f64);
         let share = (rows as f64 / live).clamp(1.0 / live, 1.0);
         let scan = matcher.entries() as f64 * NAMING + rows as f64;
-        // With more rows behind each kept one, fewer need be kept for the same recall.
-        let kept = k + (ef - k) * share.sqrt();
+        let kept = k + (ef - k) * share.powf(SPARING);
         let walk = kept / share * DISTANCES * WALK_RATIO;
         let flat = self.spec().options.method == Method::Flat;
         let walks = !flat && walk < scan && kept < rows as f64;

@@ -5,11 +5,10 @@ use std::sync::Arc;
 
 use super::faiss::GraphImage;
 use super::keys::Place;
-use super::ordinal::ValueKind;
 use super::pages::Bitmap;
 use super::writer::MOST_LEFT_OUT;
 use super::{ColumnChange, IndexError, IndexSpec, LeftOut, Snapshot, Writer, record};
-use crate::catalog::RowKey;
+use crate::catalog::{RowKey, ValueKind};
 use crate::lsn::Lsn;
 use crate::vector::{Metric, Vector};
 

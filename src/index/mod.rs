@@ -48,13 +48,13 @@ mod tests;
 pub mod view;
 mod writer;
 
-pub use constant::{Comparison, Constant};
+pub use constant::Constant;
 pub use faiss::{GraphImage, GraphSource};
 pub use filter::Filter;
 pub use filtered::FilterCost;
 pub use keys::Place;
 pub use loader::{Changed, Loader};
-pub use ordinal::{Ordinal, ValueKind};
+pub use ordinal::Ordinal;
 pub use snapshot::{Found, Neighbor, RowId, Snapshot, Stats};
 pub use writer::{
     ColumnChange, LeftOut, LeftOutRow, LeftOutView, Outcome, RowChange, VectorChange, Writer,

@@ -8,10 +8,9 @@ use super::faiss::Rows;
 use super::keys::{KeyMap, Place};
 use super::linker::Linker;
 use super::loader::Changed;
-use super::ordinal::ValueKind;
 use super::pages::Records;
 use super::{IndexError, IndexSpec, Snapshot, record};
-use crate::catalog::{IndexOptions, RowKey};
+use crate::catalog::{IndexOptions, RowKey, ValueKind};
 use crate::lsn::Lsn;
 use crate::vector::{Metric, Vector};
 

@@ -9,7 +9,7 @@ use pg_query::protobuf::{
 
 use super::knn::{column_of, column_ref};
 use super::parse;
-use crate::index::{Comparison, ValueKind};
+use crate::catalog::{Comparison, ValueKind};
 
 /// Most conditions that are used.
 const MAX_CONDITIONS: usize = 32;

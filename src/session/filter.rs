@@ -2,8 +2,8 @@
 //! What it cannot read as Postgres surely does, it leaves out: Postgres applies every condition to the rows proposed.
 
 use super::messages::{BindBody, Format};
-use crate::catalog::{IncludeColumn, IndexDefinition};
-use crate::index::{Comparison, Constant, Filter, Ordinal, ValueKind};
+use crate::catalog::{Comparison, IncludeColumn, IndexDefinition, ValueKind};
+use crate::index::{Constant, Filter, Ordinal};
 use crate::query::{KnnQuery, MAX_VALUES, Operand, OperandValue, Test};
 
 /// `unknown`: as if no type were declared.

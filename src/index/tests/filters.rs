@@ -7,7 +7,7 @@ use proptest::prelude::*;
 
 use super::super::*;
 use super::{Clusters, key, linked_with, wait_until};
-use crate::catalog::{Method, RowKey};
+use crate::catalog::{Comparison, Method, RowKey, ValueKind};
 use crate::lsn::Lsn;
 use crate::vector::Vector;
 

@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 
 use super::replica::{Replica, Trouble, commit_of};
 use super::{CaughtUp, KeptIndex};
-use crate::catalog::{IncludeColumn, IndexDefinition, KeyColumn, VectorColumn};
+use crate::catalog::{IncludeColumn, IndexDefinition, KeyColumn, ValueKind, VectorColumn};
 use crate::index::view::{IndexState, Phase};
-use crate::index::{Changed, IndexSpec, LeftOutView, READY_UNLINKED, Snapshot, ValueKind};
+use crate::index::{Changed, IndexSpec, LeftOutView, READY_UNLINKED, Snapshot};
 use crate::ingest::lag::Commits;
 use crate::lsn::Lsn;
 use crate::store::Chunks;

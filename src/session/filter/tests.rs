@@ -115,7 +115,11 @@ fn constants_are_read_as_the_columns_type() {
     );
     same(
         "t = any ('{a,\"b \\\\\\\" c\",\" \"}')",
-        equals(4, ValueKind::Text, &[text("a"), text("b \\\" c"), text(" ")]),
+        equals(
+            4,
+            ValueKind::Text,
+            &[text("a"), text("b \\\" c"), text(" ")],
+        ),
     );
     same("b", equals(7, ValueKind::Bool, &[Constant::Bool(true)]));
     same(
