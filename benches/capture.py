@@ -144,7 +144,7 @@ def backfill(arguments, primary, rektor, dimensions, rows):
             started = time.perf_counter()
             subprocess.run(psql, check=True, stdout=subprocess.DEVNULL)
             figures["psql"].append(time.perf_counter() - started)
-            output = subprocess.run(decoder, check=True, capture_output=True, text=True).stdout.split()
+            output = subprocess.run(decoder, check=True, stdout=subprocess.PIPE, text=True).stdout.split()
             assert int(output[0]) == rows
             figures["decoded"].append(float(output[1]))
             started, name = time.perf_counter(), f"{table}_faiss_{number}"

@@ -26,7 +26,7 @@ async fn main() {
     let session = SqlSession::connect(&config).await.unwrap();
     let relation = session
         .client()
-        .query_one("select $1::text::regclass::oid", &[table])
+        .query_one("select ('public.' || $1::text)::regclass::oid", &[table])
         .await
         .unwrap()
         .get(0);

@@ -17,25 +17,31 @@ import psycopg
 import trial
 
 
+def around(random, centres, count):
+    """Vectors near some centres, as embeddings lie."""
+    chosen = centres[random.integers(0, len(centres), count)]
+    return chosen + 0.4 * random.standard_normal(chosen.shape, dtype=np.float32)
+
+
 def literal(vector):
     return "[" + ",".join(f"{x:.6g}" for x in vector) + "]"
 
 
-def write_on(url, dimensions, stop):
+def write_on(url, centres, stop):
     random = np.random.default_rng(2)
     with psycopg.connect(url, autocommit=True) as direct:
         first = 10_000_000
         while not stop.is_set():
-            trial.copy_rows(direct, "copy late from stdin", first, random.standard_normal((20, dimensions), np.float32))
+            trial.copy_rows(direct, "copy late from stdin", first, around(random, centres, 20))
             first += 20
             time.sleep(0.005)
 
 
-def measure(direct, connection, random, first, commits, dimensions, pause):
+def measure(direct, connection, random, centres, first, commits, pause):
     """Milliseconds until each commit was found, and of the same search afterwards."""
     waits, plain = [], []
     for number in range(first, first + commits):
-        vector = random.standard_normal(dimensions, np.float32)
+        vector = around(random, centres, 1)[0]
         sql = f"select id from late order by v <-> '{literal(vector)}' limit 1"
         direct.execute("insert into late values (%s, %s::vector)", [number, literal(vector)])
         committed = time.perf_counter()
@@ -43,12 +49,14 @@ def measure(direct, connection, random, first, commits, dimensions, pause):
         connection.execute(f"set rektor.min_lsn = '{position}'")
         found = connection.execute(sql).fetchone()
         waits.append((time.perf_counter() - committed) * 1000)
-        assert found == (number,), f"{found} instead of {number}"
+        missed = found != (number,)
         again = time.perf_counter()
         direct.execute("select pg_current_wal_lsn()::text").fetchone()
         connection.execute(f"set rektor.min_lsn = '{position}'")
-        connection.execute(sql).fetchone()
+        found = connection.execute(sql).fetchone()
         plain.append((time.perf_counter() - again) * 1000)
+        # A row that no walk finds is a matter of recall; one that is found a moment later was not there in time.
+        assert not missed or found != (number,), f"row {number} was answered for before it was there"
         time.sleep(pause)
     return waits, plain
 
@@ -69,19 +77,20 @@ def main():
         trial.wait("rektor", rektor.is_ready)
         with primary.connect() as direct, rektor.connect() as connection:
             direct.execute(f"create table late (id integer primary key, v vector({arguments.dimensions}))")
-            rows = random.standard_normal((20_000, arguments.dimensions), np.float32)
+            centres = random.standard_normal((200, arguments.dimensions), dtype=np.float32)
+            rows = around(random, centres, 20_000)
             trial.copy_rows(direct, "copy late from stdin", 0, rows)
             rektor.create_index(connection, "create index late_faiss on late using faiss (v vector_l2_ops)", "late_faiss")
-            measure(direct, connection, random, 20_000, 20, arguments.dimensions, 0)
+            measure(direct, connection, random, centres, 20_000, 20, 0)
             before = rektor.metric('rektor_knn_statements_total{way="nominate"}')
             print(f"{'milliseconds':<44}" + "".join(f"{name:>9}" for name in ("p50", "p95", "p99", "most")))
-            idle, plain = measure(direct, connection, random, 1_000_000, arguments.commits, arguments.dimensions, 0.02)
+            idle, plain = measure(direct, connection, random, centres, 1_000_000, arguments.commits, 0.02)
             line("idle: commit to answer", idle)
             line("idle: the same, nothing to wait for", plain)
             stop = multiprocessing.Event()
-            writer = multiprocessing.Process(target=write_on, args=(primary.url, arguments.dimensions, stop))
+            writer = multiprocessing.Process(target=write_on, args=(primary.url, centres, stop))
             writer.start()
-            loaded, plain = measure(direct, connection, random, 2_000_000, arguments.commits, arguments.dimensions, 0)
+            loaded, plain = measure(direct, connection, random, centres, 2_000_000, arguments.commits, 0)
             stop.set()
             writer.join()
             line("under load: commit to answer", loaded)

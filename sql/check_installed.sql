@@ -21,8 +21,12 @@ with publication as (
         select t.name, exists (
             select from pg_catalog.pg_publication_rel r join publication p on p.oid = r.prpubid where r.prrelid = t.oid)
         from (select oid, name from indexed union all select 'rektor.index'::regclass, 'rektor.index') as t
-        where exists (select from publication)
+        where exists (select from publication) and not exists (select from rektor.withdrawn w where w.relation = t.oid)
     ) as p (name, published)
+    union all
+    select 3, false, format('%s is out of publication rektor, so that its updates and deletes work: %s', t.name, w.reason),
+        '-- it comes back by itself once that is mended, while Rektor runs'
+    from indexed t join rektor.withdrawn w on w.relation = t.oid
     union all
     select 4, false, format('publication rektor publishes %s with a row filter or a column list', name),
         format('ALTER PUBLICATION rektor DROP TABLE ONLY %1$s; ALTER PUBLICATION rektor ADD TABLE ONLY %1$s;', name)

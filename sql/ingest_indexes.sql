@@ -119,7 +119,12 @@ left join lateral (
     select array_agg(t.relid::oid order by t.relid) as oids,
         array_agg(coalesce(pg_relation_filenode(t.relid), 0) order by t.relid) as files,
         -- a transaction's id reads as an OID, which drivers know
-        array_agg(case when h.xmin <> y.xmin then h.xmin::text::oid end order by t.relid) as attached
+        -- Created and attached by one transaction: attaching writes the columns anew, in the same command.
+        array_agg(
+            case when h.xmin <> y.xmin or exists (
+                select from pg_attribute a
+                where a.attrelid = t.relid and a.attnum > 0 and a.xmin = h.xmin and a.cmin::text::bigint >= h.cmin::text::bigint
+            ) then h.xmin::text::oid end order by t.relid) as attached
     from pg_partition_tree(c.oid) t
     join pg_inherits h on h.inhrelid = t.relid
     join pg_type y on y.typrelid = t.relid

@@ -32,7 +32,10 @@ from json_to_recordset(rektor.stat_setting('rektor.stat_indexes')) as s (
     lag_bytes bigint,
     memory_bytes bigint,
     error text,
-    lag_seconds double precision
+    lag_seconds double precision,
+    fetched_rows bigint,
+    mended_rows bigint,
+    audit_age interval
 );
 comment on view rektor.stat_indexes is 'One row an index: what it holds, where it is on its way, how far it is behind';
 

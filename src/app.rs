@@ -233,6 +233,7 @@ impl App {
             database: server.database,
             slot: config.slot.clone(),
             view: ingest.view.clone(),
+            verify: ingest.verify,
             max_connections: config.max_connections,
             allow_trust: config.allow_trust,
             counters: Arc::clone(&counters),

@@ -28,7 +28,12 @@
 //! - Rows come from Postgres, in the client's own session: the index only nominates keys. No right is checked here.
 //! - Readers hold one immutable snapshot; there is one writer. Nothing of a transaction is visible before its commit.
 //! - `session` never sees the writer, `ingest` never sees a client: a `watch` channel of views lies between them.
+//! - The primary comes first: a table whose publication breaks its own writes leaves it, a slot that holds too much WAL is given
+//!   up. What the stream does not tell is found by reading the catalogue; a past that cannot be shown to be the one that was
+//!   followed means new copies.
 //! - What upstream is told is durable is durable: `flush` never runs ahead of the disk.
+//! - The stream waits for the journal's disk alone. An index that falls behind, is new, or is hit by a huge transaction reads the
+//!   durable journal on a thread of its own and serves its last snapshot meanwhile; the others go on.
 //! - The pure modules do no I/O and never panic on what comes from outside. `unsafe` lives in `index/faiss` alone.
 pub mod admin;
 pub mod app;

@@ -6,7 +6,7 @@
 //! what was not synced; SIGTERM; SIGSTOP; PostgreSQL stopped fast and immediate; backends terminated, connections cut; a disk that
 //! is full, broken or read-only for a moment; a slot dropped; stored files emptied, flipped, cut.
 //!
-//! The long run, all servers in turn until there were so many kills in total:
+//! The long run, all servers at once until there were so many kills in total:
 //! `REKTOR_CHAOS_KILLS=1000 cargo test --release --test integration chaos::long -- --ignored --exact --nocapture`.
 //! Replay: `REKTOR_CHAOS_SEED` (printed by each run), `REKTOR_CHAOS_ROUNDS`, with the test of that server. A schedule is replayed
 //! exactly; what several writers do at once comes out a little differently each time.
@@ -145,7 +145,8 @@ impl<'a> Run<'a> {
         self.tally.rounds += 1;
         if std::env::var_os("REKTOR_CHAOS_KILLS").is_some() {
             eprintln!(
-                "round {number}: {} kills in all, {} ms, {plan:?}",
+                "{:?} round {number}: {} kills in all, {} ms, {plan:?}",
+                self.database.cluster.server,
                 self.tally.kills,
                 started.elapsed().as_millis()
             );
@@ -311,10 +312,17 @@ fn long() {
     let kills = from_environment("REKTOR_CHAOS_KILLS", 1000) as u64;
     let seed = from_environment("REKTOR_CHAOS_SEED", SEED);
     let started = Instant::now();
+    let share = kills.div_ceil(Server::ALL.len() as u64);
+    let tallies: Vec<(Server, Tally)> = std::thread::scope(|scope| {
+        let runs: Vec<_> = Server::ALL
+            .into_iter()
+            .enumerate()
+            .map(|(n, server)| scope.spawn(move || (server, run(server, seed + n, 0, share))))
+            .collect();
+        runs.into_iter().map(|run| run.join().unwrap()).collect()
+    });
     let mut total = 0;
-    for (n, server) in Server::ALL.into_iter().enumerate() {
-        let share = kills.div_ceil(Server::ALL.len() as u64);
-        let tally = run(server, seed + n, 0, share);
+    for (server, tally) in tallies {
         total += tally.kills;
         println!("{server:?}: {tally:#?}");
         for (call, fired) in &tally.fired {

@@ -7,6 +7,7 @@
     unreachable_pub
 )]
 
+mod audit;
 mod bad_input;
 mod chaos;
 mod harness;

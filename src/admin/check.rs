@@ -98,9 +98,16 @@ async fn examine(
     ask(&connection, SERVER, Some(slot), points).await?;
     points.push(replication(database).await);
     if connection.installed().await? {
-        points.push(Point::well("schema rektor is installed"));
-        ask(&connection, INSTALLED, None, points).await?;
-        tables(&connection, points).await?;
+        if connection.current().await? {
+            points.push(Point::well("schema rektor is installed"));
+            ask(&connection, INSTALLED, None, points).await?;
+            tables(&connection, points).await?;
+        } else {
+            points.push(Point::failing(
+                "schema rektor is of an older version of Rektor",
+                "rektor setup --upstream …\n-- or, by someone with the rights: rektor setup --print | psql …",
+            ));
+        }
     } else {
         points.push(Point::failing(
             "schema rektor is not installed",

@@ -95,6 +95,18 @@ impl Connection {
         Ok(text)
     }
 
+    /// Whether schema rektor, which is there, is this version's.
+    pub async fn current(&self) -> Result<bool, AdminError> {
+        self.client
+            .query_one(
+                "select to_regprocedure('rektor.mend_columns()') is not null",
+                &[],
+            )
+            .await
+            .map(|row| row.get(0))
+            .map_err(|e| failed("looking at schema rektor", &e))
+    }
+
     /// Whether schema rektor is there.
     pub async fn installed(&self) -> Result<bool, AdminError> {
         self.client

@@ -6,7 +6,7 @@ use tokio_postgres::error::SqlState;
 use super::{AdminError, Connection, failed, one_line};
 
 /// The parts in the order in which they rest on each other.
-const PARTS: [&str; 8] = [
+const PARTS: [&str; 9] = [
     include_str!("../../sql/schema.sql"),
     include_str!("../../sql/checks.sql"),
     include_str!("../../sql/publication.sql"),
@@ -14,6 +14,7 @@ const PARTS: [&str; 8] = [
     include_str!("../../sql/functions.sql"),
     include_str!("../../sql/ddl.sql"),
     include_str!("../../sql/stat.sql"),
+    include_str!("../../sql/verify.sql"),
     include_str!("../../sql/distance.sql"),
 ];
 

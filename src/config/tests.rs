@@ -147,3 +147,33 @@ fn a_connection_string_becomes_a_database() {
     let twice = Database::new("postgres://u:other@h/d", Some(&file)).unwrap_err();
     assert!(!twice.to_string().contains("secret") && !twice.to_string().contains("other"));
 }
+
+#[test]
+fn sizes_of_wal_are_postgres_sizes() {
+    for (text, bytes) in [
+        (None, Some(64 << 30)),
+        (Some("-1"), None),
+        (Some("512MB"), Some(512 << 20)),
+        (Some(" 2 TB"), Some(2 << 40)),
+        (Some("100"), Some(100 << 20)),
+        (Some("1048576kB"), Some(1 << 30)),
+    ] {
+        assert_eq!(wal_size(text).unwrap(), bytes, "{text:?}");
+    }
+    for text in [
+        "",
+        "0",
+        "63MB",
+        "64 mb",
+        "1PB",
+        "-2",
+        "99999999999TB",
+        "1.5GB",
+    ] {
+        let error = wal_size(Some(text)).unwrap_err().to_string();
+        assert!(
+            error.starts_with("max_slot_wal: ") && !error.contains('\n'),
+            "{error}"
+        );
+    }
+}

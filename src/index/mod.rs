@@ -57,7 +57,8 @@ pub use loader::{Changed, Loader};
 pub use ordinal::Ordinal;
 pub use snapshot::{Found, Neighbor, RowId, Snapshot, Stats};
 pub use writer::{
-    ColumnChange, LeftOut, LeftOutRow, LeftOutView, Outcome, RowChange, VectorChange, Writer,
+    ColumnChange, Comparison, LeftOut, LeftOutRow, LeftOutView, Outcome, RowChange, VectorChange,
+    Writer,
 };
 
 use crate::catalog::IndexOptions;

@@ -2,7 +2,7 @@
 //! Immutable; a change is a new view.
 
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use crate::catalog::{IndexDefinition, IndexId};
 use crate::index::Snapshot;
@@ -49,6 +49,19 @@ pub struct IndexState {
     pub left_out_changes: u64,
     /// When the oldest commit was made that arrived and is not in the snapshot, by this machine's clock.
     pub behind_since: Option<SystemTime>,
+    /// What comparing it with its table found.
+    pub audit: Audit,
+}
+
+/// What comparing an index with its table found, since the start of this process.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Audit {
+    /// Rows fetched by key because a change in the stream did not carry all of them.
+    pub fetched: u64,
+    /// Rows that were not as in the table, and were put right.
+    pub mended: u64,
+    /// When the last comparison of all keys ended.
+    pub audited_at: Option<SystemTime>,
 }
 
 /// The replication slot, as upstream's catalogue has it.
@@ -107,4 +120,43 @@ impl View {
     pub fn index(&self, id: IndexId) -> Option<&Arc<IndexState>> {
         self.indexes.iter().find(|index| index.definition.id == id)
     }
+}
+
+/// What comparing all of an index with its table found.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Verification {
+    /// Rows of the table.
+    pub rows_table: u64,
+    /// Rows that a search can find.
+    pub rows_index: u64,
+    /// Rows without an indexable vector.
+    pub left_out: u64,
+    /// Rows that the index lacked.
+    pub missing: u64,
+    /// Rows that the table did not have.
+    pub extra: u64,
+    /// Rows with another vector or INCLUDE value than in the table.
+    pub differing: u64,
+    /// Rows that changed each time they were looked at: nothing can be said of them.
+    pub unsettled: u64,
+    /// The comparison holds as of this position.
+    pub lsn: Lsn,
+    /// The share of the ten nearest rows that a search finds, over a sample of the index's own rows; `None` for too few rows.
+    pub recall: Option<f64>,
+    /// How long it took.
+    pub took: Duration,
+}
+
+/// Why an index cannot be compared with its table.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum VerifyError {
+    /// It is not complete yet, or was given up meanwhile.
+    #[error("index is not complete: {0}")]
+    NotComplete(String),
+    /// Others wait already.
+    #[error("other indexes are being verified")]
+    Busy,
+    /// Upstream could not be read, or the stream does not flow.
+    #[error("index cannot be compared with its table: {0}")]
+    Failed(String),
 }

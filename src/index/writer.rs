@@ -85,6 +85,19 @@ pub enum Outcome {
     Unknown,
 }
 
+/// How what the index has of a key compares with what it should have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Comparison {
+    /// The same, in every bit.
+    Same,
+    /// The index lacks the row.
+    Missing,
+    /// The index has a row that should not be.
+    Extra,
+    /// Its vector or an INCLUDE value is another.
+    Differing,
+}
+
 /// pgvector's limits of `m`; the shim's lists have room for twice the largest.
 const M: RangeInclusive<u16> = 2..=100;
 /// pgvector's limits of `ef_construction`.
@@ -186,6 +199,64 @@ impl Writer {
                 self.keys = KeyMap::default();
                 Ok(Outcome::Removed)
             }
+        }
+    }
+
+    /// Whether the index has a row of that key, findable or not.
+    #[must_use]
+    pub fn knows(&self, key: &RowKey) -> bool {
+        self.place(key.as_bytes()).is_some()
+    }
+
+    /// How the index compares with what it would be after `change`, as far as that tells it: what is unchanged there is not
+    /// compared.
+    ///
+    /// # Errors
+    /// When the change does not fit the index's definition.
+    pub fn compare(&self, change: &RowChange) -> Result<Comparison, IndexError> {
+        let (key, vector, include) = match change {
+            RowChange::Upsert {
+                key,
+                vector,
+                include,
+                ..
+            } => (key, vector, include),
+            RowChange::Delete { key } => {
+                return Ok(if self.knows(key) {
+                    Comparison::Extra
+                } else {
+                    Comparison::Same
+                });
+            }
+            RowChange::Truncate => {
+                return Err(IndexError::Engine("no row to compare with".to_owned()));
+            }
+        };
+        let Some(place) = self.place(key.as_bytes()) else {
+            return Ok(Comparison::Missing);
+        };
+        let old = self.record(place);
+        let same_vector = match vector {
+            VectorChange::Unchanged => true,
+            VectorChange::LeftOut(reason) => self.is_left_out(place, *reason),
+            VectorChange::Set(vector) => match self.check(vector, Some(place)) {
+                NewVector::Kept(_) => true,
+                NewVector::Stored(_) => false,
+                NewVector::LeftOut(reason) => self.is_left_out(place, reason),
+            },
+        };
+        let new = record::encode(Some(old), key.as_bytes(), include)?;
+        Ok(if same_vector && new.as_deref() == Some(old) {
+            Comparison::Same
+        } else {
+            Comparison::Differing
+        })
+    }
+
+    fn is_left_out(&self, place: Place, reason: LeftOut) -> bool {
+        match place {
+            Place::Row(_) => false,
+            Place::LeftOut(slot) => self.left_out.reasons.get(slot as usize) == Some(&reason),
         }
     }
 

@@ -1,8 +1,7 @@
 //! Events of the stream, and what the other tasks found out → indexes → one published `View` a commit. One thread owns all
 //! of it. Never shows a transaction before its commit, and never applies one twice.
 
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::{mpsc, oneshot, watch};
@@ -10,18 +9,17 @@ use tokio::time::MissedTickBehavior;
 
 use crate::catalog::IndexId;
 use crate::index::view::{SlotStatus, View};
-use crate::ingest::history::History;
 use crate::ingest::indexes::{
     CatchUpOrder, CaughtUp, CopiedIndex, CopyOrder, Indexes, KeptIndex, Replica, RestoredIndex,
     Trouble,
 };
-use crate::ingest::lag::Commits;
+use crate::ingest::marks::Marks;
+use crate::ingest::mending::Request;
 use crate::ingest::queue::{Passed, Whole};
 use crate::ingest::stopped;
 use crate::lsn::Lsn;
 use crate::store::{Hold, Holds};
 use crate::upstream::catalogue::IndexEntry;
-use crate::upstream::slot::SeenCommit;
 use crate::wal::pgoutput::Relation;
 use crate::wal::transaction::Event;
 
@@ -115,6 +113,8 @@ pub(crate) enum Control {
     CatchUpFailed { job: u64, error: String },
     /// What there is to store is wanted. No answer while something is applied that is not published.
     Keep(oneshot::Sender<Kept>),
+    /// Rows are fetched by key.
+    Mend(Request),
     /// A copy failed by the fault of these indexes, or of none.
     CopyFailed {
         job: u64,
@@ -140,42 +140,6 @@ pub(crate) struct CatalogueRequest {
     pub(crate) xids: Vec<u32>,
 }
 
-/// Positions that the receiving task moves and every view shows.
-#[derive(Debug, Default)]
-pub(crate) struct Marks {
-    received: AtomicU64,
-    durable: AtomicU64,
-    upstream: AtomicU64,
-    commits: Mutex<Commits>,
-    history: Mutex<History>,
-}
-
-impl Marks {
-    pub(crate) fn set(&self, received: Lsn, durable: Lsn, upstream: Lsn) {
-        self.received.store(received.as_u64(), Ordering::Relaxed);
-        self.durable.store(durable.as_u64(), Ordering::Relaxed);
-        self.upstream.store(upstream.as_u64(), Ordering::Relaxed);
-    }
-
-    pub(crate) fn compare_clocks(&self, sent: i64, now: SystemTime) {
-        self.commits().compare_clocks(sent, now);
-    }
-
-    pub(crate) fn arrived(&self, commit: SeenCommit) {
-        self.commits().arrived(commit.lsn, commit.time);
-        self.history().saw(commit);
-    }
-
-    pub(crate) fn history(&self) -> MutexGuard<'_, History> {
-        self.history.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Nothing that holds the lock can leave it half changed.
-    fn commits(&self) -> MutexGuard<'_, Commits> {
-        self.commits.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
 /// Where the applier's results go.
 #[derive(Debug)]
 pub(crate) struct Outputs {
@@ -185,6 +149,8 @@ pub(crate) struct Outputs {
     pub(crate) catalogue: watch::Sender<CatalogueRequest>,
     pub(crate) copy_wanted: watch::Sender<bool>,
     pub(crate) catch_up: mpsc::Sender<CatchUpOrder>,
+    /// An index lacks rows that are to be fetched.
+    pub(crate) rows_wanted: watch::Sender<bool>,
 }
 
 /// The write side of all indexes.
@@ -332,6 +298,7 @@ impl Applier {
                     Event::Begin { .. } | Event::Message { .. } | Event::Commit { .. } => {}
                 }
             }
+            self.indexes.applied(whole.xid);
             if redefines {
                 self.request_catalogue([whole.xid]);
             }
@@ -397,6 +364,9 @@ impl Applier {
                 }
                 return;
             }
+            Control::Mend(request) => {
+                self.indexes.mend(request, self.position);
+            }
             Control::CopyWaits(reason) => self.copy_waits = Some(reason),
             Control::CopyProgress { job, percents } => {
                 self.copy_waits = None;
@@ -446,23 +416,22 @@ impl Applier {
         let now = Instant::now();
         self.go_on_if(|puzzle| puzzle.deadline <= now);
         // Also while nothing is applied it shows how far behind it is.
-        let upstream = self.marks.upstream.load(Ordering::Relaxed);
-        if self.indexes.is_building() || self.shown.as_u64() != upstream {
+        if self.indexes.is_building() || self.shown != self.marks.upstream() {
             self.show();
         }
     }
 
     /// Publishes what there is to see.
     fn show(&mut self) {
+        self.indexes.settle(self.position, Instant::now());
         self.indexes.publish(self.position);
         let marks = Arc::clone(&self.marks);
         let mut commits = marks.commits();
-        let applied = self.indexes.applied(self.position);
-        commits.applied(applied);
+        let shown = self.indexes.shown(self.position);
+        commits.applied(shown);
         let (generation, indexes) = self.indexes.states(self.position, &commits);
-        let behind_since = commits.oldest_after(applied);
+        let behind_since = commits.oldest_after(shown);
         drop(commits);
-        let lsn = |mark: &AtomicU64| Lsn::new(mark.load(Ordering::Relaxed));
         let error = self
             .error
             .as_ref()
@@ -475,12 +444,12 @@ impl Applier {
         {
             self.last_error = Some((error.as_str().into(), SystemTime::now()));
         }
-        self.shown = lsn(&self.marks.upstream);
+        self.shown = self.marks.upstream();
         self.outputs.view.send_replace(Arc::new(View {
             generation,
-            received: lsn(&self.marks.received),
-            durable: lsn(&self.marks.durable),
-            upstream: lsn(&self.marks.upstream).max(self.position),
+            received: self.marks.received(),
+            durable: self.marks.durable(),
+            upstream: self.marks.upstream().max(self.position),
             streaming: self.streaming,
             error: error.cloned(),
             last_error: self.last_error.clone(),
@@ -491,11 +460,15 @@ impl Applier {
         }));
         self.outputs
             .applied
-            .send_if_modified(|before| std::mem::replace(before, applied) != applied);
+            .send_if_modified(|before| std::mem::replace(before, shown) != shown);
     }
 
     /// Passes on what the indexes need from the other tasks.
     fn ask(&mut self) {
+        let lacking = self.indexes.wants_rows();
+        self.outputs
+            .rows_wanted
+            .send_if_modified(|before| std::mem::replace(before, lacking) != lacking);
         if self.indexes.take_suspicion() {
             self.request_catalogue([]);
         }

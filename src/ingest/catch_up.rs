@@ -18,6 +18,8 @@ use crate::wal::transaction::{Event, Transactions};
 
 /// Orders that wait for their thread to start.
 pub(crate) const ORDERS: usize = 16;
+/// Orders that are carried out at a time: each computes on a thread of its own.
+const THREADS: usize = 8;
 /// Between two publications while there is more to read. Publishing costs, and nobody waits for what is long past.
 const PUBLISH_INTERVAL: Duration = Duration::from_millis(200);
 /// Changes after which what was applied is shown to the engine's linker, which works on it while reading goes on.
@@ -50,7 +52,7 @@ pub(crate) async fn run(
             biased;
             () = stopped(&mut stop) => break,
             Some(ended) = tasks.join_next() => log(ended),
-            order = orders.recv() => match order {
+            order = orders.recv(), if tasks.len() < THREADS => match order {
                 Some(order) => {
                     tasks.spawn(carry_out(order, controls.clone(), journal.clone(), stop.clone()));
                 }
@@ -331,6 +333,11 @@ impl CatchUp {
             let before = before.iter_mut().find(|state| state.id == id);
             let (before, more) =
                 before.map_or((None, 0), |state| (state.published.take(), state.left_out));
+            if !replica.lacking.is_empty() {
+                // Nothing of it may be shown; it is fetched when the index follows the stream.
+                *left_out += more;
+                continue;
+            }
             let applied = replica.point.max(self.position);
             let published = if replica.dirty {
                 (replica.dirty, *unlinked) = (false, 0);

@@ -7,9 +7,10 @@ use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, watch};
 use tokio_postgres::Config;
 
-use crate::ingest::apply::{Control, Item, Marks};
+use crate::ingest::apply::{Control, Item};
 use crate::ingest::budget::{Budget, GivenUp};
 use crate::ingest::history::{contradiction, journalled};
+use crate::ingest::marks::Marks;
 use crate::ingest::queue::Queue;
 use crate::ingest::receive::{Ended, receive};
 use crate::ingest::restore::{blocking, load};
@@ -375,7 +376,19 @@ impl Follower {
         let stored = self.directory.origin().map_or(0, |origin| origin.epoch);
         self.epochs = self.epochs.max(stored) + 1;
         let epoch = self.epochs;
-        blocking(&self.directory, Directory::clear).await??;
+        let origin = Origin {
+            system_id: system.system_id,
+            timeline: system.timeline,
+            database: system.database.clone(),
+            slot: self.slot.clone(),
+            epoch,
+        };
+        // First what a full disk refuses: a slot that nobody can read would hold WAL.
+        let cleared = blocking(&self.directory, move |directory| {
+            directory.clear()?;
+            directory.adopt(&origin).map(drop)
+        });
+        cleared.await??;
         let creation =
             replication.create_slot(&self.slot, SlotKind::Permanent, SlotSnapshot::Nothing);
         let created = while_telling(creation, session, &self.slot, |blockers| {
@@ -393,18 +406,7 @@ impl Follower {
             }
         });
         let position = created.await?.consistent_point;
-        let origin = Origin {
-            system_id: system.system_id,
-            timeline: system.timeline,
-            database: system.database.clone(),
-            slot: self.slot.clone(),
-            epoch,
-        };
-        let journal = blocking(&self.directory, move |directory| {
-            directory.adopt(&origin)?;
-            directory.journal()
-        });
-        let journal = journal.await??;
+        let journal = blocking(&self.directory, Directory::journal).await??;
         self.start_journal(journal, position)?;
         self.marks.history().begin(position, []);
         self.restored = true;

@@ -4,7 +4,7 @@
 
 use std::collections::VecDeque;
 
-use crate::ingest::apply::Marks;
+use crate::ingest::marks::Marks;
 use crate::lsn::Lsn;
 use crate::store::{RecoveredJournal, Replayed, StoreError};
 use crate::upstream::UpstreamError;

@@ -2,6 +2,7 @@
 //! No I/O and no clock of its own. Never shows a part of a transaction.
 
 mod jobs;
+mod mend;
 mod one;
 mod replica;
 
@@ -13,6 +14,7 @@ use crate::catalog::{IndexId, RelationId};
 use crate::index::view::{Generation, IndexState};
 use crate::index::{Changed, LeftOutView, Snapshot, Writer};
 use crate::ingest::lag::Commits;
+use crate::ingest::mending::Recent;
 use crate::lsn::Lsn;
 use crate::store::{Chunks, Holds};
 use crate::upstream::catalogue::{IndexEntry, Shape};
@@ -47,6 +49,10 @@ pub(crate) struct Indexes {
     halted: Option<String>,
     /// Something was seen that only reading the catalogue can explain.
     suspicious: bool,
+    /// Watches of keys so far.
+    watches: u64,
+    /// What may be applied here and not visible upstream.
+    recent: Recent,
 }
 
 /// What an earlier process had stored of an index.
@@ -58,11 +64,19 @@ pub(crate) struct RestoredIndex {
     pub(crate) former: Shape,
     pub(crate) writer: Writer,
     /// The files that it came from.
-    pub(crate) chunks: Chunks,
+    pub(crate) files: Files,
     /// Commits whose record is before this are in it.
     pub(crate) point: Lsn,
     /// The same, to be served.
     pub(crate) snapshot: Arc<Snapshot>,
+}
+
+/// The files that an index was made from.
+#[derive(Debug)]
+pub(crate) struct Files {
+    pub(crate) chunks: Chunks,
+    /// Nodes of the graph among them.
+    pub(crate) linked: u64,
 }
 
 /// A complete index, to be stored.
@@ -78,7 +92,7 @@ pub(crate) struct KeptIndex {
     /// Places that were written since this was asked last.
     pub(crate) changed: Changed,
     /// When it is asked first: the files that it came from, if it came from files.
-    pub(crate) stored: Option<Chunks>,
+    pub(crate) stored: Option<Files>,
 }
 
 impl Indexes {
@@ -165,6 +179,7 @@ impl Indexes {
     /// What was stored is taken over, and catches up with the stream from the journal. The rest is copied.
     pub(crate) fn restore(&mut self, restored: Vec<RestoredIndex>, epoch: u64) {
         self.following = true;
+        self.recent.continues();
         self.jobs.clear();
         self.orders.clear();
         let job = self.next_job();
@@ -191,7 +206,7 @@ impl Indexes {
                 beside: Some(Beside::of(&mut replica)),
             };
             let mut live = Live::new(index.entry.clone(), place, self.serials);
-            (live.snapshot, live.stored) = (Some(made.snapshot), Some(made.chunks));
+            (live.snapshot, live.stored) = (Some(made.snapshot), Some(made.files));
             index.live = Some(live);
             (index.want, index.filling) = (Want::Nothing, None);
             replicas.push(replica);
@@ -213,13 +228,6 @@ impl Indexes {
         let lives = self.all.values_mut();
         let lives = lives.filter_map(|index| index.live.as_mut());
         lives.map(|live| live.kept(position)).collect()
-    }
-
-    /// Everything before this position is in every index that serves, when everything before `position` was passed on.
-    pub(crate) fn applied(&self, position: Lsn) -> Lsn {
-        let lives = self.all.values().filter_map(|index| index.live.as_ref());
-        let applied = lives.map(|live| live.applied(position));
-        applied.min().map_or(position, |least| least.min(position))
     }
 
     /// Time has passed: failed copies are tried again.

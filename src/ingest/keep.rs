@@ -55,11 +55,8 @@ impl Known {
             let base = self.0.entry(index.serial).or_default();
             base.changed.merge(&index.changed);
             index.changed = Changed::default();
-            if let Some(chunks) = index.stored.take() {
-                base.chunks = Some(chunks);
-                // Nobody sees its snapshot before all that was stored of its graph is in it.
-                let graph = index.snapshot.graph();
-                base.linked = graph.map_or(0, |graph| u64::from(graph.nodes()));
+            if let Some(files) = index.stored.take() {
+                (base.chunks, base.linked) = (Some(files.chunks), files.linked);
             }
         }
     }

@@ -4,7 +4,8 @@
 //! ```text
 //! walsender ─ receive ─▶ queue ─▶ apply (one thread, owns the writers) ─▶ watch<View>
 //!              │  ▲ status            ▲ catalogue   │ ▲ writers        │ snapshots
-//!              ▼  └─ applied, durable ┘ follow      ▼ │                ▼ keep
+//!              │  │                   │ follow      │ │   ▲ rows       │
+//!              ▼  └─ applied, durable ┘             ▼ │   └ mender     ▼ keep
 //!           journal ───────────────────────────▶ catch_up ◀──────── generations
 //!                                                   ▲ copier, restore
 //! ```
@@ -18,8 +19,12 @@ mod history;
 mod indexes;
 mod keep;
 mod lag;
+mod marks;
+mod mender;
+mod mending;
 mod projection;
 mod queue;
+mod recall;
 mod receive;
 mod restore;
 mod watch_upstream;
@@ -32,9 +37,12 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinHandle, JoinSet};
 
 use crate::index::view::View;
-use crate::ingest::apply::{Applier, CatalogueRequest, Marks, Outputs};
+use crate::ingest::apply::{Applier, CatalogueRequest, Outputs};
 use crate::ingest::budget::Budget;
 use crate::ingest::follow::Follower;
+use crate::ingest::marks::Marks;
+use crate::ingest::mender::Mender;
+pub use crate::ingest::mender::VerifyRequest;
 use crate::ingest::queue::{QUEUE_ITEMS, Queue};
 use crate::ingest::watch_upstream::Watcher;
 use crate::lsn::Lsn;
@@ -48,6 +56,8 @@ use crate::upstream::{Disposition, UpstreamError, slot};
 const STATE: &str = "state";
 /// Messages between the tasks: each waits for the applier after one.
 const CONTROLS: usize = 16;
+/// Verifications that wait for their turn.
+const VERIFICATIONS: usize = 16;
 /// How long opening a connection may take, where the connection string says nothing.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -112,6 +122,8 @@ impl IngestError {
 pub struct Ingest {
     /// All indexes, as of the last commit.
     pub view: watch::Receiver<Arc<View>>,
+    /// Takes indexes to be compared with their tables.
+    pub verify: mpsc::Sender<VerifyRequest>,
     /// Ends after shutdown, when everything is joined and the slot is free; or with what only a person can mend.
     pub task: JoinHandle<Result<(), IngestError>>,
 }
@@ -141,8 +153,9 @@ pub async fn start(
         }
     }
     let (publish, view) = watch::channel(Arc::new(first));
-    let task = tokio::spawn(supervise(settings, directory, publish, shutdown));
-    Ok(Ingest { view, task })
+    let (verify, asked) = mpsc::channel(VERIFICATIONS);
+    let task = tokio::spawn(supervise(settings, directory, publish, asked, shutdown));
+    Ok(Ingest { view, verify, task })
 }
 
 async fn preflight(settings: &IngestSettings, directory: &Directory) -> Result<(), IngestError> {
@@ -178,6 +191,7 @@ async fn supervise(
     settings: IngestSettings,
     directory: Arc<Directory>,
     view: watch::Sender<Arc<View>>,
+    asked: mpsc::Receiver<VerifyRequest>,
     mut shutdown: watch::Receiver<bool>,
 ) -> Result<(), IngestError> {
     let (stop, stopping) = watch::channel(false);
@@ -185,6 +199,7 @@ async fn supervise(
     let (controls, controlled) = mpsc::channel(CONTROLS);
     let (catalogue, requests) = watch::channel(CatalogueRequest::default());
     let (copy_wanted, wanted) = watch::channel(false);
+    let (rows_wanted, lacking) = watch::channel(false);
     let (applied, applied_changes) = watch::channel(Lsn::ZERO);
     let (trimmer, journal) = watch::channel(None);
     let (reader, readable) = watch::channel(None);
@@ -192,12 +207,19 @@ async fn supervise(
     let marks = Arc::new(Marks::default());
     let mut tasks: JoinSet<Result<(), IngestError>> = JoinSet::new();
 
+    let mender = Mender::new(
+        settings.upstream.clone(),
+        controls.clone(),
+        lacking,
+        view.subscribe(),
+    );
     let outputs = Outputs {
         view,
         applied,
         catalogue,
         copy_wanted,
         catch_up,
+        rows_wanted,
     };
     let applier = Applier::new(Arc::clone(&marks), directory.holds(), outputs);
     let applying = applier.run(queued, controlled, stopping.clone());
@@ -246,6 +268,11 @@ async fn supervise(
     };
     tasks.spawn(async {
         watcher.run().await;
+        Ok(())
+    });
+    let stop_mending = stopping.clone();
+    tasks.spawn(async {
+        mender.run(asked, stop_mending).await;
         Ok(())
     });
     tasks.spawn(async {

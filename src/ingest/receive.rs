@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
-use crate::ingest::apply::Marks;
+use crate::ingest::marks::Marks;
 use crate::ingest::queue::{Open, Passed, Queue};
 use crate::ingest::stopped;
 use crate::lsn::{Lsn, Progress};

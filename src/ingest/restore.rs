@@ -4,10 +4,10 @@
 use std::sync::Arc;
 
 use crate::index::{ColumnChange, GraphImage, IndexError, IndexSpec, Loader, Writer};
-use crate::ingest::indexes::{Difference, RestoredIndex, difference, kinds, spec};
+use crate::ingest::indexes::{Difference, Files, RestoredIndex, difference, kinds, spec};
 use crate::ingest::keep::GRAPH;
 use crate::lsn::Lsn;
-use crate::store::{Chunks, Directory, StoreError, StoredIndex};
+use crate::store::{Directory, StoreError, StoredIndex};
 use crate::upstream::catalogue::IndexEntry;
 
 /// Rows after which what was loaded is shown to the engine's linker, which works on it while loading goes on, if there is no
@@ -47,12 +47,12 @@ pub(crate) fn load(
                     continue;
                 };
                 match fill(&stored, &entry) {
-                    Ok((mut writer, chunks)) => {
+                    Ok((mut writer, files)) => {
                         tracing::info!(index = %name, rows = stored.len(), lsn = %stored.lsn, "loaded");
                         return Some(RestoredIndex {
                             snapshot: writer.publish(stored.lsn),
                             writer,
-                            chunks,
+                            files,
                             point: stored.lsn,
                             former: old.shape,
                             entry,
@@ -66,7 +66,7 @@ pub(crate) fn load(
         .collect()
 }
 
-fn fill(stored: &StoredIndex, entry: &IndexEntry) -> Result<(Writer, Chunks), LoadError> {
+fn fill(stored: &StoredIndex, entry: &IndexEntry) -> Result<(Writer, Files), LoadError> {
     let spec = spec(&entry.definition);
     let graph = graph(stored, &spec, entry)?;
     let mut loader = Loader::new(spec, graph.as_ref())?.filtered_on(kinds(&entry.definition));
@@ -86,12 +86,17 @@ fn fill(stored: &StoredIndex, entry: &IndexEntry) -> Result<(Writer, Chunks), Lo
             loader.publish(stored.lsn);
         }
     }
-    if let Some(graph) = &graph
-        && let Err(error) = loader.adopt(graph)
-    {
-        tracing::warn!(index = %entry.definition.name, %error, "all rows are linked again");
+    let mut linked = 0;
+    if let Some(graph) = &graph {
+        match loader.adopt(graph) {
+            Ok(()) => linked = u64::from(graph.nodes()),
+            Err(error) => {
+                tracing::warn!(index = %entry.definition.name, %error, "all rows are linked again");
+            }
+        }
     }
-    Ok((loader.finish(), rows.into_chunks()?))
+    let chunks = rows.into_chunks()?;
+    Ok((loader.finish(), Files { chunks, linked }))
 }
 
 /// The stored graph. Without one, or with one that is of no use, all rows are linked again: that costs only time.

@@ -4,7 +4,7 @@
 
 use super::names::{self, Nature, Scope};
 
-/// What a statement's bytes mention. The first four false: it is relayed unparsed.
+/// What a statement's bytes mention. The first five false: it is relayed unparsed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Interest {
     /// A distance operator or function: it may be a k-NN query.
@@ -13,6 +13,8 @@ pub struct Interest {
     pub ddl: bool,
     /// A name of schema `rektor`'s stat views: their settings must be fresh before it runs.
     pub stat: bool,
+    /// `verify_index`: what it tells must be found out before it runs.
+    pub verify: bool,
     /// `set_config`, an isolation level, or a statement that begins with SET, RESET, DISCARD, COMMIT, ROLLBACK, PREPARE,
     /// EXECUTE, DEALLOCATE, CALL, DO, …: its [`Effect`](super::Effect) may be more than writing.
     pub settings: bool,
@@ -24,13 +26,14 @@ impl Interest {
     /// Whether the statement has to be parsed.
     #[must_use]
     pub const fn parse(self) -> bool {
-        self.distance || self.ddl || self.stat || self.settings
+        self.distance || self.ddl || self.stat || self.verify || self.settings
     }
 
     const ALL: Self = Self {
         distance: true,
         ddl: true,
         stat: true,
+        verify: true,
         settings: true,
         writes: true,
     };
@@ -184,6 +187,7 @@ impl<'a> Scan<'a> {
             b"stat_indexes" | b"stat_progress" | b"stat_replication" | b"stat_queries" => {
                 self.found.stat = true;
             }
+            b"verify_index" => self.found.verify = true,
             b"set_config" | b"isolation" | b"snapshot" => self.found.settings = true,
             b"insert" | b"update" | b"delete" | b"merge" | b"into" | b"prepared"
             | b"constraints" => self.found.writes = true,

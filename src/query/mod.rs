@@ -11,6 +11,7 @@ pub use parse::ParseError;
 pub use plan::{Plan, plan};
 pub use reason::RelayReason;
 pub use statement::{Statement, StatementKind, analyze};
+pub use verify::{VerifiedName, verified_names};
 
 mod condition;
 mod ddl;
@@ -26,6 +27,7 @@ mod reason;
 mod splice;
 mod statement;
 mod survey;
+mod verify;
 
 #[cfg(test)]
 mod corpus;

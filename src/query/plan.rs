@@ -307,6 +307,7 @@ mod fixtures {
             applied: Lsn::default(),
             left_out_changes: 0,
             behind_since: None,
+            audit: crate::index::view::Audit::default(),
         })
     }
 

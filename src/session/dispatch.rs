@@ -14,6 +14,7 @@ use super::messages::{self, BindBody, Body, ParseBody};
 use super::pending::{Completion, Installs, Kind, Owner};
 use super::prepared::{Meaning, Portal, Prepared};
 use super::relay::Session;
+use super::verify::Then;
 use crate::query::{Effect, RelayReason};
 
 /// The client's Sync, as it comes.
@@ -56,7 +57,7 @@ impl Session {
         match frame.tag() {
             b'Q' => return self.simple_query(frame).await,
             b'P' => self.parse(&frame).await?,
-            b'B' => self.bind(frame),
+            b'B' => self.bind(frame).await?,
             b'D' => {
                 let kind = match frame.body().first() {
                     Some(b'S') => Kind::DescribeStatement,
@@ -158,11 +159,11 @@ impl Session {
         Ok((Meaning::Analysed(Arc::new(prepared)), replaced))
     }
 
-    fn bind(&mut self, frame: Frame) {
+    async fn bind(&mut self, frame: Frame) -> Result<(), SessionError> {
         let mut body = Body(frame.body());
         let (Some(portal), Some(statement)) = (body.string(), body.string()) else {
             self.forward(&frame, Some(Kind::Bind));
-            return;
+            return Ok(());
         };
         let meaning = self.book.statement(statement).cloned();
         if let Some(Meaning::Analysed(prepared)) = &meaning {
@@ -173,7 +174,13 @@ impl Session {
                     bind: frame,
                     describe: None,
                 });
-                return;
+                return Ok(());
+            }
+            if prepared.analysis.interest.verify
+                && let Some(bind) = BindBody::read(frame.body())
+                && Box::pin(self.verify_bound(prepared, &bind)).await? == Then::Reported
+            {
+                return Ok(()); // upstream skips what comes before the next Sync
             }
             if prepared.analysis.interest.stat {
                 self.send_stat(End::Flush);
@@ -182,6 +189,7 @@ impl Session {
         let portal = portal.to_vec();
         self.book.set_portal(&portal, meaning.map(Portal::Relayed));
         self.forward(&frame, Some(Kind::Bind));
+        Ok(())
     }
 
     fn is_describe_of_held(&self, frame: &Frame) -> bool {

@@ -25,16 +25,18 @@ mod shortage;
 mod simple;
 mod startup;
 mod stat;
+mod verify;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 
-use crate::index::view::View;
+use crate::catalog::IndexId;
+use crate::index::view::{Verification, VerifyError, View};
 use cancel::Cancels;
 pub use counters::{Counters, Way};
 use frame::FrameError;
@@ -56,9 +58,14 @@ pub struct Context {
     pub max_connections: usize,
     /// Whether a client from another machine may log in although upstream asks it for nothing.
     pub allow_trust: bool,
+    /// Takes indexes to be compared with their tables, each with where the answer goes.
+    pub verify: mpsc::Sender<VerifyRequest>,
     /// What was done, for telemetry.
     pub counters: Arc<Counters>,
 }
+
+/// An index to be compared with its table.
+pub type VerifyRequest = (IndexId, oneshot::Sender<Result<Verification, VerifyError>>);
 
 /// An address of upstream, without credentials: clients bring their own.
 #[derive(Clone, Debug, PartialEq, Eq)]

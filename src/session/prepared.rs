@@ -9,7 +9,7 @@ use bytes::Bytes;
 use super::explain;
 use crate::index::view::View;
 use crate::query::{
-    self, Effect, Interest, RelayReason, Statement, StatementKind, TransactionEffect,
+    self, Effect, Interest, RelayReason, Statement, StatementKind, TransactionEffect, VerifiedName,
 };
 
 /// Statements noted for one session: more are relayed.
@@ -26,6 +26,8 @@ pub(super) struct Analysis {
     pub(super) sql: String,
     /// What it mentions.
     pub(super) interest: Interest,
+    /// The indexes that it wants verified.
+    pub(super) verified: Vec<VerifiedName>,
     /// Its statements; `None` when PostgreSQL's grammar refuses it.
     pub(super) statements: Option<Vec<Statement>>,
 }
@@ -138,6 +140,10 @@ impl Analyses {
         }
         let analysis = Arc::new(Analysis {
             sql: sql.to_owned(),
+            verified: match interest.verify {
+                true => query::verified_names(sql),
+                false => Vec::new(),
+            },
             interest,
             statements: query::analyze(sql).ok(), // upstream says what is wrong with it
         });

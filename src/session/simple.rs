@@ -19,6 +19,7 @@ use super::prepared::Analysis;
 use super::relay::{Session, Transaction};
 use super::rewrite;
 use super::shortage::{MAX_REPEATS, Shortage};
+use super::verify::Then;
 use crate::query::{KnnQuery, QueryVector, RelayReason, StatementKind};
 
 /// Own statements of a simple Query: the original, for its errors, and the one that nominates.
@@ -45,6 +46,9 @@ impl Session {
             if self.transaction != Transaction::Failed && !self.executed {
                 self.send_stat(End::Sync);
             }
+        }
+        if analysis.interest.verify && self.verify_simple(&analysis).await? == Then::Reported {
+            return Ok(());
         }
         if analysis.interest.ddl {
             self.look_for_indexes(&analysis).await?;

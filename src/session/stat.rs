@@ -83,6 +83,9 @@ fn one_index(index: &IndexState, view: &View) -> Value {
         "memory_bytes": stats.map(|stats| stats.memory_bytes),
         "error": error,
         "lag_seconds": index.snapshot.as_ref().and_then(|_| view.lag_seconds(index.behind_since, now)),
+        "fetched_rows": index.audit.fetched,
+        "mended_rows": index.audit.mended,
+        "audit_age": index.audit.audited_at.map(age),
     })
 }
 
@@ -132,6 +135,13 @@ pub(super) fn name(name: &QualifiedName) -> String {
     } else {
         name.to_string()
     }
+}
+
+/// The time since a moment, as `interval` reads it.
+fn age(at: SystemTime) -> String {
+    // A clock that was set back makes it 0.
+    let since = SystemTime::now().duration_since(at).unwrap_or_default();
+    format!("{} seconds", since.as_secs())
 }
 
 fn lsn(lsn: Lsn) -> String {

@@ -89,6 +89,18 @@ mod names {
         "rektor_index_left_out_changes_total",
         "Changes whose value could not be indexed",
     );
+    pub(super) const AUDIT_FETCHED: Name = (
+        "rektor_audit_fetched_rows_total",
+        "Rows fetched by key because the stream told of them only in part",
+    );
+    pub(super) const AUDIT_MENDED: Name = (
+        "rektor_audit_mended_rows_total",
+        "Rows that were not as in their table, and were put right",
+    );
+    pub(super) const AUDIT_TIMESTAMP: Name = (
+        "rektor_audit_timestamp_seconds",
+        "When the last comparison of all keys with the table ended, since 1970; 0 before the first",
+    );
     pub(super) const SESSIONS: Name = ("rektor_sessions", "Client sessions that are open");
     pub(super) const KNN: Name = (
         "rektor_knn_statements_total",
@@ -222,6 +234,9 @@ fn indexes(page: &Page, view: &View) -> Result<(), prometheus::Error> {
     let phases = page.gauges(names::INDEX_PHASE, &["index", "phase"])?;
     let progress = page.gauges(names::INDEX_PROGRESS, &["index"])?;
     let changes = page.counters(names::INDEX_LEFT_OUT_CHANGES, &["index"])?;
+    let fetched = page.counters(names::AUDIT_FETCHED, &["index"])?;
+    let mended = page.counters(names::AUDIT_MENDED, &["index"])?;
+    let audited = page.gauges(names::AUDIT_TIMESTAMP, &["index"])?;
     for index in &view.indexes {
         let name = index.definition.name.to_string();
         let label = &[name.as_str()];
@@ -249,9 +264,18 @@ fn indexes(page: &Page, view: &View) -> Result<(), prometheus::Error> {
         {
             lag_times.get_metric_with_label_values(label)?.set(seconds);
         }
-        changes
+        let at = index.audit.audited_at;
+        let since = at.and_then(|at| at.duration_since(SystemTime::UNIX_EPOCH).ok());
+        audited
             .get_metric_with_label_values(label)?
-            .inc_by(index.left_out_changes);
+            .set(since.unwrap_or_default().as_secs_f64());
+        for (counters, value) in [
+            (&changes, index.left_out_changes),
+            (&fetched, index.audit.fetched),
+            (&mended, index.audit.mended),
+        ] {
+            counters.get_metric_with_label_values(label)?.inc_by(value);
+        }
         let (phase, done) = phase(index);
         progress.get_metric_with_label_values(label)?.set(done);
         for each in ["copying", "building", "ready", "failed"] {

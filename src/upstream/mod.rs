@@ -5,6 +5,7 @@ pub mod backfill;
 pub mod catalogue;
 mod frames;
 mod login;
+pub mod rows;
 pub mod slot;
 pub mod sql;
 pub mod walsender;

@@ -195,10 +195,18 @@ pub fn as_told(rektor: &Rektor<'_>, indexes: &[Expected]) -> Result<(), String> 
     let verifies = direct.value("select to_regproc('rektor.verify_index') is not null") == "t";
     for index in indexes {
         if verifies {
-            let found = through.rows(&format!(
+            let sql = format!(
                 "select missing, extra, differing, repaired, unsettled from rektor.verify_index('{}')",
                 index.name
-            ));
+            );
+            // The stream may be about to be resumed.
+            let found = wait_for("the comparison", AGREE_LIMIT, || {
+                match through.try_rows(&sql) {
+                    Ok(found) => Some(found),
+                    Err(error) if error.field(b'C').as_deref() == Some("55000") => None,
+                    Err(error) => panic!("{sql}: {error:?}"),
+                }
+            });
             let is_nothing = |value: &Option<String>| value.as_deref() == Some("0");
             if !found.iter().flatten().all(is_nothing) || found.len() != 1 {
                 let name = &index.name;
@@ -269,40 +277,47 @@ pub fn wait_caught_up(
 /// Waits until a generation holds every index as it was copied last: what is not stored would be copied again.
 pub fn wait_stored(rektor: &Rektor<'_>, database: &Database<'_>) {
     let mut wire = database.connect();
-    let wanted = wire.rows("select id, reindexed from rektor.index");
-    let wanted: Vec<Vec<String>> = wanted
+    let wanted = wire.rows(
+        "select id, reindexed, c.relname from rektor.index i join pg_class c on c.oid = i.relation",
+    );
+    let log = rektor.log();
+    let wanted: Vec<(String, String, u64)> = wanted
         .into_iter()
-        .map(|row| row.into_iter().flatten().collect())
+        .map(|row| {
+            let [Some(id), Some(reindexed), Some(table)] = <[_; 3]>::try_from(row).unwrap() else {
+                panic!("a NULL")
+            };
+            (id, reindexed, copied_at(&log, &table))
+        })
         .collect();
-    let points = rektor.log();
-    let points = points.lines().filter(|line| line.contains(" copied "));
-    let copied = points.filter_map(|line| {
-        line.split("point=")
-            .nth(1)?
-            .split_whitespace()
-            .next()?
-            .parse::<Lsn>()
-            .ok()
-    });
-    let copied = copied.max().unwrap_or(Lsn::ZERO);
     wait_for("the indexes to be stored", AGREE_LIMIT, || {
         let stored = newest_generation(&rektor.data_dir().join("state"))?;
-        let holds = |row: &Vec<String>| {
-            stored["indexes"]
-                .as_array()
-                .into_iter()
-                .flatten()
-                .any(|index| {
-                    let identity = index["identity"].as_str().unwrap_or_default();
-                    let identity: serde_json::Value =
-                        serde_json::from_str(identity).unwrap_or_default();
-                    index["id"].to_string() == row[0]
-                        && identity["reindexed"].to_string() == row[1]
-                        && index["lsn"].as_u64() >= Some(copied.as_u64())
-                })
+        let holds = |(id, reindexed, point): &(String, String, u64)| {
+            let mut stored = stored["indexes"].as_array().into_iter().flatten();
+            stored.any(|index| {
+                let identity = index["identity"].as_str().unwrap_or_default();
+                let identity: serde_json::Value =
+                    serde_json::from_str(identity).unwrap_or_default();
+                index["id"].to_string() == *id
+                    && identity["reindexed"].to_string() == *reindexed
+                    && index["lsn"].as_u64() >= Some(*point)
+            })
         };
         wanted.iter().all(holds).then_some(())
     });
+}
+
+/// The position of the table's last copy.
+fn copied_at(log: &str, table: &str) -> u64 {
+    let name = format!("public.{table}");
+    let copies = log
+        .lines()
+        .filter(|line| line.contains(" copied ") && line.contains(&name));
+    let last = copies.last().and_then(|line| {
+        let point = line.split("point=").nth(1)?;
+        point.split_whitespace().next()?.parse::<Lsn>().ok()
+    });
+    last.unwrap_or(Lsn::ZERO).as_u64()
 }
 
 /// The newest manifest, if it can be read just now.

@@ -40,6 +40,17 @@ const CASES: &[(&str, Outcome)] = &[
         "begin; alter table t rename v to w; alter table t rename price to v; alter table t rename w to price; commit",
         FollowsServing,
     ),
+    // the stream tells of new names before any reading of the catalogue does
+    (
+        "alter table t rename v to w; update t set w = ‹1,2,3› where id = 20; update t set price = 7 where id = 21",
+        FollowsServing,
+    ),
+    // and of names that no reading of the catalogue has seen
+    (
+        "begin; update t set price = 7 where id = 21; alter table t rename v to w; update t set w = ‹1,2,3› where id = 20;
+         alter table t rename price to v; update t set v = 3 where id = 22; commit",
+        Follows,
+    ),
     // dropped columns of the index
     ("alter table t drop v", Dropped),
     ("alter table t drop price", Dropped),
@@ -104,7 +115,10 @@ fn what_is_altered_is_followed() {
             let mut world = World::of(server);
             run(&mut world, change);
             match outcome {
-                Follows => world.follows(),
+                Follows => {
+                    world.settle();
+                    world.follows();
+                }
                 FollowsServing => {
                     world.settle();
                     assert!(world.is_the_first_copy(), "it was copied again");
@@ -195,6 +209,9 @@ fn a_dump_is_restored_with_its_indexes() {
         following.comes_to_agree(&mut wire, "i");
         assert_eq!(wire.value("select column_numbers from rektor.index"), there);
         wire.run("alter table t rename w to x");
+        following.wait("the new name", |view| {
+            (view.indexes.first()?.definition.column.name == "x").then_some(())
+        });
         following.comes_to_agree(&mut wire, "i");
     }
 }
@@ -218,5 +235,6 @@ fn an_older_schema_is_upgraded_by_setup() {
     );
     world.following.up().unwrap();
     world.run("alter table t rename v to w");
+    world.settle();
     world.follows();
 }

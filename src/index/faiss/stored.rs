@@ -211,7 +211,8 @@ impl GraphImage {
     }
 
     /// Nodes.
-    pub(super) fn nodes(&self) -> u32 {
+    #[must_use]
+    pub fn nodes(&self) -> u32 {
         u32::try_from(self.rows.len()).unwrap_or(u32::MAX) // it was read from one
     }
 

@@ -1,6 +1,8 @@
 //! The applier against a model of the table: whatever the order of transactions, of copies, of what passes by and is read from
 //! the journal, and of failures, an index that serves holds exactly the rows of the position that it claims.
 
+mod rows;
+
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
@@ -15,9 +17,11 @@ use crate::index::Writer;
 use crate::index::view::{IndexState, Phase};
 use crate::ingest::catch_up::CatchUp;
 use crate::ingest::indexes::spec;
+use crate::ingest::mending::{self, Settled};
 use crate::ingest::projection::{Projection, table_copy};
 use crate::ingest::{keep, restore};
 use crate::store::{Directory, Origin};
+use crate::upstream::rows::PgSnapshot;
 use crate::vector::{Dim, Metric, Vector, VectorType};
 use crate::wal::pgoutput::{Datum, OldTuple, RelationColumn};
 use crate::wal::transaction::{Change, RowImage};
@@ -113,6 +117,15 @@ pub(crate) fn vector(value: Option<[f32; 2]>) -> Datum {
 
 fn tuple(key: i32, row: Row) -> Vec<Datum> {
     vec![int(key), vector(row.0), int(row.1)]
+}
+
+fn row_key(key: i32) -> RowKey {
+    RowKey::from_parts([&key.to_be_bytes()[..]])
+}
+
+/// The number of a transaction of the history.
+fn xid(number: usize) -> u32 {
+    u32::try_from(number).unwrap() + 10
 }
 
 /// Endless choices out of a finite script.
@@ -256,7 +269,7 @@ fn findable(rows: Rows, metric: Metric) -> BTreeMap<RowKey, (Vec<f32>, i32)> {
     let rows = rows.into_iter().filter_map(|(key, (vector, number))| {
         let vector = vector?;
         let zero = metric == Metric::Cosine && vector == [0.0, 0.0];
-        let key = RowKey::from_parts([&key.to_be_bytes()[..]]);
+        let key = row_key(key);
         (!zero).then(|| (key, (vector.to_vec(), number)))
     });
     rows.collect()
@@ -299,10 +312,19 @@ struct Trial {
     /// The transaction that was being streamed when the copy began.
     begun: usize,
     entries: Vec<IndexEntry>,
+    /// Rows that are being fetched.
+    fetch: Option<Fetch>,
     directory: Directory,
     known: keep::Known,
     kept: u32,
     _files: tempfile::TempDir,
+}
+
+/// Keys that are watched, and the rows read, once they are, with the answer.
+struct Fetch {
+    index: IndexId,
+    order: mending::Order,
+    answer: Option<oneshot::Receiver<mending::Settled>>,
 }
 
 type Parts = (
@@ -310,6 +332,23 @@ type Parts = (
     watch::Receiver<Arc<View>>,
     mpsc::Receiver<CatchUpOrder>,
 );
+
+/// What was ordered catches up at once: there is nothing to read.
+fn join_at_once(applier: &mut Applier, orders: &mut mpsc::Receiver<CatchUpOrder>) {
+    applier.ask();
+    while let Ok(order) = orders.try_recv() {
+        let (answer, mut goal) = oneshot::channel();
+        let job = order.job;
+        applier.control(Control::Join { job, answer });
+        applier.control(Control::Joined {
+            job,
+            position: goal.try_recv().unwrap().max(order.from),
+            hold: order.hold,
+            replicas: order.replicas,
+        });
+        applier.ask();
+    }
+}
 
 /// An applier that knows nothing yet.
 fn applier(holds: Holds) -> Parts {
@@ -321,6 +360,7 @@ fn applier(holds: Holds) -> Parts {
         catalogue: watch::channel(CatalogueRequest::default()).0,
         copy_wanted: watch::channel(false).0,
         catch_up,
+        rows_wanted: watch::channel(false).0,
     };
     (Applier::new(Arc::default(), holds, outputs), view, orders)
 }
@@ -351,6 +391,7 @@ impl Trial {
             journalled: 0,
             order: None,
             begun: 0,
+            fetch: None,
             entries: vec![entry(1, Metric::L2), entry(2, Metric::Cosine)],
         };
         trial.applier.item(Item::Begin {
@@ -383,7 +424,7 @@ impl Trial {
             events,
             ..
         } = &self.history[number];
-        let whole = Whole::of(1, *commit_lsn, *end_lsn, events.clone());
+        let whole = Whole::of(xid(number), *commit_lsn, *end_lsn, events.clone());
         let item = if choices.below(4) == 0 {
             Item::Passed(whole.passed())
         } else {
@@ -490,7 +531,7 @@ impl Trial {
 
     /// What the other tasks may do at any moment; upstream is ahead of the stream, which is at transaction `number`.
     fn anything(&mut self, number: usize, choices: &mut Choices) {
-        match choices.below(12) {
+        match choices.below(16) {
             0 if self.order.is_none() => {
                 let (answer, mut order) = oneshot::channel();
                 self.applier.control(Control::CopyBegin(answer));
@@ -521,9 +562,89 @@ impl Trial {
                 self.entries[1].stamp.push('x');
                 self.redefine();
             }
+            10 => self.watch(choices),
+            11 | 12 => self.fetch(number, choices),
             _ => {}
         }
         self.check();
+    }
+
+    /// Some keys are watched from now on.
+    fn watch(&mut self, choices: &mut Choices) {
+        let index = IndexId(1 + i64::from(choices.below(2)));
+        let keys = (0..choices.below(4)).map(|_| row_key(choices.key()));
+        let keys = keys.collect();
+        let (answer, mut order) = oneshot::channel();
+        let request = Request::Watch {
+            index,
+            keys,
+            answer,
+        };
+        self.applier.control(Control::Mend(request));
+        self.fetch = order.try_recv().unwrap().ok().map(|order| Fetch {
+            index,
+            order,
+            answer: None,
+        });
+    }
+
+    /// The rows of the watched keys are read: upstream is ahead of transaction `number`, and may not show the newest commits
+    /// although they were streamed. Nothing differs, since the stream tells everything.
+    fn fetch(&mut self, number: usize, choices: &mut Choices) {
+        let Some(fetch) = &mut self.fetch else { return };
+        if let Some(answer) = &mut fetch.answer {
+            match answer.try_recv() {
+                Ok(settled) => {
+                    let Settled {
+                        missing,
+                        extra,
+                        differing,
+                        ..
+                    } = settled;
+                    assert_eq!((missing, extra, differing), (0, 0, 0));
+                    self.fetch = None;
+                }
+                Err(oneshot::error::TryRecvError::Empty) => {}
+                Err(oneshot::error::TryRecvError::Closed) => self.fetch = None,
+            }
+            return;
+        }
+        let behind = usize::try_from(choices.below(3)).unwrap();
+        let seen = (number + usize::try_from(choices.below(4)).unwrap()).saturating_sub(behind);
+        let rows = match seen.checked_sub(1).and_then(|last| self.history.get(last)) {
+            Some(last) => last.after.clone(),
+            None if seen == 0 => Rows::new(),
+            None => self.history.last().unwrap().after.clone(),
+        };
+        let entry = &fetch.order.entry;
+        let (_, relation) = table_copy(&[&entry.definition], None);
+        let projection = Projection::new(&entry.definition, &relation).unwrap();
+        let rows = rows.into_iter().map(|(key, row)| {
+            let new = vec![int(key), vector(row.0), int(row.1)];
+            let change = Change {
+                commit_lsn: Lsn::ZERO,
+                relation: Arc::clone(&relation),
+                row: RowImage::Insert { new },
+            };
+            (
+                row_key(key),
+                mending::Row::Whole(projection.change(&change).unwrap()),
+            )
+        });
+        let fetched = mending::Fetched {
+            lsn: Lsn::new(seen as u64 * 10 + 5 + u64::from(choices.below(12))),
+            snapshot: PgSnapshot::parse(&format!("1:{}:", xid(seen))).unwrap(),
+            rows: rows.collect(),
+        };
+        let (answer, settled) = oneshot::channel();
+        let request = Request::Fetched {
+            order: fetch.order.number,
+            index: fetch.index,
+            fetched,
+            answer,
+        };
+        fetch.answer = Some(settled);
+        self.applier.control(Control::Mend(request));
     }
 
     /// Stores what there is to store.
@@ -552,6 +673,7 @@ impl Trial {
         (self.applier, self.view, self.orders) = applier(self.directory.holds());
         self.order = None;
         self.readings.clear();
+        self.fetch = None;
         self.applier.item(Item::Restore {
             position: end,
             epoch: 1,

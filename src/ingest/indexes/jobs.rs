@@ -14,7 +14,7 @@ use crate::lsn::Lsn;
 use crate::store::Hold;
 
 /// Most bytes of changes kept for a writer that is about to follow the stream. If there are more, it reads on first.
-const JOINING_BYTES: usize = if cfg!(test) { 1 << 10 } else { 8 << 20 };
+const JOINING_BYTES: usize = if cfg!(test) { 1 << 10 } else { 16 << 20 };
 
 /// Something that is made.
 #[derive(Debug)]
@@ -241,6 +241,8 @@ impl Indexes {
         position: Lsn,
         epoch: u64,
     ) {
+        // Their numbers are not known here.
+        self.recent.continues();
         let number = self.next_job();
         let mut replicas = Vec::new();
         for index in self.all.values_mut() {

@@ -7,11 +7,11 @@ use std::time::{Duration, Instant};
 use super::replica::{Replica, Trouble, commit_of};
 use super::{CaughtUp, KeptIndex};
 use crate::catalog::{IncludeColumn, IndexDefinition, KeyColumn, ValueKind, VectorColumn};
-use crate::index::view::{IndexState, Phase};
+use crate::index::view::{Audit, IndexState, Phase};
 use crate::index::{Changed, IndexSpec, LeftOutView, READY_UNLINKED, Snapshot};
+use crate::ingest::indexes::Files;
 use crate::ingest::lag::Commits;
 use crate::lsn::Lsn;
-use crate::store::Chunks;
 use crate::upstream::catalogue::{IndexEntry, Partition};
 use crate::wal::pgoutput::Relation;
 use crate::wal::transaction::Event;
@@ -34,6 +34,7 @@ pub(super) struct Index {
     pub(super) percent: f32,
     pub(super) left_out: u64,
     pub(super) failures: u32,
+    pub(super) audit: Audit,
 }
 
 /// What has to happen to an index before it is as its definition says. It may serve meanwhile, if it is live.
@@ -63,8 +64,10 @@ pub(super) struct Live {
     linked: bool,
     /// Tells it from what had its definition before.
     pub(super) serial: u64,
+    /// Everything before this position is in the snapshot, while rows are lacking.
+    complete: Lsn,
     /// The files that it came from, until they are asked for.
-    pub(super) stored: Option<Chunks>,
+    pub(super) stored: Option<Files>,
 }
 
 /// Where the writer of an index is.
@@ -184,6 +187,7 @@ impl Index {
             percent: 0.0,
             left_out: 0,
             failures: 0,
+            audit: Audit::default(),
         }
     }
 
@@ -278,19 +282,21 @@ impl Index {
         match trouble {
             Trouble::Projection(_) => self.want = Want::Catalogue,
             Trouble::Engine(error) => self.fail(error.to_string(), now),
-            Trouble::UnknownRow => {}
+            Trouble::TooManyLacking => {}
         }
     }
 
     /// Gives its writer to a job that catches up from the journal, with all that was applied before `position`.
     pub(super) fn send_away(&mut self, job: u64, position: Lsn) -> Option<Replica> {
         let live = self.live.as_mut()?;
+        let applied = live.shown(position);
         match std::mem::replace(&mut live.place, Place::Nowhere) {
             Place::Here(mut replica) => {
                 replica.point = replica.point.max(position);
+                replica.watch = None; // it would not see the changes
                 live.place = Place::Away {
                     job,
-                    applied: replica.point,
+                    applied,
                     beside: (!replica.dirty).then(|| Beside::of(&mut replica)),
                 };
                 Some(replica)
@@ -328,10 +334,13 @@ impl Index {
     pub(super) fn publish(&mut self, position: Lsn) {
         if let Some(live) = &mut self.live
             && let Place::Here(replica) = &mut live.place
-            && replica.dirty
+            && replica.lacking.is_empty()
         {
-            live.snapshot = Some(replica.writer.publish(position.max(replica.point)));
-            replica.dirty = false;
+            live.complete = position.max(replica.point);
+            if replica.dirty {
+                live.snapshot = Some(replica.writer.publish(live.complete));
+                replica.dirty = false;
+            }
         }
     }
 
@@ -361,16 +370,18 @@ impl Index {
                 snapshot: None,
                 applied: Lsn::ZERO,
                 left_out_changes: self.left_out,
+                audit: self.audit,
                 behind_since: None,
             };
         };
-        let applied = live.applied(position);
+        let applied = live.shown(position);
         IndexState {
             definition: Arc::clone(&live.entry.definition),
             phase: live.phase(),
             snapshot: live.snapshot.clone(),
             applied,
             left_out_changes: self.left_out,
+            audit: self.audit,
             behind_since: commits.oldest_after(applied),
         }
     }
@@ -409,13 +420,15 @@ impl Live {
             linked: false,
             serial,
             stored: None,
+            complete: Lsn::ZERO,
         }
     }
 
-    /// Everything before this is in the snapshot, when everything before `position` was applied.
-    pub(super) fn applied(&self, position: Lsn) -> Lsn {
+    /// Everything before this position is in the snapshot, when everything before `position` is applied.
+    pub(super) fn shown(&self, position: Lsn) -> Lsn {
         match &self.place {
-            Place::Here(replica) => position.max(replica.point),
+            Place::Here(replica) if replica.lacking.is_empty() => position.max(replica.point),
+            Place::Here(_) => self.complete,
             Place::Away { applied, .. } => *applied,
             Place::Nowhere => Lsn::ZERO,
         }
@@ -447,7 +460,7 @@ impl Live {
 
     /// What there is to store of it, if it is whole. What changed is told once.
     pub(super) fn kept(&mut self, position: Lsn) -> Option<KeptIndex> {
-        let lsn = self.applied(position);
+        let lsn = self.shown(position);
         let Beside { left_out, changed } = match &mut self.place {
             Place::Here(replica) => Beside::of(replica),
             Place::Away { beside, .. } => {
@@ -472,6 +485,9 @@ impl Live {
 
     /// Takes its writer back.
     pub(super) fn take_back(&mut self, mut replica: Replica) {
+        if let Place::Away { applied, .. } = &self.place {
+            self.complete = *applied; // until all that it lacks is there
+        }
         if let Place::Away {
             beside: Some(beside),
             ..

@@ -2,11 +2,13 @@
 //! Never applies what the copy it began with already has.
 
 use std::borrow::Cow;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::one::rename;
-use crate::catalog::{IndexDefinition, IndexId};
+use crate::catalog::{IndexDefinition, IndexId, RowKey};
 use crate::index::{IndexError, Outcome, RowChange, Writer};
+use crate::ingest::mending::{MAX_LACKING, Watch};
 use crate::ingest::projection::{Projection, ProjectionError};
 use crate::lsn::Lsn;
 use crate::upstream::catalogue::{IndexEntry, Shape};
@@ -29,6 +31,10 @@ pub(crate) struct Replica {
     shapes: Vec<Shape>,
     /// Something was applied since the last publication.
     pub(crate) dirty: bool,
+    /// Keys whose rows are being compared with the table. Only while it follows the stream.
+    pub(super) watch: Option<Watch>,
+    /// Keys of rows that were told of only in part. Until they are fetched nothing new is published.
+    pub(crate) lacking: BTreeSet<RowKey>,
 }
 
 /// Why an index stopped following its table.
@@ -38,8 +44,8 @@ pub(crate) enum Trouble {
     Projection(#[from] ProjectionError),
     #[error(transparent)]
     Engine(#[from] IndexError),
-    #[error("a change leaves a value as it was, of a row that the index does not have")]
-    UnknownRow,
+    #[error("the stream tells of too many rows only in part")]
+    TooManyLacking,
 }
 
 /// The commit record of a change that concerns the index.
@@ -74,6 +80,8 @@ impl Replica {
             projection: None,
             shapes,
             dirty: true,
+            watch: None,
+            lacking: BTreeSet::new(),
         }
     }
 
@@ -118,11 +126,49 @@ impl Replica {
             }
         };
         self.dirty = true;
-        match self.writer.apply(change)? {
-            Outcome::Indexed | Outcome::Removed => Ok(false),
-            Outcome::LeftOut(_) => Ok(true),
-            Outcome::Unknown => Err(Trouble::UnknownRow),
+        if let Some(watch) = &mut self.watch {
+            watch.touch(&change);
         }
+        match self.writer.apply(change)? {
+            Outcome::Unknown => {
+                self.note_lacking(event, true)?;
+                Ok(false)
+            }
+            outcome @ (Outcome::Indexed | Outcome::Removed | Outcome::LeftOut(_)) => {
+                if !self.lacking.is_empty() {
+                    self.note_lacking(event, false)?;
+                }
+                Ok(matches!(outcome, Outcome::LeftOut(_)))
+            }
+        }
+    }
+
+    /// Takes note of what a change means for the rows that are lacking.
+    fn note_lacking(&mut self, event: &Event, lacks: bool) -> Result<(), Trouble> {
+        let Event::Change(change) = event else {
+            self.lacking.clear();
+            return Ok(());
+        };
+        match self.project(change)? {
+            RowChange::Upsert { old_key, key, .. } => {
+                if let Some(old) = old_key {
+                    self.lacking.remove(&old);
+                }
+                if lacks {
+                    self.lacking.insert(key);
+                } else {
+                    self.lacking.remove(&key);
+                }
+            }
+            RowChange::Delete { key } => {
+                self.lacking.remove(&key);
+            }
+            RowChange::Truncate => self.lacking.clear(),
+        }
+        if self.lacking.len() > MAX_LACKING {
+            return Err(Trouble::TooManyLacking);
+        }
+        Ok(())
     }
 
     /// The definition with the names that the columns had when the stream described the table like this.

@@ -8,6 +8,7 @@ fn flags(sql: &str) -> String {
         (found.distance, 'd'),
         (found.ddl, 'i'),
         (found.stat, 's'),
+        (found.verify, 'v'),
         (found.settings, 'g'),
         (found.writes, 'w'),
     ]
@@ -56,11 +57,12 @@ fn what_matters_is_seen() {
         ("REINDEX (VERBOSE) INDEX a", "iw"),
         ("DROP TABLE t", "w"),
         ("SELECT rektor.create_index('a')", "iw"),
-        ("CREATE INDEX ON t USING U&\"f\\0061iss\" (e)", "disgw"),
+        ("CREATE INDEX ON t USING U&\"f\\0061iss\" (e)", "disvgw"),
         // stat views
         ("SELECT * FROM rektor.stat_indexes", "is"),
         ("TABLE \"stat_replication\"", "s"),
         ("SELECT * FROM pg_stat_activity", ""),
+        ("SELECT * FROM Rektor.Verify_Index('i')", "ivw"),
         // settings
         ("SET rektor.recall_target = 0.9", "ig"),
         ("  \n\tset hnsw.ef_search=10", "g"),
