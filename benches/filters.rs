@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use rektor::catalog::{Comparison, IndexOptions, RowKey, ValueKind};
 use rektor::index::{
-    ColumnChange, Constant, Filter, IndexSpec, RowChange, Snapshot, VectorChange, Writer,
+    ColumnChange, Constant, Effort, Filter, IndexSpec, RowChange, Snapshot, VectorChange, Writer,
 };
 use rektor::lsn::Lsn;
 use rektor::vector::{Dim, Metric, Vector};
@@ -24,7 +24,7 @@ const SHARES: [f64; 10] = [1.0, 0.5, 0.3, 0.2, 0.1, 0.05, 0.02, 0.01, 0.001, 0.0
 /// Rows asked for, as a session asks for LIMIT 10; the nearest 10 count.
 const ASKED: usize = 13;
 const K: usize = 10;
-const EFFORT: usize = 64;
+const EFFORT: Effort = Effort::Candidates(64);
 /// Queries, the nearest held-out rows to one of them, so that a filter can follow them or avoid them.
 const QUERIES: usize = 150;
 /// Held out: every so many rows.

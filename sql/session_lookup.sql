@@ -5,6 +5,7 @@ select
     pg_catalog.current_setting('rektor.consistency', true),
     pg_catalog.current_setting('rektor.min_lsn', true),
     pg_catalog.current_setting('hnsw.ef_search', true),
+    pg_catalog.current_setting('rektor.recall_target', true),
     pg_catalog.current_setting('transaction_isolation'),
     pg_catalog.current_setting('client_encoding'),
     pg_catalog.current_setting('standard_conforming_strings'),

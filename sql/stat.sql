@@ -35,7 +35,11 @@ from json_to_recordset(rektor.stat_setting('rektor.stat_indexes')) as s (
     lag_seconds double precision,
     fetched_rows bigint,
     mended_rows bigint,
-    audit_age interval
+    audit_age interval,
+    recall_target double precision,
+    ef integer,
+    recall_estimated double precision,
+    recall_measured double precision
 );
 comment on view rektor.stat_indexes is 'One row an index: what it holds, where it is on its way, how far it is behind';
 

@@ -4,7 +4,7 @@
 use super::IndexError;
 use super::faiss::Ranked;
 use super::filter::{Filter, Matcher};
-use super::snapshot::{Found, Neighbor, RowId, Snapshot};
+use super::snapshot::{Effort, Found, Neighbor, RowId, Snapshot};
 use crate::catalog::Method;
 use crate::vector::Vector;
 
@@ -17,7 +17,7 @@ const DISTANCES: f64 = 14.0;
 
 /// The margin of kept candidates beyond those asked for falls with this power of the share of rows that meet the filter:
 /// each stands for the more rows that were weighed (0.5 kept recall at .973 where none filtered was .970).
-const SPARING: f64 = 0.8;
+const SPARING: f64 = 0.5;
 
 /// What a filter does to a search, for `EXPLAIN`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,7 +36,7 @@ struct Approach {
 }
 
 impl Snapshot {
-    /// The `k` nearest live rows that meet the filter, weighing about `ef` candidates of a search without one.
+    /// The `k` nearest live rows that meet the filter, with the effort of a search without one.
     /// Fewer than `k` come back only when fewer meet it, and some that do not meet it may come back; none is left out for a
     /// condition that cannot be used.
     ///
@@ -46,14 +46,14 @@ impl Snapshot {
         &self,
         query: &Vector,
         k: usize,
-        ef: usize,
+        effort: Effort,
         filter: &Filter,
     ) -> Result<Found, IndexError> {
         let live = self.view().live();
         let Some(matcher) = Matcher::new(filter, self.attributes(), live) else {
-            return self.search(query, k, ef);
+            return self.search_with(query, k, effort);
         };
-        let approach = self.approach(&matcher, k, ef);
+        let approach = self.approach(&matcher, k, self.candidates(effort, k));
         let mut wasted = 0;
         if let Some((kept, most)) = approach.walk {
             let allowed = |row| matcher.allows(row);
@@ -76,9 +76,9 @@ impl Snapshot {
 
     /// What the filter would do to such a search; `None` when none of its conditions can be used.
     #[must_use]
-    pub fn filter_cost(&self, k: usize, ef: usize, filter: &Filter) -> Option<FilterCost> {
+    pub fn filter_cost(&self, k: usize, effort: Effort, filter: &Filter) -> Option<FilterCost> {
         let matcher = Matcher::new(filter, self.attributes(), self.view().live())?;
-        let approach = self.approach(&matcher, k, ef);
+        let approach = self.approach(&matcher, k, self.candidates(effort, k));
         Some(FilterCost {
             rows: approach.rows,
             exact: approach.walk.is_none(),

@@ -1,12 +1,15 @@
 //! The thread that links published rows into the graph while it is searched, and rebuilds the graph when half of it is
-//! dead. One per index, owned by its writer. It never holds up the writer or a search.
+//! dead; and the thread that checks live queries. One each per index, owned by its writer. They never hold up the writer
+//! or a search.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use super::faiss::Rebuild;
+use super::dial::Dial;
+use super::faiss::{Rebuild, low_priority};
 use super::{IndexError, Snapshot};
 
 /// Rows linked before the newest snapshot is looked at again: a fraction of a second.
@@ -15,23 +18,26 @@ const BATCH: u32 = 1_024;
 const CALM: u32 = 2_048;
 /// Rows waiting from which a second thread is worth its core.
 const BACKLOG: u32 = 4_096;
-/// A graph is rebuilt when it has this many nodes and half of them are dead.
+/// A graph is rebuilt when it has this many nodes and half of them are dead …
 const REBUILD_FROM: u32 = 4_096;
+/// … or a third, if recall has come to cost this many times the effort of the graph that was measured.
+const COSTLY: f64 = 1.5;
 /// After a failure for want of memory.
 const RETRY: Duration = Duration::from_secs(1);
 
 /// At most one rebuild at a time in this process.
 static REBUILDING: AtomicBool = AtomicBool::new(false);
 
-/// Owns the thread; dropping it stops the thread and waits for its end.
+/// Owns the threads; dropping it stops them and waits for their end.
 #[derive(Debug)]
 pub(super) struct Linker {
     shared: Arc<Shared>,
-    thread: Option<JoinHandle<()>>,
+    threads: Vec<JoinHandle<()>>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Shared {
+    dial: Arc<Dial>,
     state: Mutex<State>,
     changed: Condvar,
     stop: AtomicBool,
@@ -46,18 +52,30 @@ struct State {
 }
 
 impl Linker {
-    /// Starts the thread.
-    pub(super) fn start() -> Result<Self, IndexError> {
-        let shared = Arc::new(Shared::default());
-        let its = Arc::clone(&shared);
+    /// Starts the threads.
+    pub(super) fn start(dial: Arc<Dial>) -> Result<Self, IndexError> {
+        let mut linker = Self {
+            shared: Arc::new(Shared {
+                dial,
+                state: Mutex::default(),
+                changed: Condvar::new(),
+                stop: AtomicBool::new(false),
+            }),
+            threads: Vec::new(),
+        };
+        linker.spawn("linker", Shared::run)?;
+        linker.spawn("checker", Shared::check)?;
+        Ok(linker)
+    }
+
+    fn spawn(&mut self, name: &str, work: fn(&Shared)) -> Result<(), IndexError> {
+        let shared = Arc::clone(&self.shared);
         let thread = std::thread::Builder::new()
-            .name("linker".into())
-            .spawn(move || its.run())
-            .map_err(|error| IndexError::Engine(format!("no thread to link rows: {error}")))?;
-        Ok(Self {
-            shared,
-            thread: Some(thread),
-        })
+            .name(name.into())
+            .spawn(move || shared.watched(work))
+            .map_err(|error| IndexError::Engine(format!("no thread for an index: {error}")))?;
+        self.threads.push(thread);
+        Ok(())
     }
 
     /// Hands over the newest snapshot.
@@ -79,10 +97,11 @@ impl Drop for Linker {
             let _state = self.shared.lock(); // so that the thread does not miss the notification
             self.shared.stop.store(true, Ordering::Relaxed);
         }
-        self.shared.changed.notify_one();
-        if let Some(thread) = self.thread.take() {
-            // A panic of the linker is reported where it happened; what it left is never linked into again.
-            let _panicked = thread.join();
+        self.shared.changed.notify_all();
+        self.shared.dial.stop();
+        for thread in self.threads.drain(..) {
+            // A panic was caught, and told to the dial.
+            let _ended = thread.join();
         }
     }
 }
@@ -103,6 +122,31 @@ impl Shared {
 
     fn stopped(&self) -> bool {
         self.stop.load(Ordering::Relaxed)
+    }
+
+    /// Does its work until the end; a panic of it becomes the index's failure.
+    fn watched(&self, work: fn(&Self)) {
+        let worked = std::panic::catch_unwind(AssertUnwindSafe(|| work(self)));
+        if let Err(panic) = worked {
+            let text = panic.downcast_ref::<String>().map(String::as_str);
+            let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
+            self.dial.fail(text.unwrap_or("panicked"));
+        }
+    }
+
+    /// Answers live queries exactly as well, on a thread that gives way to all others.
+    fn check(&self) {
+        low_priority();
+        while let Some(question) = self.dial.next_question() {
+            let Some(snapshot) = self.lock().newest.clone() else {
+                continue;
+            };
+            let started = Instant::now();
+            // A search that has no memory says so to whoever asked; there will be other queries to check.
+            if let Ok(missed) = snapshot.view().missed(&question) {
+                self.dial.checked(&question, missed, started.elapsed());
+            }
+        }
     }
 
     fn run(&self) {
@@ -208,10 +252,13 @@ impl Shared {
     }
 }
 
-/// Whether half of the nodes are dead.
+/// Whether so many nodes are dead that a rebuild pays.
 fn due(snapshot: &Snapshot) -> bool {
     let view = snapshot.view();
-    view.nodes() >= REBUILD_FROM && view.live().len() * 2 <= u64::from(view.nodes())
+    let (nodes, live) = (u64::from(view.nodes()), view.live().len());
+    let half = live * 2 <= nodes;
+    let third = live * 3 <= nodes * 2;
+    view.nodes() >= REBUILD_FROM && (half || third && view.dial().correction() >= COSTLY)
 }
 
 /// Threads to link with.
@@ -220,4 +267,21 @@ fn threads(waiting: u32) -> usize {
         return 1;
     }
     std::thread::available_parallelism().map_or(1, |cores| cores.get().min(2))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_thread_that_panics_is_the_failure_of_the_index() {
+        let dial: Arc<Dial> = Arc::default();
+        let mut linker = Linker::start(Arc::clone(&dial)).unwrap();
+        assert_eq!(dial.failure(), None);
+        linker.spawn("test", |_| panic!("out of order")).unwrap();
+        while dial.failure().is_none() {
+            std::thread::yield_now();
+        }
+        assert_eq!(dial.failure().as_deref(), Some("out of order"));
+    }
 }

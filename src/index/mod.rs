@@ -11,11 +11,13 @@
 //! ordinal.rs   an INCLUDE value → a number that filters compare;  constant.rs  a condition's constant → a range of them
 //! attributes.rs  ordinals by row, and rows by ordinal
 //! filter.rs    conditions → which rows may meet them;  filtered.rs  a search among those
+//! dial.rs      a wanted recall → how many candidates a search weighs
 //! linker.rs    the thread that links rows into the graph, and rebuilds it when half is dead
 //! view.rs      all indexes at one moment, as the front end sees them
 //! faiss/       memory that searches share with the writer, and the C++ shim over FAISS
 //!   rows.rs      the writer's side: vectors, which rows are live, when an id may be used again
 //!   view.rs      the rows at one moment: search, scan, link, rebuild
+//!   measure.rs   recall by effort, of rows before they are linked and of live queries
 //!   lineage.rs   one numbering of nodes, with its codes and its graph
 //!   stored.rs    a graph ↔ checked bytes
 //!   codes.rs     8-bit codes;  graph.rs  handle of a C++ graph;  store.rs  chunks that never move
@@ -33,6 +35,7 @@
 
 mod attributes;
 mod constant;
+mod dial;
 mod faiss;
 mod filter;
 mod filtered;
@@ -49,13 +52,14 @@ pub mod view;
 mod writer;
 
 pub use constant::Constant;
+pub use dial::{DEFAULT_RECALL, DialStats};
 pub use faiss::{GraphImage, GraphSource};
 pub use filter::Filter;
 pub use filtered::FilterCost;
 pub use keys::Place;
 pub use loader::{Changed, Loader};
 pub use ordinal::Ordinal;
-pub use snapshot::{Found, Neighbor, RowId, Snapshot, Stats};
+pub use snapshot::{Effort, Found, Neighbor, RowId, Snapshot, Stats};
 pub use writer::{
     ColumnChange, Comparison, LeftOut, LeftOutRow, LeftOutView, Outcome, RowChange, VectorChange,
     Writer,

@@ -4,7 +4,7 @@ use super::attributes::Attributes;
 use super::faiss::{GraphSource, Ranked, RowView};
 use super::keys::Place;
 use super::pages::Records;
-use super::{IndexError, IndexSpec, record};
+use super::{DialStats, IndexError, IndexSpec, record};
 use crate::catalog::Method;
 use crate::lsn::Lsn;
 use crate::vector::Vector;
@@ -42,6 +42,15 @@ pub struct Found {
     pub exhausted: bool,
     /// Distances computed, on codes and on stored vectors.
     pub distances: u64,
+}
+
+/// How hard a search tries.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Effort {
+    /// So many candidates are weighed.
+    Candidates(usize),
+    /// As many as it takes, by what was measured of this index, to find this share of the true nearest.
+    Recall(f64),
 }
 
 /// Sizes of an index at one moment.
@@ -124,7 +133,7 @@ impl Snapshot {
     pub fn search(&self, query: &Vector, k: usize, ef: usize) -> Result<Found, IndexError> {
         let live = self.live();
         let ef = ef.max(k);
-        if self.spec.options.method == Method::Flat || ef.saturating_mul(SCAN_RATIO) >= live {
+        if !self.walks(ef) {
             return self.search_exact(query, k);
         }
         let found = self.found(self.rows.search(query.as_slice(), k, ef)?);
@@ -133,6 +142,50 @@ impl Snapshot {
             return self.search_exact(query, k);
         }
         Ok(found)
+    }
+
+    /// Candidates that a search for `k` rows weighs.
+    #[must_use]
+    pub fn candidates(&self, effort: Effort, k: usize) -> usize {
+        match effort {
+            Effort::Candidates(candidates) => candidates,
+            Effort::Recall(recall) => self.rows.dial().effort(recall, k),
+        }
+    }
+
+    /// As [`search`](Self::search). Of those with a wanted recall some are answered exactly as well, later, by another
+    /// thread, to see what they missed.
+    ///
+    /// # Errors
+    /// As [`search`](Self::search).
+    pub fn search_with(
+        &self,
+        query: &Vector,
+        k: usize,
+        effort: Effort,
+    ) -> Result<Found, IndexError> {
+        let candidates = self.candidates(effort, k);
+        if matches!(effort, Effort::Recall(_)) && self.walks(candidates.max(k)) {
+            self.rows.dial().offer(query.as_slice(), k, candidates);
+        }
+        self.search(query, k, candidates)
+    }
+
+    /// Whether a search of that effort goes through the graph: else it compares all rows.
+    fn walks(&self, ef: usize) -> bool {
+        self.spec.options.method != Method::Flat && ef.saturating_mul(SCAN_RATIO) < self.live()
+    }
+
+    /// Why the index no longer keeps its graph up, if so: it must be made anew. As of now, of all its snapshots.
+    #[must_use]
+    pub fn failure(&self) -> Option<String> {
+        self.rows.dial().failure()
+    }
+
+    /// What is known of effort and recall.
+    #[must_use]
+    pub fn dial(&self) -> DialStats {
+        self.rows.dial().stats()
     }
 
     /// The same by an exact scan of every live row.

@@ -192,7 +192,7 @@ impl Writer {
             }
             RowChange::Truncate => {
                 // A new version: snapshots keep the old one.
-                self.rows = Rows::new(self.spec);
+                self.rows = self.rows.emptied();
                 self.records = Records::default();
                 self.attributes = self.attributes.emptied();
                 self.left_out = LeftOutRows::default();
@@ -414,7 +414,8 @@ impl Writer {
         ));
         if self.linker.is_none() && snapshot.view().nodes() >= LINKER_FROM {
             // Without a thread to be had, rows are scanned until the next try.
-            self.linker = Linker::start().ok();
+            let dial = Arc::clone(snapshot.view().dial());
+            self.linker = Linker::start(dial).ok();
         }
         if let Some(linker) = &self.linker {
             linker.see(Arc::clone(&snapshot));

@@ -412,11 +412,11 @@ impl Applier {
     }
 
     fn tick(&mut self) {
-        self.indexes.retry(Instant::now());
         let now = Instant::now();
+        let failed = self.indexes.retry(now);
         self.go_on_if(|puzzle| puzzle.deadline <= now);
         // Also while nothing is applied it shows how far behind it is.
-        if self.indexes.is_building() || self.shown != self.marks.upstream() {
+        if failed || self.indexes.is_building() || self.shown != self.marks.upstream() {
             self.show();
         }
     }

@@ -230,9 +230,20 @@ impl Indexes {
         lives.map(|live| live.kept(position)).collect()
     }
 
-    /// Time has passed: failed copies are tried again.
-    pub(crate) fn retry(&mut self, now: Instant) {
+    /// Time has passed: failed copies are tried again, and an index whose engine failed stops serving. Whether one did.
+    pub(crate) fn retry(&mut self, now: Instant) -> bool {
+        let mut failed = false;
         for index in self.all.values_mut() {
+            if let Some(error) = index
+                .live
+                .as_ref()
+                .and_then(|live| live.snapshot.as_ref()?.failure())
+            {
+                tracing::error!(index = %index.entry.definition.name, error, "the index engine failed; the index is copied again");
+                index.distrust();
+                index.fail(format!("index engine: {error}"), now);
+                failed = true;
+            }
             if let Want::Mending {
                 retry: Some(at), ..
             } = &index.want
@@ -241,6 +252,7 @@ impl Indexes {
                 index.want = Want::Copy;
             }
         }
+        failed
     }
 
     /// Makes everything applied visible, as of `position`. Only between transactions.

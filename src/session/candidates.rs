@@ -6,8 +6,8 @@ use bytes::{BufMut, Bytes, BytesMut};
 
 use super::request::Request;
 use crate::catalog::{IndexDefinition, RowKey};
-use crate::index::Found;
 use crate::index::view::IndexState;
+use crate::index::{Effort, Found};
 use crate::vector::VectorType;
 
 /// Candidates beyond k + offset, and one for each ten of those: so many may have moved upstream since they were indexed
@@ -26,7 +26,7 @@ const INLINE_CANDIDATES: usize = 400;
 pub(super) struct Search {
     pub(super) index: Arc<IndexState>,
     pub(super) request: Request,
-    pub(super) ef: usize,
+    pub(super) effort: Effort,
 }
 
 impl Search {
@@ -41,7 +41,7 @@ impl Search {
         Self {
             index,
             request: self.request.clone(),
-            ef: self.ef,
+            effort: self.effort,
         }
     }
 
@@ -63,14 +63,14 @@ pub(super) fn widest(index: &IndexState) -> usize {
 /// Searches the index; `None` when it cannot.
 pub(super) async fn find(search: &Search, candidates: usize) -> Option<Found> {
     let snapshot = Arc::clone(search.index.snapshot.as_ref()?);
-    let ef = search.ef.max(candidates);
+    let effort = search.effort;
     let (query, filter) = (&search.request.vector, &search.request.filter);
     let found = if candidates <= INLINE_CANDIDATES {
-        snapshot.search_filtered(query, candidates, ef, filter)
+        snapshot.search_filtered(query, candidates, effort, filter)
     } else {
         let (query, filter) = (query.clone(), filter.clone());
         let searching = tokio::task::spawn_blocking(move || {
-            snapshot.search_filtered(&query, candidates, ef, &filter)
+            snapshot.search_filtered(&query, candidates, effort, &filter)
         });
         searching.await.ok()?
     };

@@ -16,6 +16,7 @@ use super::prepared::Analysis;
 use super::relay::{Session, Transaction};
 use super::rewrite;
 use super::stat::name;
+use crate::index::Effort;
 use crate::index::view::View;
 use crate::query::{Effect, KnnQuery, Plan, RelayReason, StatementKind};
 
@@ -282,7 +283,7 @@ impl Session {
             "Rektor: nominate".to_owned(),
             format!("  Index: {}", index_line(&search)),
             format!("  Candidates: {least}, ×{WIDENING} while short up to {widest}, then exact"),
-            format!("  Effort: {}", search.ef.max(least)),
+            format!("  Effort: {}", effort_line(&search, least)),
         ];
         lines.extend(filter_line(&search));
         lines.extend([format!("  Lag: {lag} bytes")]);
@@ -324,6 +325,18 @@ impl Explained {
     }
 }
 
+/// Candidates that a search weighs, and what decided it.
+fn effort_line(search: &Search, least: usize) -> String {
+    let snapshot = search.index.snapshot.as_ref();
+    let weighed = snapshot.map_or(least, |snapshot| {
+        snapshot.candidates(search.effort, least).max(least)
+    });
+    match search.effort {
+        Effort::Candidates(_) => format!("{weighed} (hnsw.ef_search)"),
+        Effort::Recall(recall) => format!("{weighed} (rektor.recall_target {recall})"),
+    }
+}
+
 fn index_line(search: &Search) -> String {
     let definition = &search.index.definition;
     let live = search
@@ -343,7 +356,7 @@ fn index_line(search: &Search) -> String {
 fn filter_line(search: &Search) -> Option<String> {
     let snapshot = search.index.snapshot.as_ref()?;
     let filter = &search.request.filter;
-    let cost = snapshot.filter_cost(search.least(), search.ef, filter)?;
+    let cost = snapshot.filter_cost(search.least(), search.effort, filter)?;
     let include = &search.index.definition.include;
     let mut columns: Vec<&str> = filter
         .columns()

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use crate::catalog::RelationId;
 use crate::index::view::View;
+use crate::index::{DEFAULT_RECALL, Effort};
 use crate::lsn::Lsn;
 use crate::query::{Effect, Isolation, RelayReason, TransactionEffect};
 
@@ -29,13 +30,13 @@ pub(super) enum Consistency {
 }
 
 /// The settings that decide how k-NN statements are answered.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub(super) struct Settings {
     pub(super) consistency: Consistency,
     /// `rektor.min_lsn`; an unreadable one can never be reached.
     pub(super) min_lsn: Option<Lsn>,
-    /// `hnsw.ef_search`, when it is not pgvector's default.
-    pub(super) ef_search: Option<usize>,
+    /// `hnsw.ef_search`, when it is not pgvector's default, else `rektor.recall_target`.
+    pub(super) effort: Effort,
     pub(super) isolation: Option<Isolation>,
     pub(super) utf8: bool,
     pub(super) conforming_strings: bool,
@@ -212,6 +213,7 @@ impl Answer {
             consistency,
             min_lsn,
             ef_search,
+            recall_target,
             isolation,
             encoding,
             conforming,
@@ -233,6 +235,7 @@ impl Answer {
         let is_true = |value: &Option<&[u8]>| *value == Some(b"t");
         let min_lsn = text(min_lsn).filter(|lsn| !lsn.is_empty());
         let ef_search = text(ef_search).and_then(|ef| ef.parse().ok());
+        let recall = text(recall_target).and_then(|recall| recall.parse().ok());
         let resolved = text(resolved)
             .and_then(|oid| oid.parse().ok())
             .map(RelationId);
@@ -257,7 +260,7 @@ impl Answer {
                     Some(_) | None => Consistency::Session,
                 },
                 min_lsn: min_lsn.map(|lsn| lsn.parse().unwrap_or(Lsn::new(u64::MAX))),
-                ef_search: ef_search.filter(|ef| *ef != PGVECTOR_DEFAULT_EF && *ef > 0),
+                effort: effort(ef_search, recall),
                 isolation: text(isolation).and_then(|name| Isolation::from_name(&name)),
                 utf8: *encoding == Some(b"UTF8"),
                 conforming_strings: *conforming == Some(b"on"),
@@ -272,6 +275,20 @@ impl Answer {
 /// pgvector's default of `hnsw.ef_search`: a session that has loaded pgvector shows it without having chosen it.
 const PGVECTOR_DEFAULT_EF: usize = 40;
 
+/// No index finds all of the nearest but by comparing all rows, which is another way to answer.
+const MOST_RECALL: f64 = 0.999;
+
+fn effort(ef_search: Option<usize>, recall: Option<f64>) -> Effort {
+    match ef_search.filter(|ef| *ef != PGVECTOR_DEFAULT_EF && *ef > 0) {
+        Some(ef) => Effort::Candidates(ef),
+        None => Effort::Recall(
+            recall
+                .filter(|recall| (0.0..=1.0).contains(recall))
+                .map_or(DEFAULT_RECALL, |recall| recall.min(MOST_RECALL)),
+        ),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -279,6 +296,7 @@ mod tests {
     /// The look-up's row with these differences from an ordinary one.
     fn answer(changes: &[(usize, Option<&str>)]) -> Answer {
         let mut values = [
+            None,
             None,
             None,
             None,
@@ -304,13 +322,13 @@ mod tests {
     fn an_answer_says_whether_a_statement_may_be_claimed() {
         let check = |changes, expected| assert_eq!(answer(changes).claimable, expected);
         check(&[], Ok(()));
-        check(&[(8, Some("78"))], Err(RelayReason::Shadowed));
-        check(&[(8, None)], Err(RelayReason::Shadowed));
-        check(&[(9, Some("f"))], Err(RelayReason::StaleGeneration));
-        check(&[(10, Some("f"))], Err(RelayReason::NoKeyPrivilege));
-        check(&[(10, None)], Err(RelayReason::NoKeyPrivilege));
-        check(&[(11, Some("f"))], Err(RelayReason::UnknownFunction));
-        check(&[(12, Some("f"))], Err(RelayReason::UnknownType));
+        check(&[(9, Some("78"))], Err(RelayReason::Shadowed));
+        check(&[(9, None)], Err(RelayReason::Shadowed));
+        check(&[(10, Some("f"))], Err(RelayReason::StaleGeneration));
+        check(&[(11, Some("f"))], Err(RelayReason::NoKeyPrivilege));
+        check(&[(11, None)], Err(RelayReason::NoKeyPrivilege));
+        check(&[(12, Some("f"))], Err(RelayReason::UnknownFunction));
+        check(&[(13, Some("f"))], Err(RelayReason::UnknownType));
         assert!(Answer::read(&[None], RelationId(77)).is_none());
     }
 
@@ -324,13 +342,22 @@ mod tests {
             settings(&[(1, Some("x"))]).min_lsn,
             Some(Lsn::new(u64::MAX))
         );
-        assert_eq!(settings(&[(2, Some("40"))]).ef_search, None);
-        assert_eq!(settings(&[(2, Some("200"))]).ef_search, Some(200));
+        let recall = |value| answer(&[(2, Some("40")), (3, Some(value))]).settings.effort;
+        assert_eq!(settings(&[]).effort, Effort::Recall(DEFAULT_RECALL));
+        assert_eq!(recall("0.9"), Effort::Recall(0.9));
+        assert_eq!(recall("1"), Effort::Recall(MOST_RECALL));
+        for unusable in ["", "x", "-1", "95", "NaN"] {
+            assert_eq!(recall(unusable), Effort::Recall(DEFAULT_RECALL));
+        }
+        assert_eq!(
+            settings(&[(2, Some("200")), (3, Some("0.5"))]).effort,
+            Effort::Candidates(200)
+        );
         assert_eq!(
             settings(&[(0, Some("strong"))]).consistency,
             Consistency::Strong
         );
-        assert!(!settings(&[(4, Some("LATIN1"))]).utf8);
+        assert!(!settings(&[(5, Some("LATIN1"))]).utf8);
     }
 
     #[test]
@@ -347,7 +374,7 @@ mod tests {
         };
         facts.note(writes);
         assert!(facts.get("s", now).is_none());
-        facts.learn("s".into(), &answer(&[(7, Some("0/30"))]), now);
+        facts.learn("s".into(), &answer(&[(8, Some("0/30"))]), now);
         let (settings, _) = facts.get("s", now).unwrap();
         assert_eq!(facts.must_see(settings), Lsn::new(48));
         let eventual = answer(&[(0, Some("eventual")), (1, Some("0/5"))]).settings;
@@ -362,7 +389,7 @@ mod tests {
             writes: true,
             ..Effect::default()
         });
-        facts.learn("s".into(), &answer(&[(6, Some("t"))]), now);
+        facts.learn("s".into(), &answer(&[(7, Some("t"))]), now);
         assert!(facts.wrote());
         facts.transaction_ended();
         assert!(!facts.wrote());
@@ -410,7 +437,7 @@ mod tests {
     #[test]
     fn isolation_decides_which_view_answers() {
         let mut facts = Facts::default();
-        let with = |level| answer(&[(3, Some(level))]).settings;
+        let with = |level| answer(&[(4, Some(level))]).settings;
         facts.pin(|| Arc::new(View::default()));
         assert!(facts.view(&with("read committed")).unwrap().is_none());
         assert!(facts.view(&with("repeatable read")).unwrap().is_some());

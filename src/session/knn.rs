@@ -21,8 +21,9 @@ use super::request;
 use super::rewrite;
 use super::shortage::{MAX_REPEATS, Shortage};
 use crate::catalog::IndexId;
+use crate::index::Filter;
+use crate::index::Found;
 use crate::index::view::{IndexState, Phase, View};
-use crate::index::{DEFAULT_EF, Filter, Found};
 use crate::lsn::Lsn;
 use crate::query::{KnnQuery, Plan, RelayReason, StatementKind};
 
@@ -207,7 +208,7 @@ impl Session {
             Ok(pinned) => pinned.cloned(),
             Err(reason) => return Ok(Err(reason.into())),
         };
-        let ef = settings.ef_search.unwrap_or(DEFAULT_EF);
+        let effort = settings.effort;
         let must_see = self.facts.must_see(settings);
         let view = match pinned {
             Some(view) => view,
@@ -223,7 +224,11 @@ impl Session {
         if index.definition.include != definition.include {
             request.filter = Filter::default(); // it is about the columns of another state of the index
         }
-        Ok(Ok(Search { index, request, ef }))
+        Ok(Ok(Search {
+            index,
+            request,
+            effort,
+        }))
     }
 
     /// Waits until the index has applied a position; the newest view.

@@ -8,7 +8,8 @@ use super::exchange::End;
 use super::messages;
 use super::pending::{Installs, Kind, Owner};
 use super::relay::Session;
-use crate::catalog::QualifiedName;
+use crate::catalog::{Method, QualifiedName};
+use crate::index::DEFAULT_RECALL;
 use crate::index::view::{IndexState, Phase, View};
 use crate::lsn::Lsn;
 
@@ -69,6 +70,10 @@ fn one_index(index: &IndexState, view: &View) -> Value {
         Phase::Failed { error } => ("failed", None, Some(error)),
     };
     let stats = index.snapshot.as_ref().map(|snapshot| snapshot.stats());
+    // A flat index has no effort: it compares all rows.
+    let searched = index.snapshot.as_ref();
+    let searched = searched.filter(|_| definition.options.method == Method::Hnsw);
+    let dial = searched.map(|snapshot| snapshot.dial());
     json!({
         "index_name": name(&definition.name),
         "table_name": name(&definition.table),
@@ -82,6 +87,10 @@ fn one_index(index: &IndexState, view: &View) -> Value {
         "lag_bytes": view.upstream.bytes_since(index.applied),
         "memory_bytes": stats.map(|stats| stats.memory_bytes),
         "error": error,
+        "recall_target": DEFAULT_RECALL,
+        "ef": dial.map(|dial| dial.ef),
+        "recall_estimated": dial.and_then(|dial| dial.recall_estimated),
+        "recall_measured": dial.and_then(|dial| dial.recall_measured),
         "lag_seconds": index.snapshot.as_ref().and_then(|_| view.lag_seconds(index.behind_since, now)),
         "fetched_rows": index.audit.fetched,
         "mended_rows": index.audit.mended,

@@ -13,7 +13,9 @@ use crate::harness::faults::Blow;
 use crate::harness::{Random, signal, wait_for};
 
 /// Longest until a blow that was arranged for must have come.
-const REACH_LIMIT: Duration = Duration::from_secs(20);
+const REACH_LIMIT: Duration = Duration::from_secs(90);
+/// Between two copies that are asked for to reach one.
+const COPY_INTERVAL: Duration = Duration::from_secs(2);
 
 impl Run<'_> {
     /// While the writers write.
@@ -95,7 +97,8 @@ impl Run<'_> {
         );
         let mut wire = self.database.connect();
         let deadline = Instant::now() + REACH_LIMIT;
-        for turn in 0.. {
+        let mut copied = Instant::now();
+        loop {
             let over = match point.blow {
                 Blow::Cut => !self.faults.is_armed(),
                 Blow::KillBefore | Blow::KillAfter => self.killed(),
@@ -109,7 +112,8 @@ impl Run<'_> {
             );
             let _forgiven = wire.attempt(&workload.transaction()).unwrap();
             let _ended = wire.attempt("rollback").unwrap();
-            if needs_copy(point.call) && turn % 500 == 499 {
+            if needs_copy(point.call) && copied.elapsed() > COPY_INTERVAL {
+                copied = Instant::now();
                 ddl::reindex(&self.database, Table::Narrow);
             }
         }

@@ -7,6 +7,7 @@ mod codes;
 mod ffi;
 mod graph;
 mod lineage;
+mod measure;
 mod rows;
 mod store;
 mod stored;
@@ -17,6 +18,12 @@ mod view;
 pub(super) use rows::Rows;
 pub use stored::{GraphImage, GraphSource};
 pub(super) use view::{Ranked, Rebuild, RowView};
+
+/// Lets every other thread go before the calling one, for good.
+pub(super) fn low_priority() {
+    // SAFETY: no arguments.
+    unsafe { ffi::rektor_low_priority() }
+}
 
 /// Links the FAISS that faiss-sys compiled; the shim calls it.
 use faiss_sys as _;

@@ -17,6 +17,7 @@ use super::store::{MAX_ROWS, Store};
 use super::stored::GraphImage;
 use super::view::{Rebuild, RowView};
 use crate::catalog::Method;
+use crate::index::dial::Dial;
 use crate::index::pages::Bitmap;
 use crate::index::{IndexError, IndexSpec};
 use crate::vector::Metric;
@@ -30,6 +31,7 @@ pub(in crate::index) struct Rows {
     spec: IndexSpec,
     vectors: Arc<Store<f32>>,
     live: Bitmap,
+    dial: Arc<Dial>,
     /// None for an index that is only scanned.
     lineage: Option<Arc<Lineage>>,
     /// Inserted since the last view: no nodes yet.
@@ -58,6 +60,7 @@ impl Rows {
             spec,
             vectors: Arc::new(Store::new(dim)),
             live: Bitmap::default(),
+            dial: Arc::default(),
             lineage: match spec.options.method {
                 Method::Hnsw => Some(Arc::new(Lineage::new(codes()))),
                 Method::Flat => None,
@@ -70,6 +73,15 @@ impl Rows {
             named: Bitmap::default(),
             views: VecDeque::new(),
             published: 0,
+        }
+    }
+
+    /// No rows, under the same dial.
+    pub(in crate::index) fn emptied(&self) -> Self {
+        self.dial.replaced(None);
+        Self {
+            dial: Arc::clone(&self.dial),
+            ..Self::new(self.spec)
         }
     }
 
@@ -202,7 +214,8 @@ impl Rows {
             && rebuild.replaces(lineage)
         {
             // For want of memory the old one stays, and the linker tries again.
-            if let Ok((rebuilt, dropped)) = rebuild.finish() {
+            if let Ok((rebuilt, dropped, curve)) = rebuild.finish() {
+                self.dial.replaced(curve);
                 self.lineage = Some(rebuilt);
                 self.retiring.extend(dropped);
             }
@@ -220,6 +233,7 @@ impl Rows {
             Arc::clone(&self.vectors),
             self.live.clone(),
             self.lineage.clone(),
+            Arc::clone(&self.dial),
             pin,
         )
     }

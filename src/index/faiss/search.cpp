@@ -3,6 +3,8 @@
 
 #include <faiss/utils/distances.h>
 
+#include <sys/resource.h>
+
 #include <algorithm>
 #include <cstring>
 
@@ -248,6 +250,11 @@ int64_t scan(const RektorView& view, const float* x, size_t k, uint32_t* rows, f
 
 }  // namespace
 }  // namespace rektor
+
+extern "C" void rektor_low_priority() {
+    // Of the thread: on Linux a thread has its own. May be refused: then it competes as the others do.
+    setpriority(PRIO_PROCESS, 0, 19);
+}
 
 extern "C" int64_t rektor_search(const RektorGraph* graph, const RektorView* view, const float* query, size_t k,
                                  size_t ef, uint32_t* rows, float* distances, uint64_t* computed) {

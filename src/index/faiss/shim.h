@@ -43,6 +43,9 @@ uint32_t rektor_best_kernel();
 // Dot product of stride code bytes (unsigned) and query bytes (signed), by kernel 0, 1 or 2. For tests.
 int32_t rektor_dot(uint32_t kernel, const uint8_t* code, const int8_t* query, size_t stride);
 
+// Gives the calling thread the least priority there is, for good.
+void rektor_low_priority();
+
 // Writes the code of x: stride bytes and four floats.
 void rektor_encode(const RektorCodes* codes, const float* x, uint8_t* code, float* scale);
 

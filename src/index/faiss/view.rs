@@ -9,6 +9,7 @@ use super::ffi::{self, RawView};
 use super::lineage::Lineage;
 use super::store::Store;
 use crate::catalog::IndexOptions;
+use crate::index::dial::{Curve, Dial};
 use crate::index::pages::Bitmap;
 use crate::index::{IndexError, IndexSpec};
 
@@ -21,6 +22,7 @@ pub(in crate::index) struct RowView {
     lineage: Option<Arc<Lineage>>,
     /// Nodes of the lineage that are in this view.
     extent: u32,
+    dial: Arc<Dial>,
     /// Keeps the rows' ids from being used again.
     pin: Arc<()>,
 }
@@ -34,6 +36,7 @@ impl RowView {
         vectors: Arc<Store<f32>>,
         live: Bitmap,
         lineage: Option<Arc<Lineage>>,
+        dial: Arc<Dial>,
         pin: Arc<()>,
     ) -> Self {
         let extent = lineage.as_ref().map_or(0, |lineage| lineage.extent());
@@ -43,8 +46,27 @@ impl RowView {
             live,
             lineage,
             extent,
+            dial,
             pin,
         }
+    }
+
+    /// The first `extent` nodes of a lineage whose rows this view keeps.
+    pub(super) fn part(&self, lineage: &Arc<Lineage>, extent: u32) -> Self {
+        Self {
+            spec: self.spec,
+            vectors: Arc::clone(&self.vectors),
+            live: self.live.clone(),
+            lineage: Some(Arc::clone(lineage)),
+            extent,
+            dial: Arc::clone(&self.dial),
+            pin: Arc::clone(&self.pin),
+        }
+    }
+
+    /// What efforts are chosen by.
+    pub(in crate::index) fn dial(&self) -> &Arc<Dial> {
+        &self.dial
     }
 
     /// The vector of a live row.
@@ -192,7 +214,7 @@ impl RowView {
 
     /// Calls the shim with a view of what may be read (all of it held by `self` and unchanging, see `rows`), room for
     /// `k` rows and distances, and a query whose length was checked.
-    fn ranked(
+    pub(super) fn ranked(
         &self,
         query: &[f32],
         k: usize,
@@ -261,6 +283,10 @@ impl RowView {
         let Some(lineage) = &self.lineage else {
             return Ok(());
         };
+        let last = self.dial.curve().map(|curve| curve.linked);
+        if let Some(curve) = self.measured(lineage, last, most)? {
+            self.dial.measured(curve);
+        }
         let end = lineage.linked().saturating_add(most).min(self.extent);
         // Dead rows as well: they are alive in views that may still be held, and those trust `linked` too.
         // SAFETY: `self` is a view of the lineage.
@@ -292,6 +318,7 @@ impl RowView {
             new: Arc::new(new),
             taken: self.extent,
             dropped,
+            curve: None,
             options: self.spec.options,
             _pin: Arc::clone(&self.pin),
         }))
@@ -307,10 +334,15 @@ pub(in crate::index) struct Rebuild {
     taken: u32,
     /// Rows of the old lineage that the new one does not name.
     dropped: Vec<u32>,
+    /// The newest of the new graph.
+    curve: Option<Curve>,
     options: IndexOptions,
     /// Of the view that it began with: keeps every row that either lineage names from being used again.
     _pin: Arc<()>,
 }
+
+/// A new lineage, the rows of the old one that it does not name, and its curve.
+pub(super) type Rebuilt = (Arc<Lineage>, Vec<u32>, Option<Curve>);
 
 impl Rebuild {
     /// Whether it is of the lineage of `view`; if not it is of no use.
@@ -333,6 +365,10 @@ impl Rebuild {
         stop: &AtomicBool,
     ) -> Result<bool, IndexError> {
         self.take(view.extent)?;
+        let last = self.curve.as_ref().map(|curve| curve.linked);
+        if let Some(curve) = view.measured(&self.new, last, most)? {
+            self.curve = Some(curve);
+        }
         let end = self
             .new
             .linked()
@@ -347,10 +383,10 @@ impl Rebuild {
         Ok(end == self.new.extent())
     }
 
-    /// The new lineage, with every node of the old one, and the rows that it does not name.
-    pub(super) fn finish(mut self) -> Result<(Arc<Lineage>, Vec<u32>), IndexError> {
+    /// The new lineage, with every node of the old one, the rows that it does not name, and its curve.
+    pub(super) fn finish(mut self) -> Result<Rebuilt, IndexError> {
         self.take(self.old.extent())?;
-        Ok((self.new, self.dropped))
+        Ok((self.new, self.dropped, self.curve))
     }
 
     fn take(&mut self, extent: u32) -> Result<(), IndexError> {

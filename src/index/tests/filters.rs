@@ -210,7 +210,9 @@ fn check(snapshot: &Snapshot, model: &Model, tests: &[Test], query: &[f32]) {
     expected.sort_by(|a, b| a.0.total_cmp(&b.0));
     let query = Vector::new(query.to_vec()).unwrap();
     for k in [1, 3, expected.len(), expected.len() + 1] {
-        let found = snapshot.search_filtered(&query, k, 10, &filter).unwrap();
+        let found = snapshot
+            .search_filtered(&query, k, Effort::Candidates(10), &filter)
+            .unwrap();
         assert_eq!(found.neighbors.len(), k.min(expected.len()), "{tests:?}");
         assert_eq!(found.exhausted, k >= expected.len());
         let mut rows: Vec<RowId> = found.neighbors.iter().map(|near| near.row).collect();
@@ -348,7 +350,7 @@ fn filtered_walks_find_the_nearest_and_never_too_few() {
             let expected = rows.len().min(10);
             let vector = Vector::new(query.clone()).unwrap();
             let got = snapshot
-                .search_filtered(&vector, 10, DEFAULT_EF, &filter)
+                .search_filtered(&vector, 10, Effort::Candidates(64), &filter)
                 .unwrap();
             assert_eq!(got.neighbors.len(), expected);
             assert!(got.neighbors.iter().all(|near| meets(near.row)));

@@ -1,6 +1,7 @@
 //! Tests of the engine through its interface: against a model, for recall, and under concurrency.
 
 mod concurrency;
+mod dial;
 mod filters;
 mod model;
 mod recall;

@@ -1,0 +1,425 @@
+//! A wanted recall → how many candidates a search weighs, by a curve measured on the index's own rows, corrected by exact
+//! checks of live queries. Decides nothing else: any effort finds rows of the index, only more or fewer of the nearest.
+//!
+//! The curve is measured with rows just before they are linked (`faiss/view.rs`): rows that the graph does not hold yet
+//! are to it what queries are. Searching for rows that it holds flatters it, .951 against .917 for queries held out.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwapOption;
+
+use super::DEFAULT_EF;
+
+/// The recall that searches are given when nobody asks for another.
+pub const DEFAULT_RECALL: f64 = 0.95;
+
+/// Efforts that a curve is measured at, in steps of about 1.6; the last bounds what a search may cost.
+const EFFORTS: [usize; 10] = [10, 16, 25, 40, 64, 100, 160, 250, 400, 640];
+/// The numbers of rows for which recall is measured; between them the effort is interpolated.
+pub(super) const MEASURED_K: [usize; 2] = [10, 100];
+/// Recall is a share of a sample: below this share of misses it says nothing.
+const LEAST_MISS: f64 = 0.001;
+
+/// A curve is of a sample, and the graph grows after it: searches aim at this share of the misses they are allowed.
+const AIM: f64 = 0.85;
+
+/// What a check weighs against those before it: some thirty count.
+const DECAY: f64 = 0.97;
+/// So many checks that found what the curve promises are taken for granted, so that the first real ones do not swing it.
+const PRIOR_CHECKS: f64 = 8.0;
+/// The correction multiplies the effort by this at most, or divides it by the other.
+const MOST_CORRECTION: f64 = 16.0;
+const LEAST_CORRECTION: f64 = 0.25;
+/// A check costs a scan of the index: no more than this share of one core.
+const CHECK_SHARE: u32 = 100;
+/// And no more often than this, however small the index is.
+const CHECK_PAUSE: Duration = Duration::from_millis(200);
+/// A check of more rows than this says little more and costs more.
+const CHECK_K: usize = 100;
+
+/// Recall by effort, for each of [`MEASURED_K`], when so many nodes were linked.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Curve {
+    /// Share of the true nearest that were missed, falling with the effort.
+    misses: [Vec<(f64, f64)>; 2],
+    pub(super) linked: u32,
+}
+
+impl Curve {
+    /// The efforts to measure for `k` rows.
+    pub(super) fn efforts(k: usize) -> impl Iterator<Item = usize> {
+        let scale = if k <= MEASURED_K[0] { 1 } else { 2 };
+        EFFORTS
+            .into_iter()
+            .map(move |effort| effort * scale)
+            .filter(move |effort| *effort >= k)
+    }
+
+    /// From the recall measured at each effort, for each of [`MEASURED_K`].
+    pub(super) fn new(measured: [Vec<(usize, f64)>; 2], linked: u32) -> Self {
+        #[allow(clippy::cast_precision_loss)] // small numbers
+        let falling = |points: Vec<(usize, f64)>| {
+            let mut least = 1.0_f64;
+            let fall = |(effort, recall)| {
+                least = least.min(1.0 - recall).max(LEAST_MISS);
+                (effort as f64, least)
+            };
+            points.into_iter().map(fall).collect()
+        };
+        Self {
+            misses: measured.map(falling),
+            linked,
+        }
+    }
+
+    /// The effort at which `k` rows are found with this share of misses.
+    fn effort(&self, miss: f64, k: usize) -> f64 {
+        #[allow(clippy::cast_precision_loss)] // small numbers
+        let [few, many, k] = [MEASURED_K[0] as f64, MEASURED_K[1] as f64, k as f64];
+        // What was not measured is not gone below.
+        let of = |points: &[(f64, f64)]| {
+            let least = points.first().map_or(k, |(effort, _)| *effort);
+            interpolated(points, miss).max(least)
+        };
+        let of_few = of(&self.misses[0]);
+        if k <= few {
+            return of_few;
+        }
+        let of_many = of(&self.misses[1]);
+        if k >= many {
+            return of_many * k / many;
+        }
+        let share = (k / few).ln() / (many / few).ln();
+        (of_few.ln() * (1.0 - share) + of_many.ln() * share).exp()
+    }
+
+    /// The share of misses to expect at an effort: the inverse of `effort`.
+    fn miss(&self, effort: f64, k: usize) -> f64 {
+        let (mut low, mut high) = ((LEAST_MISS / 100.0).ln(), 0.0_f64);
+        for _ in 0..30 {
+            let middle = f64::midpoint(low, high);
+            if self.effort(middle.exp(), k) > effort {
+                low = middle;
+            } else {
+                high = middle;
+            }
+        }
+        high.exp()
+    }
+}
+
+/// The effort of a share of misses: between the points linear in the logarithms of both, beyond them in inverse proportion.
+fn interpolated(points: &[(f64, f64)], miss: f64) -> f64 {
+    let mut before: Option<(f64, f64)> = None;
+    for &(effort, reached) in points {
+        if reached <= miss {
+            let Some((less, above)) = before else {
+                return effort * reached / miss;
+            };
+            let share = (above / miss).ln() / (above / reached).ln();
+            return (less.ln() + (effort / less).ln() * share).exp();
+        }
+        before = Some((effort, reached));
+    }
+    before.map_or(1.0, |(effort, reached)| effort * reached / miss)
+}
+
+/// The most candidates that a search for `k` rows weighs, whatever is asked.
+fn most(k: usize) -> usize {
+    EFFORTS[EFFORTS.len() - 1] + 6 * k
+}
+
+/// What the dial shows.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct DialStats {
+    /// Candidates that a search for ten rows weighs for [`DEFAULT_RECALL`].
+    pub ef: usize,
+    /// Recall at 10 that the curve promises at that effort; absent before a curve is measured.
+    pub recall_estimated: Option<f64>,
+    /// Recall of the live queries that were checked, the newest counting most; absent before some were.
+    pub recall_measured: Option<f64>,
+}
+
+/// A live query, to be answered exactly as well.
+#[derive(Debug)]
+pub(super) struct Question {
+    pub(super) query: Vec<f32>,
+    pub(super) k: usize,
+    pub(super) effort: usize,
+}
+
+/// Sums over the checks, older ones fading.
+#[derive(Clone, Copy, Debug, Default)]
+struct Checks {
+    count: f64,
+    missed: f64,
+    expected: f64,
+}
+
+impl Checks {
+    /// By how much live queries need more effort than the curve says: what they miss at one effort, it misses at another.
+    fn correction(&self, curve: &Curve) -> f64 {
+        let expected = self.expected / self.count;
+        let missed = (self.missed + PRIOR_CHECKS * expected) / (self.count + PRIOR_CHECKS);
+        let points = &curve.misses[0];
+        let factor = interpolated(points, expected) / interpolated(points, missed);
+        factor.clamp(LEAST_CORRECTION, MOST_CORRECTION)
+    }
+}
+
+#[derive(Debug, Default)]
+struct Slot {
+    question: Option<Question>,
+    not_before: Option<Instant>,
+    stop: bool,
+}
+
+/// One per index; shared by its snapshots, its linker and the thread that checks.
+#[derive(Debug)]
+pub(super) struct Dial {
+    curve: ArcSwapOption<Curve>,
+    /// Bits of the factor by which live queries need more effort than the curve says.
+    correction: AtomicU64,
+    checks: Mutex<Checks>,
+    slot: Mutex<Slot>,
+    asked: Condvar,
+    /// What a thread of the index ended of before its time: what it was working on may be half done.
+    failure: Mutex<Option<String>>,
+}
+
+impl Default for Dial {
+    fn default() -> Self {
+        Self {
+            curve: ArcSwapOption::empty(),
+            correction: AtomicU64::new(1.0_f64.to_bits()),
+            checks: Mutex::default(),
+            slot: Mutex::default(),
+            asked: Condvar::new(),
+            failure: Mutex::default(),
+        }
+    }
+}
+
+impl Dial {
+    /// The curve, once one was measured.
+    pub(super) fn curve(&self) -> Option<std::sync::Arc<Curve>> {
+        self.curve.load_full()
+    }
+
+    /// A newer curve of the same graph: the correction stays.
+    pub(super) fn measured(&self, curve: Curve) {
+        self.curve.store(Some(curve.into()));
+    }
+
+    /// Another graph took over, of which this is the curve, if one was measured: what checks told of the last one is
+    /// forgotten.
+    pub(super) fn replaced(&self, curve: Option<Curve>) {
+        // Without one, the last is better than none, until the first chance to measure.
+        let curve = curve.or_else(|| {
+            self.curve().map(|last| Curve {
+                linked: 0,
+                ..(*last).clone()
+            })
+        });
+        self.curve.store(curve.map(Into::into));
+        *lock(&self.checks) = Checks::default();
+        self.correction.store(1.0_f64.to_bits(), Ordering::Relaxed);
+    }
+
+    /// Candidates to weigh so that `k` rows are found with this recall.
+    pub(super) fn effort(&self, recall: f64, k: usize) -> usize {
+        let Some(curve) = &*self.curve.load() else {
+            return DEFAULT_EF.max(k + k / 2);
+        };
+        let effort = curve.effort((1.0 - recall) * AIM, k) * self.correction();
+        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+        // positive; a cast of too much is the most
+        let effort = effort.round() as usize;
+        effort.clamp(EFFORTS[0].max(k), most(k))
+    }
+
+    /// By how much searches weigh more candidates than the curve alone would have it.
+    pub(super) fn correction(&self) -> f64 {
+        f64::from_bits(self.correction.load(Ordering::Relaxed))
+    }
+
+    /// See [`DialStats`].
+    pub(super) fn stats(&self) -> DialStats {
+        let ef = self.effort(DEFAULT_RECALL, MEASURED_K[0]);
+        let checks = *lock(&self.checks);
+        #[allow(clippy::cast_precision_loss)] // a small number
+        let estimate = |curve: &std::sync::Arc<Curve>| 1.0 - curve.miss(ef as f64, MEASURED_K[0]);
+        DialStats {
+            ef,
+            recall_estimated: self.curve.load().as_ref().map(estimate),
+            recall_measured: (checks.count > 0.0).then(|| 1.0 - checks.missed / checks.count),
+        }
+    }
+
+    /// A query that is being searched: kept for checking, when it is time for a check. Never waits.
+    pub(super) fn offer(&self, query: &[f32], k: usize, effort: usize) {
+        let Ok(mut slot) = self.slot.try_lock() else {
+            return;
+        };
+        if k == 0 || k > CHECK_K || slot.question.is_some() {
+            return;
+        }
+        if slot.not_before.is_some_and(|time| Instant::now() < time) {
+            return;
+        }
+        slot.question = Some(Question {
+            query: query.to_vec(),
+            k,
+            effort,
+        });
+        drop(slot);
+        self.asked.notify_one();
+    }
+
+    /// Waits for a query to check; `None` at the end.
+    pub(super) fn next_question(&self) -> Option<Question> {
+        let mut slot = lock(&self.slot);
+        loop {
+            if slot.stop {
+                return None;
+            }
+            if let Some(question) = slot.question.take() {
+                // Until the answer, and long enough after it.
+                slot.not_before = Some(Instant::now() + CHECK_PAUSE);
+                return Some(question);
+            }
+            slot = self
+                .asked
+                .wait(slot)
+                .unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// What a check found: the share that was missed, and how long the check took.
+    pub(super) fn checked(&self, question: &Question, missed: f64, took: Duration) {
+        #[allow(clippy::cast_precision_loss)] // a small number
+        if let Some(curve) = &*self.curve.load() {
+            let expected = curve.miss(question.effort as f64, question.k);
+            let mut checks = lock(&self.checks);
+            checks.count = checks.count * DECAY + 1.0;
+            checks.missed = checks.missed * DECAY + missed;
+            checks.expected = checks.expected * DECAY + expected;
+            let correction = checks.correction(curve);
+            self.correction
+                .store(correction.to_bits(), Ordering::Relaxed);
+        }
+        lock(&self.slot).not_before = Some(Instant::now() + (took * CHECK_SHARE).max(CHECK_PAUSE));
+    }
+
+    /// A thread of the index panicked.
+    pub(super) fn fail(&self, error: &str) {
+        lock(&self.failure).get_or_insert_with(|| error.to_owned());
+    }
+
+    /// Why the index must be made anew.
+    pub(super) fn failure(&self) -> Option<String> {
+        lock(&self.failure).clone()
+    }
+
+    /// Ends `next_question`.
+    pub(super) fn stop(&self) {
+        lock(&self.slot).stop = true;
+        self.asked.notify_all();
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Misses that halve whenever the effort doubles.
+    fn curve() -> Curve {
+        let measured = MEASURED_K.map(|k| {
+            let recall = |effort: usize| 1.0 - 2.0 * AIM * (k as f64 / 10.0) / effort as f64;
+            Curve::efforts(k)
+                .map(|effort| (effort, recall(effort)))
+                .collect()
+        });
+        Curve::new(measured, 5_000)
+    }
+
+    #[test]
+    fn the_effort_is_where_the_curve_reaches_the_recall() {
+        let dial = Dial::default();
+        assert_eq!(dial.effort(0.95, 10), DEFAULT_EF, "nothing is known yet");
+        assert_eq!(dial.effort(0.95, 100), 150);
+        dial.measured(curve());
+        let check = |recall, k, expected: usize| {
+            let effort = dial.effort(recall, k);
+            assert!(effort.abs_diff(expected) <= 1, "{recall} at {k}: {effort}");
+        };
+        check(0.95, 10, 40);
+        check(0.95, 1, 40);
+        check(0.90, 10, 20);
+        check(0.99, 10, 200);
+        check(0.95, 100, 400);
+        check(0.95, 200, 800);
+        check(0.95, 32, 128);
+        check(0.5, 10, 10);
+        check(1.0, 10, most(10));
+        for (effort, k) in [(40, 10), (100, 10), (400, 100), (128, 32)] {
+            let miss = curve().miss(f64::from(effort), k);
+            let again = curve().effort(miss, k);
+            assert!((again / f64::from(effort) - 1.0).abs() < 0.01, "{again}");
+        }
+    }
+
+    #[test]
+    fn a_curve_that_never_rises_costs_what_is_allowed_and_no_more() {
+        let flat = MEASURED_K.map(|k| Curve::efforts(k).map(|effort| (effort, 0.5)).collect());
+        let dial = Dial::default();
+        dial.measured(Curve::new(flat, 5_000));
+        assert_eq!(dial.effort(0.95, 10), most(10));
+    }
+
+    #[test]
+    fn checks_correct_the_curve_within_bounds_and_a_new_graph_forgets_them() {
+        let dial = Dial::default();
+        dial.measured(curve());
+        assert_eq!(dial.stats().recall_measured, None);
+        let question = |effort| Question {
+            query: vec![],
+            k: 10,
+            effort,
+        };
+        for _ in 0..200 {
+            dial.checked(&question(40), 0.1, Duration::ZERO); // twice as much as promised
+        }
+        let stats = dial.stats();
+        assert!((stats.recall_measured.unwrap() - 0.9).abs() < 0.001);
+        assert!(stats.ef > 60 && stats.ef <= 94, "{stats:?}");
+        assert!(dial.correction() > 1.5 && dial.correction() <= 2.35);
+        for _ in 0..200 {
+            dial.checked(&question(40), 0.9, Duration::ZERO);
+        }
+        assert!(dial.effort(0.95, 10) <= most(10));
+        assert!(dial.correction() <= MOST_CORRECTION);
+        dial.replaced(None);
+        assert_eq!(dial.effort(0.95, 10), 40);
+        assert_eq!(dial.curve().unwrap().linked, 0, "measured again soon");
+        assert_eq!(dial.stats().recall_measured, None);
+    }
+
+    #[test]
+    fn one_query_at_a_time_is_taken_for_checking() {
+        let dial = Dial::default();
+        dial.offer(&[1.0], 1_000, 40);
+        dial.offer(&[2.0], 10, 40);
+        dial.offer(&[3.0], 10, 40);
+        assert_eq!(dial.next_question().unwrap().query, [2.0]);
+        dial.offer(&[4.0], 10, 40); // too soon
+        dial.stop();
+        assert!(dial.next_question().is_none());
+    }
+}

@@ -1,0 +1,153 @@
+//! The recall that searches are told to reach against the recall that they reach, on data of several shapes.
+
+use super::*;
+use crate::index::dial::{Dial, Question};
+
+const ROWS: usize = 12_000;
+const DIM: usize = 24;
+const QUERIES: usize = 250;
+/// What a sample of 96 rows and one of 250 queries may differ by.
+const TOLERANCE: f64 = 0.02;
+/// What a search may weigh at most, for so many rows.
+fn most(k: usize) -> usize {
+    640 + 6 * k
+}
+
+/// The share of the true `k` nearest that searches of this effort find.
+fn reached(snapshot: &Snapshot, queries: &[Vec<f32>], k: usize, effort: Effort) -> f64 {
+    let candidates = snapshot.candidates(effort, k);
+    assert!(candidates <= most(k), "{candidates} at {k}");
+    recall(snapshot, queries, k, candidates)
+}
+
+#[track_caller]
+fn check(spec: IndexSpec, mut next: impl FnMut() -> Vec<f32>) {
+    let (_writer, snapshot) = linked(spec, std::iter::repeat_with(&mut next).take(ROWS));
+    assert!(snapshot.dial().recall_estimated.is_some(), "no curve");
+    let queries: Vec<_> = std::iter::repeat_with(&mut next).take(QUERIES).collect();
+    let mut least = 0;
+    for target in [0.90, 0.95, 0.99] {
+        let effort = Effort::Recall(target);
+        assert!(
+            snapshot.candidates(effort, 10) >= least,
+            "cheaper at {target}"
+        );
+        least = snapshot.candidates(effort, 10);
+        for k in [1, 10, 30] {
+            let recall = reached(&snapshot, &queries, k, effort);
+            assert!(
+                recall >= target - TOLERANCE,
+                "{:?}: recall {recall} at k = {k}, told {target}",
+                spec.metric
+            );
+        }
+    }
+}
+
+#[test]
+fn uniform() {
+    let mut random = Random(1);
+    check(spec(DIM, Metric::L2), || {
+        (0..DIM).map(|_| random.normal() % 1.0).collect()
+    });
+}
+
+#[test]
+fn clustered() {
+    let mut clusters = Clusters::new(2, DIM);
+    check(spec(DIM, Metric::L2), || clusters.next());
+}
+
+#[test]
+fn normalised() {
+    let mut clusters = Clusters::new(3, DIM);
+    check(spec(DIM, Metric::Cosine), || clusters.next());
+}
+
+#[test]
+fn log_normal_norms_by_inner_product() {
+    let (mut clusters, mut random) = (Clusters::new(4, DIM), Random(5));
+    check(spec(DIM, Metric::InnerProduct), || {
+        let factor = random.normal().exp();
+        clusters.next().into_iter().map(|x| x * factor).collect()
+    });
+}
+
+/// Queries from elsewhere than the rows miss more than the curve says; checks of them make up for it.
+#[test]
+fn queries_unlike_the_rows_are_corrected_by_checks() {
+    let (mut clusters, mut random) = (Clusters::new(6, DIM), Random(7));
+    let rows = std::iter::repeat_with(|| clusters.next()).take(ROWS);
+    let (_writer, snapshot) = linked(spec(DIM, Metric::L2), rows);
+    let mut next = || -> Vec<f32> {
+        let noise = random.vector(DIM);
+        let near = clusters.next().into_iter().zip(noise);
+        near.map(|(x, noise)| x + 1.5 * noise).collect()
+    };
+    let queries: Vec<_> = std::iter::repeat_with(&mut next).take(QUERIES).collect();
+    let effort = Effort::Recall(DEFAULT_RECALL);
+    let before = reached(&snapshot, &queries, 10, effort);
+    let dial: &Arc<Dial> = snapshot.view().dial();
+    for _ in 0..300 {
+        let question = Question {
+            query: next(),
+            k: 10,
+            effort: snapshot.candidates(effort, 10),
+        };
+        let missed = snapshot.view().missed(&question).unwrap();
+        dial.checked(&question, missed, std::time::Duration::ZERO);
+    }
+    let after = reached(&snapshot, &queries, 10, effort);
+    assert!(
+        after >= DEFAULT_RECALL - TOLERANCE,
+        "{before}, then {after}"
+    );
+    let measured = snapshot.dial().recall_measured.unwrap();
+    assert!(
+        (measured - after).abs() <= 0.03,
+        "shown {measured}, is {after}"
+    );
+}
+
+#[test]
+fn a_search_for_a_recall_is_checked_by_itself() {
+    let mut clusters = Clusters::new(8, DIM);
+    let rows = std::iter::repeat_with(|| clusters.next()).take(ROWS);
+    let (_writer, snapshot) = linked(spec(DIM, Metric::L2), rows);
+    let query = Vector::new(clusters.next()).unwrap();
+    assert_eq!(snapshot.dial().recall_measured, None);
+    snapshot
+        .search_with(&query, 10, Effort::Candidates(40))
+        .unwrap();
+    assert_eq!(snapshot.dial().recall_measured, None);
+    wait_until("a check", || {
+        snapshot
+            .search_with(&query, 10, Effort::Recall(DEFAULT_RECALL))
+            .unwrap();
+        snapshot.dial().recall_measured.is_some()
+    });
+}
+
+/// After every row was replaced the graph is another, and so is its curve.
+#[test]
+fn a_rebuild_is_measured_as_well() {
+    let mut clusters = Clusters::new(9, DIM);
+    let rows = std::iter::repeat_with(|| clusters.next()).take(ROWS);
+    let (mut writer, mut last) = linked(spec(DIM, Metric::L2), rows);
+    let mut other = Clusters::new(10, DIM);
+    for number in 0..ROWS as u64 {
+        writer.apply(upsert(number, other.next())).unwrap();
+        if number % 1_000 == 999 {
+            last = writer.publish(Lsn::new(number));
+        }
+    }
+    wait_until("a rebuild", || {
+        last = writer.publish(Lsn::new(ROWS as u64));
+        last.stats().dead == 0 && last.stats().unlinked == 0
+    });
+    let queries: Vec<_> = std::iter::repeat_with(|| other.next())
+        .take(QUERIES)
+        .collect();
+    let recall = reached(&last, &queries, 10, Effort::Recall(DEFAULT_RECALL));
+    assert!(recall >= DEFAULT_RECALL - TOLERANCE, "recall {recall}");
+}
