@@ -8,6 +8,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 import urllib.error
@@ -145,6 +146,9 @@ class Rektor:
 @contextmanager
 def trial(arguments, settings=()):
     """A primary and a Rektor that is not started yet, in a directory that goes when the bench ends."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that what follows is undone then too
+    if arguments.folder:
+        os.makedirs(arguments.folder, exist_ok=True)
     folder = tempfile.mkdtemp(prefix="rektor-bench-", dir=arguments.folder)
     os.chmod(folder, 0o755)
     primary, rektor = None, None

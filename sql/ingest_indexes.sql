@@ -53,6 +53,7 @@ select
         or coalesce(declared.dimensions <> i.dimensions, false) as to_mend,
     parts.oids as part_oids,
     parts.files as part_files,
+    parts.linked as part_linked,
     parts.attached as part_attached,
     inc.deterministic as include_deterministic
 from rektor.index i
@@ -119,12 +120,14 @@ left join lateral (
     select array_agg(t.relid::oid order by t.relid) as oids,
         array_agg(coalesce(pg_relation_filenode(t.relid), 0) order by t.relid) as files,
         -- a transaction's id reads as an OID, which drivers know
-        -- Created and attached by one transaction: attaching writes the columns anew, in the same command.
+        array_agg(h.xmin::text::oid order by t.relid) as linked,
+        -- Created and attached by one transaction: attaching writes the columns anew, in the same command. (After a crash
+        -- all commands of a transaction count as one; that matters for no partition that was seen before.)
         array_agg(
-            case when h.xmin <> y.xmin or exists (
+            h.xmin <> y.xmin or exists (
                 select from pg_attribute a
                 where a.attrelid = t.relid and a.attnum > 0 and a.xmin = h.xmin and a.cmin::text::bigint >= h.cmin::text::bigint
-            ) then h.xmin::text::oid end order by t.relid) as attached
+            ) order by t.relid) as attached
     from pg_partition_tree(c.oid) t
     join pg_inherits h on h.inhrelid = t.relid
     join pg_type y on y.typrelid = t.relid

@@ -39,7 +39,12 @@ from json_to_recordset(rektor.stat_setting('rektor.stat_indexes')) as s (
     recall_target double precision,
     ef integer,
     recall_estimated double precision,
-    recall_measured double precision
+    recall_measured double precision,
+    index_id bigint
+)
+-- What was dropped a moment ago may not be known to Rektor yet.
+where exists (
+    select from rektor.index i join pg_catalog.pg_class c on c.oid = i.relation where i.id = s.index_id
 );
 comment on view rektor.stat_indexes is 'One row an index: what it holds, where it is on its way, how far it is behind';
 

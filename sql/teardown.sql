@@ -18,6 +18,8 @@ begin
     if signatures is not null then
         execute format('drop operator %s', signatures);
     end if;
+    -- The one function whose body holds on to a table.
+    drop routine if exists rektor.may_verify(bigint);
     drop view if exists rektor.stat_indexes, rektor.stat_replication;
     drop table if exists rektor.index, rektor.withdrawn;
     -- All in one command, since they rest on each other.

@@ -7,6 +7,7 @@ pub use value::{Comparison, ValueKind};
 
 use std::fmt;
 
+use bytes::{BufMut, Bytes, BytesMut};
 use serde::{Deserialize, Serialize};
 
 use crate::vector::{Dim, Metric, VectorType};
@@ -250,6 +251,12 @@ impl IndexDefinition {
     }
 }
 
+/// A name as an identifier of SQL, always in quotes.
+#[must_use]
+pub fn quoted_identifier(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}
+
 /// A row's key: for each key column an `int32` length and the value's binary form, both as PostgreSQL sends the
 /// elements of an array. Equal keys are equal bytes.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -291,6 +298,33 @@ impl RowKey {
     }
 }
 
+/// Encoded keys as PostgreSQL's binary arrays, one a key column.
+pub fn key_arrays<'a>(
+    columns: &[KeyColumn],
+    keys: impl ExactSizeIterator<Item = &'a [u8]>,
+) -> Vec<Bytes> {
+    let count = u32::try_from(keys.len()).unwrap_or(u32::MAX);
+    let header = |column: &KeyColumn| {
+        let mut array = BytesMut::with_capacity(20 + keys.len() * 12);
+        array.put_u32(u32::from(count > 0)); // dimensions
+        array.put_u32(0); // no NULLs
+        array.put_u32(column.kind.oid().0);
+        if count > 0 {
+            array.put_u32(count);
+            array.put_u32(1); // lower bound
+        }
+        array
+    };
+    let mut arrays: Vec<BytesMut> = columns.iter().map(header).collect();
+    for key in keys {
+        for (array, part) in arrays.iter_mut().zip(RowKey::parts(key)) {
+            array.put_u32(u32::try_from(part.len()).unwrap_or(u32::MAX));
+            array.put_slice(part);
+        }
+    }
+    arrays.into_iter().map(BytesMut::freeze).collect()
+}
+
 impl fmt::Debug for RowKey {
     /// Row values are never logged.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -317,5 +351,34 @@ mod tests {
             assert_eq!(KeyType::from_oid(kind.oid()), Some(kind));
         }
         assert_eq!(KeyType::from_oid(TypeId(1700)), None);
+    }
+
+    fn columns(kinds: &[KeyType]) -> Vec<KeyColumn> {
+        let column = |(number, kind): (i16, &KeyType)| KeyColumn {
+            name: format!("k{number}"),
+            number: ColumnNumber(number),
+            kind: *kind,
+        };
+        (1..).zip(kinds).map(column).collect()
+    }
+
+    #[test]
+    fn keys_become_one_array_a_column() {
+        let keys = [
+            RowKey::from_parts([&b"\0\0\0\x01"[..], b"ab"]),
+            RowKey::from_parts([&b"\0\0\0\x02"[..], b""]),
+        ];
+        let keys = keys.iter().map(RowKey::as_bytes);
+        let found = key_arrays(&columns(&[KeyType::Int4, KeyType::Text]), keys);
+        // As array_send(array[1, 2]) and array_send(array['ab', '']) print them.
+        let int = b"\0\0\0\x01\0\0\0\0\0\0\0\x17\0\0\0\x02\0\0\0\x01\0\0\0\x04\0\0\0\x01\0\0\0\x04\0\0\0\x02";
+        let text = b"\0\0\0\x01\0\0\0\0\0\0\0\x19\0\0\0\x02\0\0\0\x01\0\0\0\x02ab\0\0\0\0";
+        assert_eq!(found, [&int[..], &text[..]]);
+    }
+
+    #[test]
+    fn no_keys_are_an_empty_array() {
+        let found = key_arrays(&columns(&[KeyType::Uuid]), std::iter::empty());
+        assert_eq!(found, [&b"\0\0\0\0\0\0\0\0\0\0\x0b\x86"[..]]);
     }
 }

@@ -52,6 +52,8 @@ struct Tally {
     lost: u64,
     refused: u64,
     written: u64,
+    /// Indexes made anew only so that a copy comes to its blow.
+    provoked: usize,
 }
 
 /// A schedule under way.
@@ -115,7 +117,7 @@ impl<'a> Run<'a> {
         );
         let plan = Plan::choose(&mut dice, number);
         let logged = self.rektor.log().len();
-        let kills = self.tally.kills;
+        let (kills, provoked) = (self.tally.kills, self.tally.provoked);
         let started = Instant::now();
         self.faults.write_short(plan.short_writes);
         self.disturbed(&plan, &mut dice, number);
@@ -140,7 +142,9 @@ impl<'a> Run<'a> {
         let shape = *self.shape.lock().unwrap();
         let agree = as_restored(&self.rektor, &self.indexes, shape, !plan.is_silent());
         agree.unwrap_or_else(|why| panic!("round {number}, {plan:?}: {why}"));
-        self.count(&plan, logged, self.tally.kills - kills, number);
+        let kills = usize::try_from(self.tally.kills - kills).unwrap();
+        let wanted = 2 * kills + self.tally.provoked - provoked;
+        self.count(&plan, logged, wanted, number);
         self.rektor.spawn();
         self.tally.rounds += 1;
         if std::env::var_os("REKTOR_CHAOS_KILLS").is_some() {
@@ -179,8 +183,8 @@ impl<'a> Run<'a> {
         self.provoke(plan, number);
     }
 
-    /// What the log of the round may tell.
-    fn count(&mut self, plan: &Plan, logged: usize, kills: u64, number: usize) {
+    /// What the log of the round may tell; its kills and provocations explain `wanted` copies.
+    fn count(&mut self, plan: &Plan, logged: usize, wanted: usize, number: usize) {
         let log = &self.rektor.log()[logged..];
         let copies = log.matches(" copying ").count();
         let slots = log.matches("beginning with a new replication slot").count();
@@ -188,10 +192,9 @@ impl<'a> Run<'a> {
         if !plan.may_copy() {
             assert_eq!(copies, 0, "round {number} copied what it had: {plan:?}");
         }
-        let most = 6 + 2 * usize::try_from(kills).unwrap();
         assert!(
-            copies <= most,
-            "round {number} made {copies} copies: {plan:?}"
+            copies <= 6 + wanted,
+            "round {number} made {copies} copies: {plan:?}\n{log}"
         );
         if plan.loss == Loss::Nothing {
             assert_eq!(slots, 0, "round {number} gave up its slot: {plan:?}");

@@ -432,6 +432,13 @@ fn stat_views_answer_any_select() {
         row[2..7].iter().all(Option::is_some) && row[7].is_none(),
         "{row:?}"
     );
+    wire.run("begin; drop table item; create table item (id bigint primary key, v vector(3)); create index item_idx on item using faiss (v vector_l2_ops); commit");
+    let known = "select count(*) from rektor.stat_indexes s where not exists (select from rektor.index i where i.id = s.index_id)";
+    assert_eq!(
+        wire.value(known),
+        "0",
+        "what is dropped is not shown, and never as ready"
+    );
     let error = rektor
         .database
         .connect()

@@ -234,7 +234,10 @@ fn real_arrays_have_pgvectors_operators() {
 #[test]
 fn stat_views_show_what_rektor_set() {
     let mut wire = prepared(Server::Pg16).connect();
-    wire.run(r#"set rektor.stat_indexes = '[{"index_name": "a", "rows": 5, "applied_lsn": "0/1A", "percent": null}]'"#);
+    wire.run("create table t (id integer primary key, v vector(3))");
+    wire.run("insert into rektor.index (name, relation, column_name, metric, dimensions) values ('a', 't', 'v', 'l2', 3)");
+    let id = wire.value("select id from rektor.index");
+    wire.run(&format!(r#"set rektor.stat_indexes = '[{{"index_id": {id}, "index_name": "a", "rows": 5, "applied_lsn": "0/1A", "percent": null}}, {{"index_id": 77, "index_name": "dropped"}}]'"#));
     let rows = wire.rows("select index_name, rows, applied_lsn, percent from rektor.stat_indexes");
     assert_eq!(
         rows,

@@ -22,8 +22,9 @@ pub(super) const MEASURED_K: [usize; 2] = [10, 100];
 /// Recall is a share of a sample: below this share of misses it says nothing.
 const LEAST_MISS: f64 = 0.001;
 
-/// A curve is of a sample, and the graph grows after it: searches aim at this share of the misses they are allowed.
-const AIM: f64 = 0.85;
+/// A curve is of a sample, so are the checks, and the graph grows: searches aim at this share of the misses they are allowed.
+/// (With .85 real embeddings were found to .962 at first and .949 after some checks, of .95 wanted.)
+const AIM: f64 = 0.7;
 
 /// What a check weighs against those before it: some thirty count.
 const DECAY: f64 = 0.97;
@@ -72,6 +73,25 @@ impl Curve {
             misses: measured.map(falling),
             linked,
         }
+    }
+
+    /// For each of [`MEASURED_K`] the efforts, rising, and the share missed at each.
+    pub(super) fn points(&self) -> &[Vec<(f64, f64)>; 2] {
+        &self.misses
+    }
+
+    /// A curve of stored points; `None` when no measurement can have given them.
+    pub(super) fn from_points(misses: [Vec<(f64, f64)>; 2], linked: u32) -> Option<Self> {
+        let is_curve = |points: &Vec<(f64, f64)>| {
+            let shares = |(effort, miss): &(f64, f64)| {
+                *effort >= 1.0 && effort.is_finite() && (LEAST_MISS..=1.0).contains(miss)
+            };
+            !points.is_empty()
+                && points.iter().all(shares)
+                && points.is_sorted_by(|a, b| a.0 < b.0 && a.1 >= b.1)
+        };
+        let curve = misses.iter().all(is_curve);
+        curve.then_some(Self { misses, linked })
     }
 
     /// The effort at which `k` rows are found with this share of misses.
@@ -394,12 +414,13 @@ mod tests {
             effort,
         };
         for _ in 0..200 {
-            dial.checked(&question(40), 0.1, Duration::ZERO); // twice as much as promised
+            dial.checked(&question(40), 0.1, Duration::ZERO);
         }
+        let promised = 2.0 * AIM / 40.0;
         let stats = dial.stats();
         assert!((stats.recall_measured.unwrap() - 0.9).abs() < 0.001);
-        assert!(stats.ef > 60 && stats.ef <= 94, "{stats:?}");
-        assert!(dial.correction() > 1.5 && dial.correction() <= 2.35);
+        assert!(stats.ef > 60 && stats.ef <= 115, "{stats:?}");
+        assert!(dial.correction() > 1.5 && dial.correction() <= 0.1 / promised + 0.001);
         for _ in 0..200 {
             dial.checked(&question(40), 0.9, Duration::ZERO);
         }

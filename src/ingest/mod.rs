@@ -205,6 +205,7 @@ async fn supervise(
     let (reader, readable) = watch::channel(None);
     let (catch_up, orders) = mpsc::channel(catch_up::ORDERS);
     let marks = Arc::new(Marks::default());
+    let watched = Arc::clone(&marks);
     let mut tasks: JoinSet<Result<(), IngestError>> = JoinSet::new();
 
     let mender = Mender::new(
@@ -263,6 +264,8 @@ async fn supervise(
         controls: controls.clone(),
         requests,
         kept,
+        marks: watched,
+        recorded: Lsn::ZERO,
         complaint: None,
         stop: stopping.clone(),
     };

@@ -14,7 +14,7 @@ use crate::lsn::{Lsn, Progress};
 use crate::store::{Entry, Journal, Room, StoreError};
 use crate::upstream::UpstreamError;
 use crate::upstream::slot::SeenCommit;
-use crate::upstream::walsender::{ReplicationStream, StatusSender};
+use crate::upstream::walsender::{ReplicationStream, StatusSender, StreamReceiver};
 use crate::wal::pgoutput::{LogicalMessage, ReplicationMessage};
 use crate::wal::transaction::{Event, Transactions};
 
@@ -22,6 +22,9 @@ use crate::wal::transaction::{Event, Transactions};
 const STATUS_INTERVAL: Duration = Duration::from_secs(1);
 /// Shortest time between two reports of progress: a commit that waits for us waits no longer than this.
 const STATUS_PAUSE: Duration = Duration::from_millis(2);
+
+/// Most messages taken between two looks at everything else: well under a millisecond of work.
+const BURST: usize = 256;
 
 /// How a stream ended that did not fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -126,7 +129,14 @@ pub(crate) async fn receive(
                 room?;
                 receiver.queue.catch_up()?;
             }
-            message = incoming.next(), if receiver.held.is_none() => receiver.message(message?)?,
+            message = incoming.next(), if receiver.held.is_none() => {
+                receiver.message(message?)?;
+                let burst = receiver.burst(&mut incoming);
+                *position = receiver.progress.received(); // also when it failed
+                if let Some(ended) = burst? {
+                    return Ok(ended);
+                }
+            }
             changed = applied.changed() => {
                 changed.map_err(|_| UpstreamError::Closed)?;
                 let applied = *applied.borrow_and_update();
@@ -198,6 +208,26 @@ impl Receiver<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Takes what has arrived together with a message, as long as the journal has room.
+    fn burst(&mut self, incoming: &mut StreamReceiver) -> Result<Option<Ended>, UpstreamError> {
+        for _ in 0..BURST {
+            let room = match self.held.as_ref().map(|held| held.entry.as_ref()) {
+                Some(Some(entry)) => match self.journal.room_now(entry) {
+                    Ok(Some(room)) => Some(room),
+                    Ok(None) => break,
+                    Err(_stopped) => return Ok(Some(Ended::JournalFailed)),
+                },
+                Some(None) | None => None,
+            };
+            self.release(room)?;
+            match incoming.buffered()? {
+                Some(message) => self.message(message)?,
+                None => break,
+            }
+        }
+        Ok(None)
     }
 
     /// Waits until the journal has room for what is held; `None` if it does not keep that. Cancel-safe.

@@ -1,13 +1,16 @@
 //! Upstream's catalogue and the slot, read whenever asked and now and then unasked → what the applier and the budget are told; and
 //! what the catalogue shows to be amiss, mended. Never interprets what it reads.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
 use tokio_postgres::Config;
 
 use crate::ingest::apply::{CatalogueRequest, Control};
+use crate::ingest::marks::Marks;
 use crate::ingest::stopped;
+use crate::lsn::Lsn;
 use crate::upstream::catalogue::{IndexEntry, mend, read_indexes};
 use crate::upstream::sql::SqlSession;
 use crate::upstream::{UpstreamError, slot};
@@ -16,6 +19,11 @@ use crate::upstream::{UpstreamError, slot};
 const NOT_INSTALLED: [&str; 2] = ["42P01", "3F000"];
 /// How often the catalogue is read unasked, for what the stream does not tell.
 const INTERVAL: Duration = Duration::from_secs(2);
+/// WAL after which upstream is asked for a record of its running transactions. The slot keeps WAL back to the last such record
+/// that it could pass; of itself a server writes one every 15 s, which can be gigabytes.
+const RECORD_BYTES: u64 = 8 << 20;
+/// Between two looks at how much it was: at 200 MB/s it is 10 MB.
+const RECORD_LOOK: Duration = Duration::from_millis(50);
 /// Pause after it could not be read.
 const PAUSE: Duration = Duration::from_millis(500);
 
@@ -28,6 +36,9 @@ pub(crate) struct Watcher {
     pub(crate) requests: watch::Receiver<CatalogueRequest>,
     /// Bytes of WAL that are kept for the slot.
     pub(crate) kept: watch::Sender<u64>,
+    pub(crate) marks: Arc<Marks>,
+    /// Upstream's position when it was asked last for a record of its running transactions.
+    pub(crate) recorded: Lsn,
     /// Why mending has failed last.
     pub(crate) complaint: Option<String>,
     pub(crate) stop: watch::Receiver<bool>,
@@ -59,12 +70,35 @@ impl Watcher {
             if told.is_none() {
                 return;
             }
-            tokio::select! {
-                biased;
-                () = stopped(&mut stop) => return,
-                changed = self.requests.changed(), if !failed => if changed.is_err() { return },
-                () = tokio::time::sleep(if failed { PAUSE } else { INTERVAL }) => {}
+            let pause = tokio::time::sleep(if failed { PAUSE } else { INTERVAL });
+            let mut pause = std::pin::pin!(pause);
+            loop {
+                tokio::select! {
+                    biased;
+                    () = stopped(&mut stop) => return,
+                    () = &mut pause => break,
+                    changed = self.requests.changed(), if !failed => match changed {
+                        Ok(()) => break,
+                        Err(_) => return,
+                    },
+                    () = tokio::time::sleep(RECORD_LOOK), if !failed => {}
+                }
+                if let Some(session) = &session {
+                    self.let_go(session).await;
+                }
             }
+        }
+    }
+
+    /// While much is written upstream, moves the place on to which its WAL is kept for the slot.
+    async fn let_go(&mut self, session: &SqlSession) {
+        let upstream = self.marks.upstream();
+        if upstream.bytes_since(self.recorded) < RECORD_BYTES {
+            return;
+        }
+        self.recorded = upstream;
+        if let Err(error) = slot::record_running(session).await {
+            tracing::debug!(%error, "no record of running transactions");
         }
     }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::knn::KnnQuery;
 use super::{RelayReason, quote};
-use crate::catalog::{IndexDefinition, KeyType, RelationId};
+use crate::catalog::{IndexDefinition, KeyType, RelationId, quoted_identifier};
 use crate::index::view::{IndexState, Phase, View};
 
 #[cfg(test)]
@@ -133,8 +133,8 @@ fn fits(query: &KnnQuery, index: &IndexDefinition) -> Result<(), RelayReason> {
 /// nothing is read.
 fn restriction(query: &KnnQuery, index: &IndexDefinition, first: u16) -> String {
     let table = query.alias.as_ref().unwrap_or(&query.table);
-    let table = quote::identifier(table);
-    let column = |name: &str| format!("{table}.{}", quote::identifier(name));
+    let table = quoted_identifier(table);
+    let column = |name: &str| format!("{table}.{}", quoted_identifier(name));
     let parameter = |(number, kind): (u16, KeyType)| format!("${number}::{}", array_type(kind));
     let parameters: Vec<String> = (first..)
         .zip(index.key.iter().map(|key| key.kind))
@@ -158,10 +158,10 @@ fn restriction(query: &KnnQuery, index: &IndexDefinition, first: u16) -> String 
     let name = match &query.schema {
         Some(schema) => format!(
             "{}.{}",
-            quote::identifier(schema),
-            quote::identifier(&query.table)
+            quoted_identifier(schema),
+            quoted_identifier(&query.table)
         ),
-        None => quote::identifier(&query.table),
+        None => quoted_identifier(&query.table),
     };
     format!(
         "{keys} AND {}::pg_catalog.regclass OPERATOR(pg_catalog.=) '{}'::pg_catalog.oid \

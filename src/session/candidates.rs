@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::Bytes;
 
 use super::request::Request;
-use crate::catalog::{IndexDefinition, RowKey};
+use crate::catalog;
 use crate::index::view::IndexState;
 use crate::index::{Effort, Found};
 use crate::vector::VectorType;
@@ -13,8 +13,10 @@ use crate::vector::VectorType;
 /// Candidates beyond k + offset, and one for each ten of those: so many may have moved upstream since they were indexed
 /// without costing the last place. Each costs Postgres 3–5 µs, and where they are not enough the answer is short and widened.
 const MARGIN: usize = 2;
-/// Candidates are multiplied by this while the answer is short.
+/// Candidates are multiplied by this at most while the answer is short …
 pub(super) const WIDENING: usize = 4;
+/// … and by this at least. Half as many again as would have been enough if rows match evenly: most often one more attempt is.
+const RESERVE: f64 = 1.5;
 /// Widening ends at this share of the table: from there on a scan is as good.
 const WIDEST_SHARE: usize = 50;
 /// Widening goes at least this far, however small the table is.
@@ -93,41 +95,26 @@ pub(super) fn key_arrays(found: &Found, search: &Search) -> Vec<Bytes> {
         .iter()
         .filter_map(|near| snapshot.key(near.row))
         .collect();
-    arrays(&search.index.definition, &keys)
+    catalog::key_arrays(&search.index.definition.key, keys.into_iter())
 }
 
-fn arrays(definition: &IndexDefinition, keys: &[&[u8]]) -> Vec<Bytes> {
-    let count = u32::try_from(keys.len()).unwrap_or(u32::MAX);
-    let mut columns: Vec<BytesMut> = definition
-        .key
-        .iter()
-        .map(|column| {
-            let mut array = BytesMut::with_capacity(20 + keys.len() * 12);
-            array.put_u32(u32::from(count > 0)); // dimensions
-            array.put_u32(0); // no NULLs
-            array.put_u32(column.kind.oid().0);
-            if count > 0 {
-                array.put_u32(count);
-                array.put_u32(1); // lower bound
-            }
-            array
-        })
-        .collect();
-    for key in keys {
-        for (array, part) in columns.iter_mut().zip(RowKey::parts(key)) {
-            array.put_u32(u32::try_from(part.len()).unwrap_or(u32::MAX));
-            array.put_slice(part);
-        }
-    }
-    columns.into_iter().map(BytesMut::freeze).collect()
+/// Candidates of the next attempt, where so many have brought fewer rows than the limit.
+pub(super) fn wider(limit: usize, candidates: usize, rows: usize) -> usize {
+    let number = |n: usize| f64::from(u32::try_from(n).unwrap_or(u32::MAX));
+    let needed = RESERVE * number(limit) / number(rows.max(1));
+    let next = number(candidates) * needed.clamp(RESERVE, number(WIDENING));
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+    // positive, and at most four times a u32
+    let next = next.ceil() as usize;
+    next
 }
 
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
     use crate::catalog::{
-        ColumnNumber, IndexId, IndexOptions, KeyColumn, KeyType, QualifiedName, RelationId, TypeId,
-        VectorColumn,
+        ColumnNumber, IndexDefinition, IndexId, IndexOptions, KeyColumn, KeyType, QualifiedName,
+        RelationId, TypeId, VectorColumn,
     };
     use crate::vector::{Dim, Metric};
 
@@ -161,22 +148,20 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn keys_become_one_array_a_column() {
-        let keys = [
-            RowKey::from_parts([&b"\0\0\0\x01"[..], b"ab"]),
-            RowKey::from_parts([&b"\0\0\0\x02"[..], b""]),
-        ];
-        let keys: Vec<&[u8]> = keys.iter().map(RowKey::as_bytes).collect();
-        let found = arrays(&definition(&[KeyType::Int4, KeyType::Text]), &keys);
-        // As array_send(array[1, 2]) and array_send(array['ab', '']) print them.
-        let int = b"\0\0\0\x01\0\0\0\0\0\0\0\x17\0\0\0\x02\0\0\0\x01\0\0\0\x04\0\0\0\x01\0\0\0\x04\0\0\0\x02";
-        let text = b"\0\0\0\x01\0\0\0\0\0\0\0\x19\0\0\0\x02\0\0\0\x01\0\0\0\x02ab\0\0\0\0";
-        assert_eq!(found, [&int[..], &text[..]]);
-    }
-
-    #[test]
-    fn no_keys_are_an_empty_array() {
-        let found = arrays(&definition(&[KeyType::Uuid]), &[]);
-        assert_eq!(found, [&b"\0\0\0\0\0\0\0\0\0\0\x0b\x86"[..]]);
+    fn the_next_attempt_asks_for_what_would_have_been_enough() {
+        for (limit, candidates, rows, next) in [
+            (10, 13, 0, 52), // nothing: the most
+            (10, 13, 1, 52),
+            (10, 13, 5, 39),  // half: twice as many and half of that again
+            (10, 13, 9, 22),  // nearly all
+            (10, 13, 10, 20), // grows in any case
+            (10, 0, 0, 0),
+        ] {
+            assert_eq!(
+                wider(limit, candidates, rows),
+                next,
+                "{limit} {candidates} {rows}"
+            );
+        }
     }
 }

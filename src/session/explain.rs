@@ -282,7 +282,9 @@ impl Session {
         let mut lines = vec![
             "Rektor: nominate".to_owned(),
             format!("  Index: {}", index_line(&search)),
-            format!("  Candidates: {least}, ×{WIDENING} while short up to {widest}, then exact"),
+            format!(
+                "  Candidates: {least}, at most ×{WIDENING} while short up to {widest}, then exact"
+            ),
             format!("  Effort: {}", effort_line(&search, least)),
         ];
         lines.extend(filter_line(&search));

@@ -9,7 +9,7 @@ use bytes::Bytes;
 
 use super::SessionError;
 use super::attempt::{Attempt, is_own};
-use super::candidates::{Search, WIDENING, find, key_arrays, widest};
+use super::candidates::{Search, find, key_arrays, wider, widest};
 use super::counters::Way;
 use super::exchange::{End, Replies};
 use super::frame::Frame;
@@ -332,7 +332,7 @@ impl Session {
             };
             let keys = key_arrays(&found, &search);
             self.count_candidates(&found);
-            match self.attempt(claim, &search, &keys, first).await? {
+            let rows = match self.attempt(claim, &search, &keys, first).await? {
                 Attempt::Enough(replies) => {
                     if let Some(rewrite) = self.rewrites.get(sql) {
                         rewrite.hints.enough(candidates);
@@ -367,11 +367,10 @@ impl Session {
                         }
                     }
                 }
-                Attempt::Short(replies) => {
-                    if replies.rows == 0 && !self.is_fresh() && self.guards_failed(claim).await? {
-                        return Ok(Served::Relay(RelayReason::TransactionWrote));
-                    }
-                }
+                Attempt::Short(replies) => replies.rows,
+            };
+            if rows == 0 && !self.is_fresh() && self.guards_failed(claim).await? {
+                return Ok(Served::Relay(RelayReason::TransactionWrote));
             }
             if self.is_cancelled() {
                 self.report_cancelled().await?;
@@ -389,7 +388,7 @@ impl Session {
                 .counters
                 .widenings
                 .fetch_add(1, Ordering::Relaxed);
-            candidates = candidates.saturating_mul(WIDENING);
+            candidates = wider(search.request.limit, candidates, rows);
             first = false;
         }
     }

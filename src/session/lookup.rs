@@ -10,7 +10,7 @@ use super::filter;
 use super::knn::{QUERY_CANCELED, Unready};
 use super::messages;
 use super::relay::Session;
-use crate::catalog::IndexDefinition;
+use crate::catalog::{IndexDefinition, quoted_identifier};
 use crate::lsn::Lsn;
 use crate::query::{KnnQuery, RelayReason};
 
@@ -87,8 +87,12 @@ impl Session {
 /// The look-up's parameters, in text form.
 fn parameters(query: &KnnQuery, index: &IndexDefinition) -> [String; 8] {
     let table = match &query.schema {
-        Some(schema) => format!("{}.{}", identifier(schema), identifier(&query.table)),
-        None => identifier(&query.table),
+        Some(schema) => format!(
+            "{}.{}",
+            quoted_identifier(schema),
+            quoted_identifier(&query.table)
+        ),
+        None => quoted_identifier(&query.table),
     };
     let columns = || {
         let key = index.key.iter();
@@ -110,10 +114,6 @@ fn parameters(query: &KnnQuery, index: &IndexDefinition) -> [String; 8] {
     ]
 }
 
-fn identifier(name: &str) -> String {
-    format!("\"{}\"", name.replace('"', "\"\""))
-}
-
 /// An array in text form, every element quoted.
 pub(super) fn array(elements: impl Iterator<Item = String>) -> String {
     let quoted: Vec<String> = elements
@@ -128,7 +128,7 @@ mod tests {
 
     #[test]
     fn names_are_quoted_for_postgres() {
-        assert_eq!(identifier("a\"b"), "\"a\"\"b\"");
+        assert_eq!(quoted_identifier("a\"b"), "\"a\"\"b\"");
         assert_eq!(
             array(["a".into(), "b\"\\c".into()].into_iter()),
             r#"{"a","b\"\\c"}"#

@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 use bytes::Bytes;
 
 use super::SessionError;
-use super::candidates::{Search, WIDENING, find, key_arrays, widest};
+use super::candidates::{Search, find, key_arrays, wider, widest};
 use super::counters::Way;
 use super::exchange::{End, Replies};
 use super::frame::Frame;
@@ -197,7 +197,7 @@ impl Session {
                 .counters
                 .widenings
                 .fetch_add(1, Ordering::Relaxed);
-            candidates = candidates.saturating_mul(WIDENING);
+            candidates = wider(search.request.limit, candidates, replies.rows);
         }
     }
 

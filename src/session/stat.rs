@@ -75,6 +75,7 @@ fn one_index(index: &IndexState, view: &View) -> Value {
     let searched = searched.filter(|_| definition.options.method == Method::Hnsw);
     let dial = searched.map(|snapshot| snapshot.dial());
     json!({
+        "index_id": definition.id.0,
         "index_name": name(&definition.name),
         "table_name": name(&definition.table),
         "column_name": definition.column.name,

@@ -87,8 +87,19 @@ pub struct Partition {
     pub relation: RelationId,
     /// The file that holds its rows: another one after TRUNCATE or a rewrite.
     pub file: u32,
-    /// The transaction that attached it after its creation: it may have brought rows, and less than when it was detached.
-    pub attached: Option<u32>,
+    /// The transaction that made it a partition: another one if it was detached meanwhile, and may have lost rows.
+    pub linked: u32,
+    /// It was attached after its creation, and may have brought rows. Of what was seen before this says nothing: a crash of
+    /// the server can change it.
+    pub attached: bool,
+}
+
+impl Partition {
+    /// Whether it has been this partition all the time.
+    #[must_use]
+    pub fn is_same(&self, other: &Self) -> bool {
+        (self.relation, self.file, self.linked) == (other.relation, other.file, other.linked)
+    }
 }
 
 /// Whether the server can be tailed at all.
@@ -148,7 +159,6 @@ pub async fn check_role(session: &SqlSession) -> Result<(), UpstreamError> {
 /// # Errors
 /// When the connection fails or reading is not permitted.
 pub async fn read_indexes(session: &SqlSession, after: &[u32]) -> Result<Catalogue, UpstreamError> {
-    let sql = include_str!("../../sql/ingest_indexes.sql");
     let client = session.client();
     let deadline = Instant::now() + VISIBLE_WITHIN;
     loop {
@@ -160,7 +170,7 @@ pub async fn read_indexes(session: &SqlSession, after: &[u32]) -> Result<Catalog
             .await?;
         let snapshot: String = row.try_get(0)?;
         if after.iter().all(|xid| is_visible(&snapshot, *xid)) || Instant::now() > deadline {
-            let rows = client.query(sql, &[]).await?;
+            let rows = client.query(session.catalogue().await?, &[]).await?;
             client.batch_execute("commit").await?;
             let mut catalogue = Catalogue::default();
             for row in &rows {
@@ -279,14 +289,17 @@ fn shape(row: &Row) -> Result<Shape, UpstreamError> {
 fn partitions(row: &Row) -> Result<Vec<Partition>, UpstreamError> {
     let oids: Option<Vec<u32>> = row.try_get("part_oids")?;
     let files: Option<Vec<u32>> = row.try_get("part_files")?;
-    let attached: Option<Vec<Option<u32>>> = row.try_get("part_attached")?;
+    let linked: Option<Vec<u32>> = row.try_get("part_linked")?;
+    let attached: Option<Vec<bool>> = row.try_get("part_attached")?;
     let files = files.into_iter().flatten();
-    let rest = files.zip(attached.into_iter().flatten());
+    let links = linked.into_iter().flatten();
+    let rest = files.zip(links.zip(attached.into_iter().flatten()));
     let partitions = oids.into_iter().flatten().zip(rest);
     Ok(partitions
-        .map(|(oid, (file, attached))| Partition {
+        .map(|(oid, (file, (linked, attached)))| Partition {
             relation: RelationId(oid),
             file,
+            linked,
             attached,
         })
         .collect())

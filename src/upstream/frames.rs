@@ -51,17 +51,25 @@ impl FrameReader {
         }
     }
 
+    /// The next message if it has arrived already, notices aside.
+    pub(super) fn buffered(&mut self) -> Result<Option<Incoming>, UpstreamError> {
+        while let Some(incoming) = take(&mut self.buffer)? {
+            match incoming {
+                Incoming::Message(Message::NoticeResponse(body)) => log_notice(body.fields()),
+                Incoming::Message(
+                    Message::ParameterStatus(_) | Message::NotificationResponse(_),
+                ) => {}
+                Incoming::CopyBoth | Incoming::Message(_) => return Ok(Some(incoming)),
+            }
+        }
+        Ok(None)
+    }
+
     /// The next message, notices aside, which are logged. Cancel-safe: what was read stays in the buffer.
     pub(super) async fn next(&mut self) -> Result<Incoming, UpstreamError> {
         loop {
-            while let Some(incoming) = take(&mut self.buffer)? {
-                match incoming {
-                    Incoming::Message(Message::NoticeResponse(body)) => log_notice(body.fields()),
-                    Incoming::Message(
-                        Message::ParameterStatus(_) | Message::NotificationResponse(_),
-                    ) => {}
-                    Incoming::CopyBoth | Incoming::Message(_) => return Ok(incoming),
-                }
+            if let Some(incoming) = self.buffered()? {
+                return Ok(incoming);
             }
             self.buffer.reserve(READ_CHUNK);
             if self.source.read_buf(&mut self.buffer).await? == 0 {

@@ -7,7 +7,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use tokio_postgres::types::{FromSql, IsNull, ToSql, Type, to_sql_checked};
 use tokio_postgres::{Config, Row, Statement};
 
-use crate::catalog::{ColumnNumber, KeyColumn, RowKey, TypeId};
+use crate::catalog::{ColumnNumber, KeyColumn, RowKey, TypeId, key_arrays, quoted_identifier};
 use crate::lsn::Lsn;
 use crate::upstream::UpstreamError;
 use crate::upstream::backfill::TableCopy;
@@ -204,7 +204,8 @@ impl TableReader {
     ) -> Result<Vec<Row>, UpstreamError> {
         let types = types(table, |column| column.kind.array_oid().0)?;
         let statement = self.statement(sql, table, &types).await?;
-        let arrays = arrays(table, keys);
+        let keys = keys.iter().map(RowKey::as_bytes);
+        let arrays: Vec<Raw> = key_arrays(&table.key, keys).into_iter().map(Raw).collect();
         Ok(self
             .session
             .client()
@@ -312,10 +313,7 @@ fn key_list(table: &KeyedTable) -> String {
 
 /// Identifiers in quotes.
 fn quoted_list(names: &[String]) -> String {
-    let quoted: Vec<String> = names
-        .iter()
-        .map(|name| format!("\"{}\"", name.replace('"', "\"\"")))
-        .collect();
+    let quoted: Vec<String> = names.iter().map(|name| quoted_identifier(name)).collect();
     quoted.join(", ")
 }
 
@@ -325,36 +323,6 @@ fn types(table: &KeyedTable, oid: impl Fn(&KeyColumn) -> u32) -> Result<Vec<Type
             .ok_or_else(|| UpstreamError::Protocol("a key's type is not known".to_owned()))
     };
     table.key.iter().map(known).collect()
-}
-
-/// For each key column one array in binary form.
-fn arrays(table: &KeyedTable, keys: &[RowKey]) -> Vec<Raw> {
-    let count = u32::try_from(keys.len()).unwrap_or(u32::MAX);
-    let mut columns: Vec<BytesMut> = table
-        .key
-        .iter()
-        .map(|column| {
-            let mut array = BytesMut::with_capacity(20 + keys.len() * 12);
-            array.put_u32(u32::from(count > 0)); // dimensions
-            array.put_u32(0); // no NULLs
-            array.put_u32(column.kind.oid().0);
-            if count > 0 {
-                array.put_u32(count);
-                array.put_u32(1); // lower bound
-            }
-            array
-        })
-        .collect();
-    for key in keys {
-        for (array, part) in columns.iter_mut().zip(RowKey::parts(key.as_bytes())) {
-            array.put_u32(u32::try_from(part.len()).unwrap_or(u32::MAX));
-            array.put_slice(part);
-        }
-    }
-    columns
-        .into_iter()
-        .map(|array| Raw(array.freeze()))
-        .collect()
 }
 
 /// A value in binary form, whatever its type.

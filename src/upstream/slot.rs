@@ -77,6 +77,24 @@ pub async fn status(session: &SqlSession, slot: &str) -> Result<Option<SlotStatu
     }))
 }
 
+/// Has the server write a record of its running transactions, so that the slot can let go of the WAL before it; if this role
+/// may, and the server can.
+///
+/// # Errors
+/// When the connection fails.
+pub async fn record_running(session: &SqlSession) -> Result<(), UpstreamError> {
+    let client = session.client();
+    let row = client
+        .query_one(include_str!("../../sql/ingest_may_record.sql"), &[])
+        .await?;
+    if row.try_get(0)? {
+        client
+            .batch_execute("select pg_log_standby_snapshot()")
+            .await?;
+    }
+    Ok(())
+}
+
 /// Drops the slot, whatever it is doing for the walsender of that process, which must be ours.
 ///
 /// # Errors

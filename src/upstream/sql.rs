@@ -4,8 +4,9 @@
 use std::error::Error;
 use std::io;
 
+use tokio::sync::OnceCell;
 use tokio::task::JoinHandle;
-use tokio_postgres::{Client, Config, NoTls};
+use tokio_postgres::{Client, Config, NoTls, Statement};
 
 use crate::upstream::UpstreamError;
 
@@ -16,6 +17,7 @@ pub const APPLICATION_NAME: &str = "rektor";
 #[derive(Debug)]
 pub struct SqlSession {
     client: Client,
+    catalogue: OnceCell<Statement>,
     _driver: Driver,
 }
 
@@ -49,6 +51,7 @@ impl SqlSession {
             .await?;
         Ok(Self {
             client,
+            catalogue: OnceCell::new(),
             _driver: driver,
         })
     }
@@ -57,6 +60,14 @@ impl SqlSession {
     #[must_use]
     pub fn client(&self) -> &Client {
         &self.client
+    }
+
+    /// The statement that reads every index, prepared once a connection: it is run every two seconds, and planning it costs
+    /// the server several times what running it does (some 10 ms against 2).
+    pub(super) async fn catalogue(&self) -> Result<&Statement, UpstreamError> {
+        let sql = include_str!("../../sql/ingest_indexes.sql");
+        let prepared = self.catalogue.get_or_try_init(|| self.client.prepare(sql));
+        Ok(prepared.await?)
     }
 }
 

@@ -14,6 +14,7 @@ use tokio_postgres::config::TargetSessionAttrs;
 use super::UpstreamError;
 use super::frames::{self, FrameReader, FrameWriter, Incoming};
 use super::login::{self, expect, unexpected};
+use crate::catalog::quoted_identifier;
 use crate::lsn::{Lsn, Progress};
 use crate::wal::pgoutput::ReplicationMessage;
 
@@ -232,7 +233,7 @@ impl ReplicationConnection {
         };
         let command = format!(
             "CREATE_REPLICATION_SLOT {}{temporary} LOGICAL pgoutput (SNAPSHOT '{snapshot}')",
-            identifier(name)
+            quoted_identifier(name)
         );
         let rows = self.query(&command).await?;
         Ok(CreatedSlot {
@@ -250,7 +251,7 @@ impl ReplicationConnection {
     /// # Errors
     /// When it does not exist, or is in use.
     pub async fn drop_slot(&mut self, name: &str) -> Result<(), UpstreamError> {
-        let command = format!("DROP_REPLICATION_SLOT {}", identifier(name));
+        let command = format!("DROP_REPLICATION_SLOT {}", quoted_identifier(name));
         self.query(&command).await.map(drop)
     }
 
@@ -267,8 +268,8 @@ impl ReplicationConnection {
     ) -> Result<ReplicationStream, UpstreamError> {
         let command = format!(
             "START_REPLICATION SLOT {} LOGICAL {from} (proto_version '1', publication_names {}, binary 'true', messages 'true')",
-            identifier(slot),
-            literal(&identifier(publication))
+            quoted_identifier(slot),
+            literal(&quoted_identifier(publication))
         );
         self.begin_command(&command).await?;
         match expect(&mut self.reader).await? {
@@ -362,17 +363,34 @@ impl StreamReceiver {
                 limit: SILENCE_LIMIT,
             })??;
         self.heard = Instant::now();
-        match incoming {
-            Incoming::Message(Message::CopyData(body)) => {
-                Ok(ReplicationMessage::decode(body.into_bytes())?)
+        streamed(incoming)
+    }
+
+    /// The next message if it has arrived already. Many do at once: taking them so spares a wait for each.
+    ///
+    /// # Errors
+    /// When the stream has ended; it cannot go on.
+    pub fn buffered(&mut self) -> Result<Option<ReplicationMessage>, UpstreamError> {
+        match self.reader.buffered()? {
+            Some(Incoming::Message(Message::ErrorResponse(body))) => {
+                Err(UpstreamError::from(&body))
             }
-            Incoming::Message(Message::CopyDone | Message::CommandComplete(_)) => {
-                Err(UpstreamError::Closed)
-            }
-            other @ (Incoming::CopyBoth | Incoming::Message(_)) => {
-                Err(unexpected(&other, "streaming"))
-            }
+            Some(incoming) => streamed(incoming).map(Some),
+            None => Ok(None),
         }
+    }
+}
+
+/// A message of a stream.
+fn streamed(incoming: Incoming) -> Result<ReplicationMessage, UpstreamError> {
+    match incoming {
+        Incoming::Message(Message::CopyData(body)) => {
+            Ok(ReplicationMessage::decode(body.into_bytes())?)
+        }
+        Incoming::Message(Message::CopyDone | Message::CommandComplete(_)) => {
+            Err(UpstreamError::Closed)
+        }
+        other @ (Incoming::CopyBoth | Incoming::Message(_)) => Err(unexpected(&other, "streaming")),
     }
 }
 
@@ -483,10 +501,6 @@ fn parsed<T: std::str::FromStr>(
     single(rows, column, what)?
         .parse()
         .map_err(|_| UpstreamError::Protocol(format!("the answer's {what} is malformed")))
-}
-
-fn identifier(name: &str) -> String {
-    format!("\"{}\"", name.replace('"', "\"\""))
 }
 
 /// Replication commands know no backslash escapes.

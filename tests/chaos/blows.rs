@@ -115,6 +115,7 @@ impl Run<'_> {
             if needs_copy(point.call) && copied.elapsed() > COPY_INTERVAL {
                 copied = Instant::now();
                 ddl::reindex(&self.database, Table::Narrow);
+                self.tally.provoked += 1;
             }
         }
     }
@@ -218,7 +219,13 @@ fn find(directory: &Path, files: &mut Vec<PathBuf>) {
 fn name_of(plan: &Plan) -> String {
     let event = match plan.event {
         Event::At(point) => format!("{:?} {:?}", point.blow, point.call),
-        other => format!("{other:?}"),
+        other @ (Event::Kill
+        | Event::Stop
+        | Event::Restart(_)
+        | Event::TerminateStream
+        | Event::TerminateCopy
+        | Event::Pause
+        | Event::Disk(..)) => format!("{other:?}"),
     };
     match plan.ddl {
         None => event,

@@ -298,8 +298,11 @@ pub fn wait_stored(rektor: &Rektor<'_>, database: &Database<'_>) {
                 let identity = index["identity"].as_str().unwrap_or_default();
                 let identity: serde_json::Value =
                     serde_json::from_str(identity).unwrap_or_default();
-                index["id"].to_string() == *id
-                    && identity["reindexed"].to_string() == *reindexed
+                let is = |value: &serde_json::Value, number: &str| {
+                    value.as_i64().map(|value| value.to_string()).as_deref() == Some(number)
+                };
+                is(&index["id"], id)
+                    && is(&identity["reindexed"], reindexed)
                     && index["lsn"].as_u64() >= Some(*point)
             })
         };
@@ -310,10 +313,10 @@ pub fn wait_stored(rektor: &Rektor<'_>, database: &Database<'_>) {
 /// The position of the table's last copy.
 fn copied_at(log: &str, table: &str) -> u64 {
     let name = format!("public.{table}");
-    let copies = log
+    let mut copies = log
         .lines()
         .filter(|line| line.contains(" copied ") && line.contains(&name));
-    let last = copies.last().and_then(|line| {
+    let last = copies.next_back().and_then(|line| {
         let point = line.split("point=").nth(1)?;
         point.split_whitespace().next()?.parse::<Lsn>().ok()
     });

@@ -195,7 +195,7 @@ impl Cluster {
         let socket_dir = self.dir.display();
         let settings = format!(
             "port = {}\nlisten_addresses = '127.0.0.1'\nunix_socket_directories = '{socket_dir}'\n\
-             wal_level = logical\nmax_wal_senders = 100\nmax_replication_slots = 100\nmax_connections = 300\n\
+             wal_level = logical\nmax_wal_senders = 100\nmax_replication_slots = 500\nmax_connections = 300\n\
              fsync = off\nshared_buffers = 64MB\ntimezone = 'UTC'\nlc_messages = 'C'\n{configuration}\n",
             self.port
         );

@@ -5,8 +5,8 @@ use std::time::Duration;
 use super::fixture::{SERVERS, World};
 use crate::harness::{Rektor, Server, wait_for};
 
-/// The application waits no longer than this for its writes: the catalogue is read every two seconds, on a busy machine.
-const UNDONE: Duration = Duration::from_secs(10);
+/// The catalogue is read every two seconds; the machine may be busy with ten other things.
+const UNDONE: Duration = Duration::from_secs(30);
 
 /// What makes the table's updates fail; what the index says meanwhile, and the cure, where it does not heal by itself.
 const BREAKING: &[(&str, &str, &str)] = &[

@@ -24,6 +24,11 @@ fn a_slot_that_changes_while_rektor_is_down_means_a_new_copy() {
             world.following.stop().unwrap();
             world.insert("t", 100, 5);
             let slot = world.following.slot.clone();
+            let active =
+                format!("select active from pg_replication_slots where slot_name = '{slot}'");
+            wait_for("the walsender to end", LIMIT, || {
+                (world.value(&active) == "f").then_some(())
+            });
             for statement in change.replace("SLOT", &slot).split(';') {
                 world.wire.rows(statement);
             }

@@ -110,8 +110,9 @@ impl Graph {
     pub(super) fn entry(&self) -> Option<u32> {
         // SAFETY: a valid graph.
         let entry = unsafe { ffi::rektor_graph_entry(self.raw()) };
-        // The low half is the node.
-        (entry != u64::MAX).then_some((entry & u64::from(u32::MAX)) as u32)
+        #[allow(clippy::cast_possible_truncation)] // the low half is the node
+        let node = entry as u32;
+        (entry != u64::MAX).then_some(node)
     }
 
     /// The number of levels of a node, and 1 + its next twin or 0, as if there were only `nodes` nodes.

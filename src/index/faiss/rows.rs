@@ -146,6 +146,9 @@ impl Rows {
             .collect();
         lineage.adopt(image, rest.len() + 1)?;
         // Nothing fails from here on.
+        if let Some(curve) = &image.curve {
+            self.dial.measured(curve.clone());
+        }
         self.pending = rest;
         self.next = image
             .rows

@@ -2,8 +2,9 @@
 //! Never takes a link, a level or a twin from bytes without having checked where it leads.
 //!
 //! The bytes, all little-endian: magic, m and metric, dimensions, nodes, entry, number of dead nodes; the mean; of each node
-//! its row, its levels, 1 + its next twin; all link lists; code and scales of each dead node. Live rows are stored elsewhere,
-//! and their codes follow from them and the mean.
+//! its row, its levels, 1 + its next twin; all link lists; code and scales of each dead node; the curve of its recall: nodes
+//! when it was measured, points of its two parts (0 without a curve), effort and share missed of each in 64 bits. Live rows are
+//! stored elsewhere, and their codes follow from them and the mean.
 
 use std::io::{self, Write};
 use std::sync::Arc;
@@ -13,10 +14,11 @@ use super::graph::{Graph, Shape};
 use super::lineage::Lineage;
 use super::store::MAX_ROWS;
 use super::view::RowView;
+use crate::index::dial::Curve;
 use crate::index::pages::Bitmap;
 use crate::index::{IndexError, IndexSpec};
 
-const MAGIC: [u8; 8] = *b"RKTGRPH\x01";
+const MAGIC: [u8; 8] = *b"RKTGRPH\x02";
 /// Nodes whose links are handed to the file at a time.
 const BATCH: usize = 4096;
 
@@ -107,6 +109,18 @@ impl GraphSource<'_> {
             out.write_all(code)?;
             write_all(out, scales.iter().map(|x| x.to_le_bytes()))?;
         }
+        let curve = self.view.dial().curve();
+        let curve = curve.as_deref();
+        out.write_all(&curve.map_or(0, |curve| curve.linked).to_le_bytes())?;
+        let none = [Vec::new(), Vec::new()];
+        let parts = curve.map_or(&none, Curve::points);
+        for part in parts {
+            out.write_all(&number(part.len())?.to_le_bytes())?;
+        }
+        for (effort, miss) in parts.iter().flatten() {
+            out.write_all(&effort.to_le_bytes())?;
+            out.write_all(&miss.to_le_bytes())?;
+        }
         Ok(())
     }
 }
@@ -127,6 +141,9 @@ fn write_all<const N: usize>(
     out.write_all(&buffer)
 }
 
+/// A dead row that a node names, its code and its scales.
+type DeadRow<'a> = (u32, &'a [u8], &'a [f32]);
+
 /// A stored graph, checked: every link leads to a node that has that level, and no chain of twins to itself.
 #[derive(Clone, Debug, PartialEq)]
 pub struct GraphImage {
@@ -142,6 +159,7 @@ pub struct GraphImage {
     /// Codes of dead rows, in the order of their nodes, and their scales.
     codes: Vec<u8>,
     scales: Vec<f32>,
+    pub(super) curve: Option<Curve>,
 }
 
 impl GraphImage {
@@ -191,6 +209,7 @@ impl GraphImage {
             dead_codes.extend_from_slice(rest.take(stride).ok_or(SHORT)?);
             scales.extend(rest.f32s(SCALES).ok_or(SHORT)?);
         }
+        let curve = rest.curve().ok_or(SHORT)?;
         if !rest.0.is_empty() {
             return Err("too long");
         }
@@ -205,6 +224,7 @@ impl GraphImage {
             dead,
             codes: dead_codes,
             scales,
+            curve,
         };
         image.check()?;
         Ok(image)
@@ -282,7 +302,7 @@ impl GraphImage {
     ///
     /// # Errors
     /// When other rows are dead than when it was stored.
-    pub(super) fn dead(&self, live: &Bitmap) -> Result<Vec<(u32, &[u8], &[f32])>, IndexError> {
+    pub(super) fn dead(&self, live: &Bitmap) -> Result<Vec<DeadRow<'_>>, IndexError> {
         let dead = self.rows.iter().filter(|row| !live.contains(**row));
         let width = self.codes.len() / self.dead.max(1);
         let codes = self.codes.chunks_exact(width.max(1));
@@ -310,6 +330,24 @@ impl<'a> Bytes<'a> {
     fn words(&mut self, count: usize) -> Option<impl Iterator<Item = [u8; 4]> + use<'a>> {
         let bytes = self.take(count.checked_mul(4)?)?;
         Some(bytes.as_chunks::<4>().0.iter().copied())
+    }
+
+    /// A curve of recall, if there is one that can be.
+    fn curve(&mut self) -> Option<Option<Curve>> {
+        let header = self.u32s(3)?;
+        let [linked, few, many] = header[..] else {
+            return None;
+        };
+        let mut part = |count: u32| {
+            let numbers = self.take((count as usize).checked_mul(16)?)?;
+            let numbers = numbers.as_chunks::<16>().0.iter();
+            let half = |pair: &[u8; 16], at: usize| {
+                let bytes = pair[at..].first_chunk::<8>();
+                bytes.map_or(f64::NAN, |bytes| f64::from_le_bytes(*bytes))
+            };
+            Some(numbers.map(|pair| (half(pair, 0), half(pair, 8))).collect())
+        };
+        Some(Curve::from_points([part(few)?, part(many)?], linked))
     }
 
     fn u32s(&mut self, count: usize) -> Option<Vec<u32>> {

@@ -75,6 +75,8 @@ fn a_loaded_index_searches_as_the_one_that_was_stored() {
         assert_eq!(loaded.stats().unlinked, 0, "{metric:?}");
         assert_eq!(loaded.stats().live, snapshot.stats().live);
         assert_eq!(loaded.stats().dead, snapshot.stats().dead);
+        let curve = |snapshot: &Snapshot| snapshot.view().dial().curve().unwrap();
+        assert_eq!(curve(&loaded), curve(&snapshot), "{metric:?}");
         let mut queries = Clusters::new(6, 24);
         for _ in 0..100 {
             let query = Vector::new(queries.next()).unwrap();

@@ -656,7 +656,7 @@ impl Trial {
             self.known.learn(&mut kept);
             self.kept += 1;
             // Every third is not worth a generation.
-            if self.kept % 3 > 0 {
+            if !self.kept.is_multiple_of(3) {
                 keep::write(&self.directory, &kept, &mut self.known, &stop).unwrap();
             }
         }

@@ -165,13 +165,12 @@ impl Trial {
     /// The next thing that is told beside progress, and the rows that were shown last.
     async fn told(&mut self, rows: &mut Vec<u64>) -> Control {
         loop {
-            match self.controls.recv().await.unwrap() {
-                Control::CaughtUp { job: 3, states } => {
-                    let shown = states.into_iter().filter_map(|state| state.published);
-                    rows.extend(shown.map(|(snapshot, _)| snapshot.stats().live));
-                }
-                other => return other,
-            }
+            let told = self.controls.recv().await.unwrap();
+            let Control::CaughtUp { job: 3, states } = told else {
+                return told;
+            };
+            let shown = states.into_iter().filter_map(|state| state.published);
+            rows.extend(shown.map(|(snapshot, _)| snapshot.stats().live));
         }
     }
 
@@ -205,14 +204,15 @@ async fn it_reads_what_comes_across_a_restart_of_the_journal_and_joins() {
     // A large one, whose rows are seen at once or not at all.
     append(trial.journal(), 4, 17..12_000).await;
     answer.send(Lsn::new(45)).unwrap();
-    let (position, mut replicas) = match trial.told(&mut rows).await {
-        Control::Joined {
-            job: 3,
-            position,
-            replicas,
-            ..
-        } => (position, replicas),
-        other => panic!("{other:?}"),
+    let told = trial.told(&mut rows).await;
+    let Control::Joined {
+        job: 3,
+        position,
+        mut replicas,
+        ..
+    } = told
+    else {
+        panic!("{told:?}");
     };
     assert_eq!(position, Lsn::new(45));
     assert_eq!(rows.last(), Some(&12_000));

@@ -381,7 +381,7 @@ impl Indexes {
                 self.serials += 1;
                 replica.rename(&index.entry);
                 replica.dirty = true;
-                let place = Place::Here(replica);
+                let place = Place::Here(Box::new(replica));
                 index.live = Some(Live::new(index.entry.clone(), place, self.serials));
                 (index.want, index.filling) = (Want::Nothing, None);
                 self.generation.0 += 1;

@@ -74,7 +74,7 @@ pub(super) struct Live {
 #[derive(Debug)]
 pub(super) enum Place {
     /// It follows the stream.
-    Here(Replica),
+    Here(Box<Replica>),
     /// It catches up from the journal; the snapshot is what it has told of last.
     Away {
         job: u64,
@@ -156,10 +156,12 @@ fn same_include(a: &IndexDefinition, b: &IndexDefinition) -> bool {
 
 /// Whether partitions have brought or taken rows: one is gone, has another file, or was attached.
 fn partitions_moved(old: &[Partition], new: &[Partition]) -> bool {
-    old.iter().any(|partition| !new.contains(partition))
+    let is_in =
+        |partition: &Partition, all: &[Partition]| all.iter().any(|other| other.is_same(partition));
+    old.iter().any(|partition| !is_in(partition, new))
         || new
             .iter()
-            .any(|partition| partition.attached.is_some() && !old.contains(partition))
+            .any(|partition| partition.attached && !is_in(partition, old))
 }
 
 /// What the engine needs of a definition.
@@ -299,9 +301,9 @@ impl Index {
                     applied,
                     beside: (!replica.dirty).then(|| Beside::of(&mut replica)),
                 };
-                Some(replica)
+                Some(*replica)
             }
-            elsewhere => {
+            elsewhere @ (Place::Away { .. } | Place::Nowhere) => {
                 live.place = elsewhere;
                 None
             }
@@ -496,7 +498,7 @@ impl Live {
             replica.writer.mark_changed(&beside.changed);
         }
         replica.rename(&self.entry);
-        self.place = Place::Here(replica);
+        self.place = Place::Here(Box::new(replica));
     }
 
     pub(super) fn is_linked(&self) -> bool {
@@ -521,5 +523,31 @@ impl Live {
         let percent =
             100.0 * stats.live.saturating_sub(stats.unlinked) as f32 / stats.live.max(1) as f32;
         Phase::Building { percent }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::catalog::RelationId;
+
+    #[test]
+    fn partitions_have_moved_when_rows_may_have_come_or_gone() {
+        let partition = |relation, file, linked, attached| Partition {
+            relation: RelationId(relation),
+            file,
+            linked,
+            attached,
+        };
+        let old = [partition(1, 10, 700, false), partition(2, 20, 701, true)];
+        let check = |new: &[Partition], moved| assert_eq!(partitions_moved(&old, new), moved);
+        check(&old, false);
+        // After a crash of the server it looks as if the first had been attached.
+        check(&[partition(1, 10, 700, true), old[1]], false);
+        check(&[old[0], old[1], partition(3, 30, 702, false)], false);
+        check(&[old[0], old[1], partition(3, 30, 702, true)], true);
+        check(&[old[0]], true);
+        check(&[old[0], partition(2, 21, 701, true)], true);
+        check(&[old[0], partition(2, 20, 703, true)], true);
     }
 }

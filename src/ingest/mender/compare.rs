@@ -123,7 +123,9 @@ impl Comparer {
         depth: Depth,
     ) -> Result<Tally, Trouble> {
         let mut tally = Tally::default();
-        let (mut keys, mut pause, mut unseen) = (keys, AGAIN_FIRST, false);
+        let (mut keys, mut pause) = (keys, AGAIN_FIRST);
+        // For a moment a commit is applied here and not visible there; what lasts is something else.
+        let mut always_unseen = true;
         if depth == Depth::Sample {
             let settled = self.compare_once(index, keys, depth).await?;
             tally.add(&settled);
@@ -131,7 +133,7 @@ impl Comparer {
         }
         for _ in 0..ATTEMPTS {
             let mut again = Vec::new();
-            unseen = false;
+            let mut unseen = false;
             let length = whole_rows(&self.view.borrow(), index);
             for keys in keys.chunks(length) {
                 let settled = self
@@ -142,13 +144,14 @@ impl Comparer {
                 again.extend(settled.again);
             }
             keys = again;
+            always_unseen &= unseen;
             if keys.is_empty() {
                 return Ok(tally);
             }
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(AGAIN_MOST);
         }
-        if unseen {
+        if always_unseen {
             return Err(Trouble::Unseen);
         }
         tally.unsettled = keys.len() as u64;

@@ -59,13 +59,17 @@ fn what_does_not_fit_passes_by() {
     let mut queue = Queue::new(items);
     let mut open = Open::default();
     let (a, b, definitions) = (relation(1, "a"), relation(2, "b"), relation(3, "index"));
-    let whole = |queued: &mut mpsc::Receiver<Item>| match queued.try_recv() {
-        Ok(Item::Transaction(whole)) => whole,
-        other => panic!("{other:?}"),
+    let whole = |queued: &mut mpsc::Receiver<Item>| {
+        let Ok(Item::Transaction(whole)) = queued.try_recv() else {
+            panic!("no transaction");
+        };
+        whole
     };
-    let passed = |queued: &mut mpsc::Receiver<Item>| match queued.try_recv() {
-        Ok(Item::Passed(passed)) => passed,
-        other => panic!("{other:?}"),
+    let passed = |queued: &mut mpsc::Receiver<Item>| {
+        let Ok(Item::Passed(passed)) = queued.try_recv() else {
+            panic!("nothing passed by");
+        };
+        passed
     };
 
     send(&mut open, &mut queue, 1, vec![change(&a, 100); 3]);

@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::task::JoinHandle;
 
@@ -196,6 +197,21 @@ impl Journal {
             place: place.map_err(|_| StoreError::Stopped)?,
             bytes,
         })
+    }
+
+    /// The same if there is room now.
+    ///
+    /// # Errors
+    /// [`StoreError::Stopped`] when the writer has failed.
+    pub fn room_now(&self, entry: &Entry) -> Result<Option<Room>, StoreError> {
+        let Ok(bytes) = Arc::clone(&self.room).try_acquire_many_owned(entry.bytes()) else {
+            return Ok(None); // the semaphore is never closed
+        };
+        match self.commands.clone().try_reserve_owned() {
+            Ok(place) => Ok(Some(Room { place, bytes })),
+            Err(TrySendError::Full(_)) => Ok(None),
+            Err(TrySendError::Closed(_)) => Err(StoreError::Stopped),
+        }
     }
 
     /// Appends an entry, in the place that [`Self::room`] gave for it.

@@ -1,6 +1,7 @@
 //! The pages of a table and its partitions → ranges that several sessions read, each by one COPY statement. Pure.
 
 use super::TableCopy;
+use crate::catalog::quoted_identifier;
 
 /// A table smaller than this is read by one session: 8 MiB.
 const SMALL_BLOCKS: i64 = 1024;
@@ -76,7 +77,11 @@ pub(super) fn divide(parts: &[Part], sessions: usize) -> Vec<Piece> {
 
 /// The statement differs from table to table, so it is no file of `sql/`.
 pub(super) fn copy_statement(table: &TableCopy, piece: &Piece) -> String {
-    let columns: Vec<String> = table.columns.iter().map(|name| quoted(name)).collect();
+    let columns: Vec<String> = table
+        .columns
+        .iter()
+        .map(|name| quoted_identifier(name))
+        .collect();
     let mut conditions: Vec<String> = Vec::new();
     conditions.extend(
         table
@@ -98,11 +103,6 @@ pub(super) fn copy_statement(table: &TableCopy, piece: &Piece) -> String {
         columns.join(", "),
         piece.from
     )
-}
-
-/// An identifier in quotes.
-fn quoted(name: &str) -> String {
-    format!("\"{}\"", name.replace('"', "\"\""))
 }
 
 #[cfg(test)]
