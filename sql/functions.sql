@@ -97,12 +97,12 @@ begin
 
     opclass := coalesce(opclass, case rektor.vector_type(indexed_column.atttypid)
         when 'halfvec' then 'halfvec_l2_ops' else 'vector_l2_ops' end);
-    class_type := substring(opclass from '^(vector|halfvec)_(?:l2|ip|cosine)_ops$');
-    metric := substring(opclass from '_(l2|ip|cosine)_ops$');
+    class_type := substring(opclass from '^(vector|halfvec)_(?:l2|ip|cosine|l1)_ops$');
+    metric := substring(opclass from '_(l2|ip|cosine|l1)_ops$');
     if class_type is null then
         raise exception 'operator class "%" does not exist for access method "faiss"', opclass
             using errcode = '42704',
-            hint = 'There are vector_l2_ops, vector_ip_ops, vector_cosine_ops, halfvec_l2_ops, halfvec_ip_ops and halfvec_cosine_ops.';
+            hint = 'There are vector_l2_ops, vector_ip_ops, vector_cosine_ops, vector_l1_ops and the same of halfvec.';
     end if;
     type_name := rektor.vector_type(indexed_column.atttypid);
     if type_name is null or class_type <> replace(type_name, 'real[]', 'vector') then

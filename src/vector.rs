@@ -82,9 +82,22 @@ pub enum Metric {
     InnerProduct,
     /// Cosine distance, `<=>`.
     Cosine,
+    /// Taxicab distance, `<+>`.
+    L1,
 }
 
 impl Metric {
+    /// Every metric.
+    pub const ALL: [Self; 4] = [Self::L2, Self::InnerProduct, Self::Cosine, Self::L1];
+
+    /// The metric that an operator orders by.
+    #[must_use]
+    pub fn from_operator(operator: &str) -> Option<Self> {
+        Self::ALL
+            .into_iter()
+            .find(|metric| metric.operator() == operator)
+    }
+
     /// The operator that orders by this distance.
     #[must_use]
     pub const fn operator(self) -> &'static str {
@@ -92,6 +105,7 @@ impl Metric {
             Self::L2 => "<->",
             Self::InnerProduct => "<#>",
             Self::Cosine => "<=>",
+            Self::L1 => "<+>",
         }
     }
 
@@ -102,15 +116,14 @@ impl Metric {
             Self::L2 => "l2",
             Self::InnerProduct => "ip",
             Self::Cosine => "cosine",
+            Self::L1 => "l1",
         }
     }
 
     /// The metric of that [`name`](Self::name).
     #[must_use]
     pub fn from_name(name: &str) -> Option<Self> {
-        [Self::L2, Self::InnerProduct, Self::Cosine]
-            .into_iter()
-            .find(|metric| metric.name() == name)
+        Self::ALL.into_iter().find(|metric| metric.name() == name)
     }
 
     /// The distance that the operator returns, computed in double precision. The cosine distance of a zero vector is NaN.
@@ -120,6 +133,7 @@ impl Metric {
         let pairs = || a.iter().zip(b).map(|(x, y)| (f64::from(*x), f64::from(*y)));
         match self {
             Self::L2 => pairs().map(|(x, y)| (x - y) * (x - y)).sum::<f64>().sqrt(),
+            Self::L1 => pairs().map(|(x, y)| (x - y).abs()).sum::<f64>(),
             Self::InnerProduct => -pairs().map(|(x, y)| x * y).sum::<f64>(),
             Self::Cosine => {
                 let (mut dot, mut aa, mut bb) = (0.0, 0.0, 0.0);
@@ -440,6 +454,7 @@ mod tests {
     fn distances() {
         let (a, b) = ([1.0, 0.0], [0.0, 2.0]);
         assert_eq!(Metric::L2.distance(&a, &b), 5_f64.sqrt());
+        assert_eq!(Metric::L1.distance(&a, &b), 3.0);
         assert_eq!(Metric::InnerProduct.distance(&a, &a), -1.0);
         assert_eq!(Metric::Cosine.distance(&a, &b), 1.0);
         assert!(Metric::Cosine.distance(&a, &[0.0, 0.0]).is_nan());

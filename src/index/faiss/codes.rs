@@ -141,5 +141,6 @@ pub(super) fn raw_metric(metric: Metric) -> u32 {
         Metric::L2 => 0,
         Metric::InnerProduct => 1,
         Metric::Cosine => 2,
+        Metric::L1 => 3,
     }
 }

@@ -1,4 +1,4 @@
-// Dot products of byte codes, chosen once for the processor. No FAISS header here: kernels.cpp has functions compiled
+// Dot products and L1 distances of byte codes, chosen once for the processor. No FAISS header here: kernels.cpp has functions compiled
 // for newer processors, into which nothing shared with the rest of the program may be inlined.
 #pragma once
 
@@ -12,6 +12,11 @@ struct Kernels {
     void (*dots)(const int8_t* query, const uint8_t* const* codes, size_t count, size_t stride, int32_t* out);
     // One of them.
     int32_t (*dot)(const int8_t* query, const uint8_t* code, size_t stride);
+    // out[i] = Σ |query[j] − scales[i][0] × (codes[i][j] − 128)| over stride components; prefetches the codes ahead.
+    void (*manhattans)(const float* query, const uint8_t* const* codes, const float* const* scales, size_t count,
+                       size_t stride, float* out);
+    // One of them.
+    float (*manhattan)(const float* query, const uint8_t* code, float scale, size_t stride);
     // signed_code[j] = code[j] − 128; returns their sum.
     int32_t (*to_signed)(const uint8_t* code, int8_t* signed_code, size_t stride);
 };

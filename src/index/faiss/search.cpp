@@ -39,6 +39,9 @@ struct Exact {
         if (metric == kL2) {
             return std::sqrt(faiss::fvec_L2sqr(query, x, dim));
         }
+        if (metric == kL1) {
+            return faiss::fvec_L1(query, x, dim);
+        }
         const float dot = faiss::fvec_inner_product(query, x, dim);
         if (metric == kInnerProduct) {
             return -dot;
@@ -188,8 +191,7 @@ int64_t search(const RektorGraph* graph, const RektorView& view, const float* x,
     Scratch& s = scratch();
     s.computed = 0;
     s.best.clear();
-    s.query.resize(view.codes.stride);
-    const Query query = code_query(view.codes, x, s.query.data(), s.centred);
+    const Query query = code_query(view.codes, x, s.query);
     if (graph != nullptr) {
         walk(*graph, view, query, ef, most, allows, s);
         if (s.computed > most) {
@@ -207,8 +209,7 @@ int64_t search_rows(const RektorView& view, const float* x, size_t k, const uint
     const Kernels& kernels = rektor::kernels(best_kernel());
     s.computed = count;
     s.best.clear();
-    s.query.resize(view.codes.stride);
-    const Query query = code_query(view.codes, x, s.query.data(), s.centred);
+    const Query query = code_query(view.codes, x, s.query);
     const size_t wanted = compared_exactly(k, view.codes.dim);
     float found[kBatch];
     for (size_t done = 0; done < count;) {

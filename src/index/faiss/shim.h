@@ -12,7 +12,7 @@ constexpr uint32_t kChunkShift = 14;
 // Rows of a page of the live bitmap: 1 << kPageShift, as in pages.rs.
 constexpr uint32_t kPageShift = 15;
 
-enum RektorMetric : uint32_t { kL2 = 0, kInnerProduct = 1, kCosine = 2 };
+enum RektorMetric : uint32_t { kL2 = 0, kInnerProduct = 1, kCosine = 2, kL1 = 3 };
 
 // The 8-bit codes of rows: x ≈ mean + scale × (code − 128).
 struct RektorCodes {
@@ -42,6 +42,8 @@ struct RektorGraph;
 uint32_t rektor_best_kernel();
 // Dot product of stride code bytes (unsigned) and query bytes (signed), by kernel 0, 1 or 2. For tests.
 int32_t rektor_dot(uint32_t kernel, const uint8_t* code, const int8_t* query, size_t stride);
+// Sum of |query − scale × (code − 128)| over stride components. For tests.
+float rektor_manhattan(uint32_t kernel, const uint8_t* code, const float* query, float scale, size_t stride);
 
 // Gives the calling thread the least priority there is, for good.
 void rektor_low_priority();

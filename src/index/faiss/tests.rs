@@ -26,17 +26,7 @@ fn spec(dim: usize, metric: Metric, method: Method) -> IndexSpec {
 
 #[test]
 fn kernels_equal_plain_arithmetic() {
-    // SAFETY: no arguments.
-    let best = unsafe { ffi::rektor_best_kernel() };
-    let kernels: Vec<u32> = [
-        (0, true),
-        (1, std::is_x86_feature_detected!("avxvnni")),
-        (2, best == 2),
-    ]
-    .into_iter()
-    .filter_map(|(kernel, here)| here.then_some(kernel))
-    .collect();
-    assert!(kernels.contains(&best));
+    let kernels = kernels_here();
     let mut state = 1;
     for stride in (64..=640).step_by(64) {
         for round in 0..20 {
@@ -74,12 +64,61 @@ fn kernels_equal_plain_arithmetic() {
     }
 }
 
+/// The kernels that this processor has.
+fn kernels_here() -> Vec<u32> {
+    // SAFETY: no arguments.
+    let best = unsafe { ffi::rektor_best_kernel() };
+    let here = [
+        (0, true),
+        (1, std::is_x86_feature_detected!("avxvnni")),
+        (2, best == 2),
+    ];
+    let kernels: Vec<u32> = here
+        .into_iter()
+        .filter_map(|(kernel, here)| here.then_some(kernel))
+        .collect();
+    assert!(kernels.contains(&best));
+    kernels
+}
+
+#[test]
+fn l1_kernels_equal_plain_arithmetic() {
+    let mut state = 3;
+    for stride in (64..=640).step_by(64) {
+        for round in 0..20 {
+            let code: Vec<u8> = (0..stride)
+                .map(|_| random(&mut state).to_le_bytes()[0])
+                .collect();
+            let query: Vec<f32> = (0..stride)
+                .map(|_| (random(&mut state) % 2_001) as f32 / 10.0 - 100.0)
+                .collect();
+            let scale = [0.0, 0.7, 3.0][round % 3];
+            let expected: f64 = code
+                .iter()
+                .zip(&query)
+                .map(|(c, q)| (f64::from(*q) - f64::from(scale) * (f64::from(*c) - 128.0)).abs())
+                .sum();
+            for kernel in kernels_here() {
+                // SAFETY: both have `stride` components, a multiple of 64, and this processor has the kernel.
+                let found = unsafe {
+                    ffi::rektor_manhattan(kernel, code.as_ptr(), query.as_ptr(), scale, stride)
+                };
+                let wrong = (f64::from(found) - expected).abs();
+                assert!(
+                    wrong <= 1e-5 * expected,
+                    "kernel {kernel}, {stride}: {found}, not {expected}"
+                );
+            }
+        }
+    }
+}
+
 /// For every dimension: the nearest by codes and then by vectors is the nearest, with its true distance.
 #[test]
 fn searches_by_codes_equal_scans_in_every_dimension() {
     let mut state = 7;
     for dim in (1..=600).chain([1_536, 4_096, 16_000]) {
-        for metric in [Metric::L2, Metric::InnerProduct, Metric::Cosine] {
+        for metric in Metric::ALL {
             let mut vector = || -> Vec<f32> {
                 (0..dim)
                     .map(|_| (random(&mut state) % 2_001) as f32 / 100.0 - 10.005)

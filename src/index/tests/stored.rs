@@ -65,7 +65,7 @@ fn lived_in(spec: IndexSpec, seed: u64) -> (Writer, Arc<Snapshot>) {
 
 #[test]
 fn a_loaded_index_searches_as_the_one_that_was_stored() {
-    for metric in [Metric::L2, Metric::InnerProduct, Metric::Cosine] {
+    for metric in Metric::ALL {
         let spec = spec(24, metric);
         let (_writer, snapshot) = lived_in(spec, 5);
         let stored = store(&snapshot);
