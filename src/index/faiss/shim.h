@@ -17,7 +17,7 @@ enum RektorMetric : uint32_t { kL2 = 0, kInnerProduct = 1, kCosine = 2, kL1 = 3 
 // The 8-bit codes of rows: x ≈ mean + scale × (code − 128).
 struct RektorCodes {
     const uint8_t* const* codes;  // stride bytes a row; the bytes beyond dim are 128
-    // Four floats a row: scale, squared norm of x − mean, what centring takes from its inner products, unused.
+    // Four floats a row: scale, squared norm of x − mean less what rounding does to it, what centring takes from its inner products, unused.
     const float* const* scales;
     const float* mean;            // dim floats
     size_t dim;

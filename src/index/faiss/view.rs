@@ -290,7 +290,9 @@ impl RowView {
         let end = lineage.linked().saturating_add(most).min(self.extent);
         // Dead rows as well: they are alive in views that may still be held, and those trust `linked` too.
         // SAFETY: `self` is a view of the lineage.
-        unsafe { lineage.link(None, end, &self.spec.options, threads, stop) }
+        unsafe {
+            lineage.link(&self.vectors, None, end, &self.spec.options, threads, stop)
+        }
     }
 
     /// Bytes of the graph.
@@ -378,7 +380,7 @@ impl Rebuild {
         // SAFETY: the pin holds the rows of both lineages.
         unsafe {
             self.new
-                .link(Some(&view.live), end, &self.options, threads, stop)?
+                .link(&view.vectors, Some(&view.live), end, &self.options, threads, stop)?
         };
         Ok(end == self.new.extent())
     }
