@@ -1,6 +1,10 @@
 //! What Rektor knows of the upstream catalogue: tables, columns, keys and index definitions, as plain checked data.
 //! Never reads them itself (`upstream` does) and never holds a row's values except as an encoded key.
 
+mod value;
+
+pub use value::{Comparison, ValueKind};
+
 use std::fmt;
 
 use bytes::{BufMut, Bytes, BytesMut};
@@ -151,6 +155,9 @@ pub struct IncludeColumn {
     pub number: ColumnNumber,
     /// The column's type.
     pub type_id: TypeId,
+    /// Whether equal values are equal bytes, as far as the column's collation decides that.
+    #[serde(default)]
+    pub deterministic: bool,
 }
 
 /// How an index finds its candidates.

@@ -8,6 +8,9 @@
 //! record.rs    key and INCLUDE values ↔ one byte string
 //! pages.rs     copy-on-write tables: live rows, records
 //! snapshot.rs  one state at one LSN: searched, read
+//! ordinal.rs   an INCLUDE value → a number that filters compare;  constant.rs  a condition's constant → a range of them
+//! attributes.rs  ordinals by row, and rows by ordinal
+//! filter.rs    conditions → which rows may meet them;  filtered.rs  a search among those
 //! dial.rs      a wanted recall → how many candidates a search weighs
 //! linker.rs    the thread that links rows into the graph, and rebuilds it when half is dead
 //! view.rs      all indexes at one moment, as the front end sees them
@@ -30,11 +33,16 @@
 //! one until the linker has put its node into the graph. When the row changes its vector, or goes, it is not live in the
 //! next snapshot; its node stays until a rebuild drops it, and its id comes back once no snapshot can name it.
 
+mod attributes;
+mod constant;
 mod dial;
 mod faiss;
+mod filter;
+mod filtered;
 mod keys;
 mod linker;
 mod loader;
+mod ordinal;
 mod pages;
 mod record;
 mod snapshot;
@@ -43,10 +51,14 @@ mod tests;
 pub mod view;
 mod writer;
 
+pub use constant::Constant;
 pub use dial::{DEFAULT_RECALL, DialStats};
 pub use faiss::{GraphImage, GraphSource};
+pub use filter::Filter;
+pub use filtered::FilterCost;
 pub use keys::Place;
 pub use loader::{Changed, Loader};
+pub use ordinal::Ordinal;
 pub use snapshot::{Effort, Found, Neighbor, RowId, Snapshot, Stats};
 pub use writer::{
     ColumnChange, Comparison, LeftOut, LeftOutRow, LeftOutView, Outcome, RowChange, VectorChange,

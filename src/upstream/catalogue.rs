@@ -427,9 +427,11 @@ fn include_columns(
         .into_iter()
         .flatten()
         .zip(types.into_iter().flatten());
+    let deterministic: Option<Vec<bool>> = row.try_get("include_deterministic")?;
     let found = found.zip(sendable.into_iter().flatten());
+    let found = found.zip(deterministic.into_iter().flatten());
     let mut include = Vec::with_capacity(names.len());
-    for (name, ((number, type_id), sendable)) in names.into_iter().zip(found) {
+    for (name, (((number, type_id), sendable), deterministic)) in names.into_iter().zip(found) {
         let (Some(number), Some(type_id)) = (number, type_id) else {
             problems.push(format!("column {name} does not exist"));
             continue;
@@ -441,6 +443,7 @@ fn include_columns(
             name,
             number: ColumnNumber(number),
             type_id: TypeId(type_id),
+            deterministic,
         });
     }
     Ok(include)

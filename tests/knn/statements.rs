@@ -11,7 +11,7 @@ use crate::harness::{Frame, Server};
 use crate::relay::compare::{Copies, Pair};
 
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Protocol {
+pub(super) enum Protocol {
     Simple,
     Text,
     Binary,
@@ -26,7 +26,7 @@ fn literal(value: &str) -> String {
     }
 }
 
-pub fn messages(protocol: Protocol, sql: &str, parameters: &[&str]) -> (Vec<u8>, usize) {
+pub(super) fn messages(protocol: Protocol, sql: &str, parameters: &[&str]) -> (Vec<u8>, usize) {
     // a driver declares no more parameters than the statement has
     let used = (1..=parameters.len())
         .filter(|n| sql.contains(&format!("${n}")))
@@ -93,7 +93,7 @@ fn answers_are_exact(server: Server, protocol: Protocol) {
 }
 
 /// Searches so wide that they miss nothing: these tests compare answers, not recall.
-fn widen(pair: &mut Pair, server: Server) {
+pub(super) fn widen(pair: &mut Pair, server: Server) {
     if server.has_pgvector() {
         pair.query("load 'vector'");
     }

@@ -95,6 +95,15 @@ impl Codes {
         unsafe { (self.codes.get(row), self.scales.get(row)) }
     }
 
+    /// About the vector (under cosine the unit vector) that has this code.
+    pub(super) fn decoded(&self, code: &[u8], scales: &[f32]) -> Box<[f32]> {
+        let step = scales.first().copied().unwrap_or_default();
+        let components = self.mean.iter().zip(code);
+        components
+            .map(|(mean, code)| mean + step * (f32::from(*code) - 128.0))
+            .collect()
+    }
+
     /// Writes a code that was made before.
     ///
     /// # Safety

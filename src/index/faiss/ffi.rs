@@ -1,5 +1,7 @@
 //! The C++ shim's functions and structs, as `shim.h` has them.
 
+use std::ffi::c_void;
+
 /// `RektorCodes`.
 #[repr(C)]
 #[derive(Clone, Copy)]
@@ -106,6 +108,29 @@ unsafe extern "C" {
         query: *const f32,
         k: usize,
         ef: usize,
+        rows: *mut u32,
+        distances: *mut f32,
+        computed: *mut u64,
+    ) -> i64;
+    pub(super) fn rektor_search_allowed(
+        graph: *const RawGraph,
+        view: *const RawView,
+        query: *const f32,
+        k: usize,
+        ef: usize,
+        most: u64,
+        allowed: unsafe extern "C" fn(*const c_void, u32) -> bool,
+        context: *const c_void,
+        rows: *mut u32,
+        distances: *mut f32,
+        computed: *mut u64,
+    ) -> i64;
+    pub(super) fn rektor_search_rows(
+        view: *const RawView,
+        query: *const f32,
+        k: usize,
+        among: *const u32,
+        count: usize,
         rows: *mut u32,
         distances: *mut f32,
         computed: *mut u64,

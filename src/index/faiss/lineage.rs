@@ -125,9 +125,11 @@ impl Lineage {
     /// `stop`.
     ///
     /// # Safety
-    /// The pin of a view of this lineage, or one that keeps its rows as well, is held through the call.
+    /// The pin of a view of this lineage, or one that keeps its rows as well, is held through the call; `vectors` are
+    /// those of its rows.
     pub(super) unsafe fn link(
         &self,
+        vectors: &Store<f32>,
         live: Option<&Bitmap>,
         end: u32,
         options: &IndexOptions,
@@ -143,15 +145,15 @@ impl Lineage {
         let wanted = |node: u32| live.is_none_or(|live| live.contains(self.row(node)));
         let view = RawView {
             codes: self.codes.raw(),
-            vectors: std::ptr::null(),
+            vectors: vectors.table(),
             live: std::ptr::null(),
             live_pages: 0,
             nodes: self.table(),
             linked: 0,
             extent: 0,
         };
-        // SAFETY: the lock keeps other linkers out; linking reads neither vectors nor `live`; nodes below the extent have
-        // rows, and those have codes.
+        // SAFETY: the lock keeps other linkers out; linking does not read `live`; nodes below the extent have rows, and
+        // those have codes and vectors, also when they are dead.
         let linked =
             unsafe { graph.link(&view, end, options.ef_construction, threads, &wanted, stop) };
         if linked.is_err() {

@@ -134,6 +134,10 @@ impl Rows {
         for (row, code, scales) in image.dead(&self.live)? {
             // SAFETY: not live, so not loaded, so nobody was ever given this row.
             unsafe { lineage.codes.set(row, code, scales)? };
+            // Walks pass through it, by its vector too.
+            self.vectors.reserve(row)?;
+            // SAFETY: as above.
+            unsafe { self.vectors.set(row, &lineage.codes.decoded(code, scales)) };
         }
         let rest: Vec<u32> = self
             .live

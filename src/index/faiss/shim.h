@@ -17,7 +17,7 @@ enum RektorMetric : uint32_t { kL2 = 0, kInnerProduct = 1, kCosine = 2, kL1 = 3,
 // The 8-bit codes of rows: x ≈ mean + scale × (code − 128). Under Hamming and Jaccard the rows themselves: bits.
 struct RektorCodes {
     const uint8_t* const* codes;  // stride bytes a row; the bytes beyond dim are 128, those of bits 0
-    // Four floats a row: scale, squared norm of x − mean, what centring takes from its inner products, unused.
+    // Four floats a row: scale, squared norm of x − mean less what rounding does to it, what centring takes from its inner products, unused.
     const float* const* scales;
     const float* mean;            // dim floats
     size_t dim;     // words of a stored row: its components, or 32 bits each
@@ -81,6 +81,15 @@ RektorGraph* rektor_graph_load(uint32_t m, uint32_t metric, uint32_t capacity, u
 // Returns how many, or -1 when there is no memory.
 int64_t rektor_search(const RektorGraph* graph, const RektorView* view, const float* query, size_t k, size_t ef,
                       uint32_t* rows, float* distances, uint64_t* computed);
+// The same among the rows that `allowed` says yes to; it is asked of live rows. Gives up, and returns 0, once the walk has
+// computed more than `most` distances.
+typedef bool (*RektorAllowed)(const void* context, uint32_t row);
+int64_t rektor_search_allowed(const RektorGraph* graph, const RektorView* view, const float* query, size_t k, size_t ef,
+                              uint64_t most, RektorAllowed allowed, const void* context, uint32_t* rows,
+                              float* distances, uint64_t* computed);
+// The same among so many live rows, all of them compared by their codes.
+int64_t rektor_search_rows(const RektorView* view, const float* query, size_t k, const uint32_t* among, size_t count,
+                           uint32_t* rows, float* distances, uint64_t* computed);
 // The same over every live row, by its stored vector.
 int64_t rektor_scan(const RektorView* view, const float* query, size_t k, uint32_t* rows, float* distances,
                     uint64_t* computed);

@@ -2,6 +2,7 @@
 
 mod concurrency;
 mod dial;
+mod filters;
 mod model;
 mod recall;
 mod stored;
@@ -157,10 +158,20 @@ fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
 
 /// An index of these vectors, all linked, keys counted from 0.
 fn linked(spec: IndexSpec, vectors: impl Iterator<Item = Vec<f32>>) -> (Writer, Arc<Snapshot>) {
-    let mut writer = Writer::new(spec).unwrap();
-    for (number, vector) in (0..).zip(vectors) {
+    let upserts = (0..).zip(vectors).map(|(number, vector)| {
         let vector = Vector::from_words(spec.form(), vector).unwrap();
-        writer.apply(set(number, vector)).unwrap();
+        set(number, vector)
+    });
+    linked_with(Writer::new(spec).unwrap(), upserts)
+}
+
+/// The same with any changes.
+fn linked_with(
+    mut writer: Writer,
+    changes: impl Iterator<Item = RowChange>,
+) -> (Writer, Arc<Snapshot>) {
+    for change in changes {
+        writer.apply(change).unwrap();
     }
     let snapshot = writer.publish(Lsn::new(1));
     wait_until("linking", || snapshot.stats().unlinked == 0);
