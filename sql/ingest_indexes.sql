@@ -54,7 +54,8 @@ select
     parts.oids as part_oids,
     parts.files as part_files,
     parts.linked as part_linked,
-    parts.attached as part_attached
+    parts.attached as part_attached,
+    inc.deterministic as include_deterministic
 from rektor.index i
 join pg_class c on c.oid = i.relation
 join pg_namespace n on n.oid = c.relnamespace
@@ -88,11 +89,13 @@ left join lateral (
     select array_agg(a.attnum order by u.place) as numbers,
         array_agg(coalesce(a.attname, u.name)::text order by u.place) as names,
         array_agg(a.atttypid order by u.place) as types,
-        array_agg(coalesce(t.typsend <> 0 and coalesce(e.typsend <> 0, true), false) order by u.place) as sendable
+        array_agg(coalesce(t.typsend <> 0 and coalesce(e.typsend <> 0, true), false) order by u.place) as sendable,
+        array_agg(coalesce(l.collisdeterministic, true) order by u.place) as deterministic
     from rows from (unnest(i.include), unnest(number.found[2:])) with ordinality u (name, number, place)
     left join pg_attribute a on a.attrelid = c.oid and a.attnum = u.number and not a.attisdropped
     left join pg_type t on t.oid = a.atttypid
     left join pg_type e on e.oid = t.typelem and t.typcategory = 'A'
+    left join pg_collation l on l.oid = a.attcollation
 ) inc on true
 left join pg_publication pub on pub.pubname = 'rektor'
 left join pg_publication_rel pr on pr.prpubid = pub.oid and pr.prrelid = c.oid

@@ -1,6 +1,6 @@
 -- What a session must know before it answers a k-NN statement from an index, in one row. Runs in the client's own session.
--- $1 the table as the statement writes it, $2 its OID as the index knows it, $3 and $4 the columns the index knows, by number
--- and name, $5 how many of them, from the first, are the key, $6 functions and $7 types whose nature is not known.
+-- $1 the table as the statement writes it, $2 its OID as the index knows it, $3, $4 and $8 the columns the index knows, by
+-- number, name and type, $5 how many of them, from the first, are the key, $6 functions and $7 types whose nature is not known.
 select
     pg_catalog.current_setting('rektor.consistency', true),
     pg_catalog.current_setting('rektor.min_lsn', true),
@@ -19,8 +19,11 @@ select
     pg_catalog.to_regclass($1::text)::oid,
     (
         select pg_catalog.count(*) = pg_catalog.cardinality($3::int2[])
-        from rows from (pg_catalog.unnest($3::int2[]), pg_catalog.unnest($4::name[])) as known (number, name)
+        from rows from (
+            pg_catalog.unnest($3::int2[]), pg_catalog.unnest($4::name[]), pg_catalog.unnest($8::oid[])
+        ) as known (number, name, type)
         join pg_catalog.pg_attribute a on a.attrelid = $2::oid and a.attnum = known.number and a.attname = known.name
+            and a.atttypid = known.type
         where not a.attisdropped
     ),
     (

@@ -1,12 +1,16 @@
 //! What Rektor knows of the upstream catalogue: tables, columns, keys and index definitions, as plain checked data.
 //! Never reads them itself (`upstream` does) and never holds a row's values except as an encoded key.
 
+mod value;
+
+pub use value::{Comparison, ValueKind};
+
 use std::fmt;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use serde::{Deserialize, Serialize};
 
-use crate::vector::{Dim, Metric, VectorType};
+use crate::vector::{Dim, Form, Metric, VectorType};
 
 /// `pg_class.oid` of a table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -151,6 +155,9 @@ pub struct IncludeColumn {
     pub number: ColumnNumber,
     /// The column's type.
     pub type_id: TypeId,
+    /// Whether equal values are equal bytes, as far as the column's collation decides that.
+    #[serde(default)]
+    pub deterministic: bool,
 }
 
 /// How an index finds its candidates.
@@ -341,6 +348,12 @@ pub struct IndexDefinition {
 }
 
 impl IndexDefinition {
+    /// What its vectors are made of.
+    #[must_use]
+    pub const fn form(&self) -> Form {
+        self.metric.form(self.dim)
+    }
+
     /// The columns' numbers: of the key, the vector, INCLUDE.
     pub fn columns(&self) -> impl Iterator<Item = ColumnNumber> {
         let key = self.key.iter().map(|column| column.number);

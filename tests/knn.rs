@@ -1,7 +1,9 @@
 //! k-NN searches through Rektor: the rows that exact SQL gives, and answered from the index where they should be.
 
 mod cases;
+mod filters;
 pub mod fixture;
 mod rights;
 mod statements;
+mod types;
 mod visibility;

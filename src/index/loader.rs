@@ -8,7 +8,7 @@ use super::keys::Place;
 use super::pages::Bitmap;
 use super::writer::MOST_LEFT_OUT;
 use super::{ColumnChange, IndexError, IndexSpec, LeftOut, Snapshot, Writer, record};
-use crate::catalog::RowKey;
+use crate::catalog::{RowKey, ValueKind};
 use crate::lsn::Lsn;
 use crate::vector::{Metric, Vector};
 
@@ -72,6 +72,12 @@ impl Loader {
         Ok(Self(writer))
     }
 
+    /// As [`Writer::filtered_on`].
+    #[must_use]
+    pub fn filtered_on(self, kinds: impl IntoIterator<Item = Option<ValueKind>>) -> Self {
+        Self(self.0.filtered_on(kinds))
+    }
+
     /// Puts a row where it was.
     ///
     /// # Errors
@@ -96,14 +102,14 @@ impl Loader {
         };
         match (place, vector) {
             (Place::Row(row), Ok(vector)) => {
-                if vector.dim() != writer.spec.dim.get() {
+                if vector.form() != Some(writer.spec.form()) {
                     return wrong("has another dimension");
                 }
                 if writer.spec.metric == Metric::Cosine && vector.is_zero() {
                     return wrong("has no direction");
                 }
                 writer.rows.load(row, vector.as_slice())?;
-                writer.records.set(row, &record);
+                writer.set_record(row, &record);
             }
             (Place::LeftOut(slot), Err(reason)) if slot < MOST_LEFT_OUT => {
                 let left_out = &mut writer.left_out;

@@ -8,6 +8,9 @@
 //! record.rs    key and INCLUDE values ↔ one byte string
 //! pages.rs     copy-on-write tables: live rows, records
 //! snapshot.rs  one state at one LSN: searched, read
+//! ordinal.rs   an INCLUDE value → a number that filters compare;  constant.rs  a condition's constant → a range of them
+//! attributes.rs  ordinals by row, and rows by ordinal
+//! filter.rs    conditions → which rows may meet them;  filtered.rs  a search among those
 //! dial.rs      a wanted recall → how many candidates a search weighs
 //! linker.rs    the thread that links rows into the graph, and rebuilds it when half is dead
 //! view.rs      all indexes at one moment, as the front end sees them
@@ -19,7 +22,7 @@
 //!   stored.rs    a graph ↔ checked bytes
 //!   codes.rs     8-bit codes;  graph.rs  handle of a C++ graph;  store.rs  chunks that never move
 //!   shim.h ffi.rs      the line between Rust and C++
-//!   kernels.cpp        dot products of bytes for three kinds of processor
+//!   kernels.cpp        dot products of bytes for three kinds of processor;  bits.cpp  distances of bits for two
 //!   codes.cpp          vectors and queries → bytes
 //!   graph.cpp          FAISS's HNSW structure, linked while it is searched
 //!   search.cpp         the walk, the scan of what is not linked, exact comparison
@@ -30,11 +33,16 @@
 //! one until the linker has put its node into the graph. When the row changes its vector, or goes, it is not live in the
 //! next snapshot; its node stays until a rebuild drops it, and its id comes back once no snapshot can name it.
 
+mod attributes;
+mod constant;
 mod dial;
 mod faiss;
+mod filter;
+mod filtered;
 mod keys;
 mod linker;
 mod loader;
+mod ordinal;
 mod pages;
 mod record;
 mod snapshot;
@@ -43,10 +51,14 @@ mod tests;
 pub mod view;
 mod writer;
 
+pub use constant::Constant;
 pub use dial::{DEFAULT_RECALL, DialStats};
 pub use faiss::{GraphImage, GraphSource};
+pub use filter::Filter;
+pub use filtered::FilterCost;
 pub use keys::Place;
 pub use loader::{Changed, Loader};
+pub use ordinal::Ordinal;
 pub use snapshot::{Effort, Found, Neighbor, RowId, Snapshot, Stats};
 pub use writer::{
     ColumnChange, Comparison, LeftOut, LeftOutRow, LeftOutView, Outcome, RowChange, VectorChange,
@@ -54,7 +66,7 @@ pub use writer::{
 };
 
 use crate::catalog::IndexOptions;
-use crate::vector::{Dim, Metric};
+use crate::vector::{Dim, Form, Metric};
 
 /// Candidates that a search weighs when nobody says otherwise.
 pub const DEFAULT_EF: usize = 64;
@@ -107,6 +119,14 @@ pub struct IndexSpec {
     pub options: IndexOptions,
     /// Number of INCLUDE columns.
     pub include: usize,
+}
+
+impl IndexSpec {
+    /// What its vectors are made of.
+    #[must_use]
+    pub const fn form(&self) -> Form {
+        self.metric.form(self.dim)
+    }
 }
 
 /// Why an index cannot do what is asked. Each leaves the index as it was.

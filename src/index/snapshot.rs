@@ -1,5 +1,6 @@
 //! An immutable state of an index at one LSN → nearest neighbours, keys, INCLUDE values.
 
+use super::attributes::Attributes;
 use super::faiss::{GraphSource, Ranked, RowView};
 use super::keys::Place;
 use super::pages::Records;
@@ -37,7 +38,7 @@ pub struct Neighbor {
 pub struct Found {
     /// Nearest first.
     pub neighbors: Vec<Neighbor>,
-    /// Whether these are all live rows of the index: a wider search finds no more.
+    /// Whether these are all live rows of the index that meet the filter: a wider search finds no more.
     pub exhausted: bool,
     /// Distances computed, on codes and on stored vectors.
     pub distances: u64,
@@ -74,6 +75,7 @@ pub struct Snapshot {
     lsn: Lsn,
     rows: RowView,
     records: Records,
+    attributes: Attributes,
     left_out: u64,
     bytes: usize,
 }
@@ -84,6 +86,7 @@ impl Snapshot {
         lsn: Lsn,
         rows: RowView,
         records: Records,
+        attributes: Attributes,
         left_out: u64,
         bytes: usize,
     ) -> Self {
@@ -92,6 +95,7 @@ impl Snapshot {
             lsn,
             rows,
             records,
+            attributes,
             left_out,
             bytes,
         }
@@ -206,8 +210,13 @@ impl Snapshot {
         }
     }
 
-    fn live(&self) -> usize {
+    pub(super) fn live(&self) -> usize {
         usize::try_from(self.rows.live().len()).unwrap_or(usize::MAX)
+    }
+
+    /// What filters compare.
+    pub(super) fn attributes(&self) -> &Attributes {
+        &self.attributes
     }
 
     /// The graph as far as it is linked, to be stored; `None` when there is none yet.

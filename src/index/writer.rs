@@ -3,13 +3,14 @@
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
+use super::attributes::Attributes;
 use super::faiss::{Rows, check_lists};
 use super::keys::{KeyMap, Place};
 use super::linker::Linker;
 use super::loader::Changed;
 use super::pages::Records;
 use super::{IndexError, IndexSpec, Snapshot, record};
-use crate::catalog::{IndexOptions, Method, RowKey};
+use crate::catalog::{IndexOptions, Method, RowKey, ValueKind};
 use crate::lsn::Lsn;
 use crate::vector::{Metric, Vector};
 
@@ -115,6 +116,7 @@ pub struct Writer {
     pub(super) spec: IndexSpec,
     pub(super) rows: Rows,
     pub(super) records: Records,
+    pub(super) attributes: Attributes,
     pub(super) left_out: LeftOutRows,
     pub(super) keys: KeyMap,
     /// Places written since the last [`take_changed`](Self::take_changed).
@@ -159,11 +161,20 @@ impl Writer {
             spec,
             rows: Rows::new(spec),
             records: Records::default(),
+            attributes: Attributes::default(),
             left_out: LeftOutRows::default(),
             keys: KeyMap::default(),
             changed: Changed::default(),
             linker: None,
         })
+    }
+
+    /// The same index, whose searches can be filtered on these INCLUDE columns, in their order; `None` for one of a type
+    /// that no filter can use. Before any row is put in.
+    #[must_use]
+    pub fn filtered_on(mut self, kinds: impl IntoIterator<Item = Option<ValueKind>>) -> Self {
+        self.attributes = Attributes::new(kinds);
+        self
     }
 
     /// Applies a change; invisible until [`publish`](Self::publish).
@@ -186,6 +197,7 @@ impl Writer {
                 // A new version: snapshots keep the old one.
                 self.rows = self.rows.emptied();
                 self.records = Records::default();
+                self.attributes = self.attributes.emptied();
                 self.left_out = LeftOutRows::default();
                 self.keys = KeyMap::default();
                 Ok(Outcome::Removed)
@@ -302,7 +314,7 @@ impl Writer {
             }
         }
         match place {
-            Place::Row(row) => self.records.set(row, &record),
+            Place::Row(row) => self.set_record(row, &record),
             Place::LeftOut(slot) => self.left_out.records.set(slot, &record),
         }
         self.index_key(key.as_bytes(), place);
@@ -310,6 +322,13 @@ impl Writer {
             Place::Row(_) => Outcome::Indexed,
             Place::LeftOut(slot) => Outcome::LeftOut(self.left_out.reasons[slot as usize]),
         })
+    }
+
+    /// A row with a vector has this record.
+    pub(super) fn set_record(&mut self, row: u32, record: &[u8]) {
+        self.records.set(row, record);
+        self.attributes
+            .set(row, |column| record::include(record, column));
     }
 
     /// The row of `key` is at `place`, and its record as well.
@@ -321,7 +340,7 @@ impl Writer {
 
     /// What storing `vector` means for the row now at `source`.
     fn check<'a>(&self, vector: &'a Vector, source: Option<Place>) -> NewVector<'a> {
-        if vector.dim() != self.spec.dim.get() {
+        if vector.form() != Some(self.spec.form()) {
             return NewVector::LeftOut(LeftOut::WrongDimension);
         }
         if self.spec.metric == Metric::Cosine && vector.is_zero() {
@@ -363,7 +382,10 @@ impl Writer {
     /// Gives up what a row of the table had.
     fn release(&mut self, place: Place) {
         match place {
-            Place::Row(row) => self.rows.remove(row),
+            Place::Row(row) => {
+                self.rows.remove(row);
+                self.attributes.remove(row);
+            }
             Place::LeftOut(slot) => self.left_out.remove(slot),
         }
     }
@@ -389,11 +411,13 @@ impl Writer {
     /// Makes everything applied visible, at once, as the state at `lsn`.
     pub fn publish(&mut self, lsn: Lsn) -> Arc<Snapshot> {
         let rebuilt = self.linker.as_ref().and_then(Linker::rebuilt);
+        self.attributes.seal();
         let snapshot = Arc::new(Snapshot::new(
             self.spec,
             lsn,
             self.rows.publish(rebuilt),
             self.records.clone(),
+            self.attributes.clone(),
             self.left_out.len(),
             self.bytes(),
         ));
@@ -428,7 +452,11 @@ impl Writer {
     }
 
     fn bytes(&self) -> usize {
-        self.rows.bytes() + self.records.bytes() + self.keys.bytes() + self.left_out.records.bytes()
+        self.rows.bytes()
+            + self.records.bytes()
+            + self.attributes.bytes()
+            + self.keys.bytes()
+            + self.left_out.records.bytes()
     }
 }
 

@@ -10,7 +10,7 @@ use tokio_postgres::Config;
 use crate::catalog::IndexId;
 use crate::index::{IndexError, Outcome, Writer};
 use crate::ingest::apply::Control;
-use crate::ingest::indexes::{CopiedIndex, CopyOrder, spec};
+use crate::ingest::indexes::{CopiedIndex, CopyOrder, kinds, spec};
 use crate::ingest::projection::{Projection, ProjectionError, table_copy};
 use crate::ingest::stopped;
 use crate::lsn::Lsn;
@@ -293,7 +293,7 @@ fn begin(table: &Table) -> Result<Vec<Filling>, RowError> {
         Ok(Filling {
             entry: entry.clone(),
             projection: Projection::new(&entry.definition, &table.relation)?,
-            writer: Writer::new(spec(&entry.definition))?,
+            writer: Writer::new(spec(&entry.definition))?.filtered_on(kinds(&entry.definition)),
             left_out: 0,
         })
     });

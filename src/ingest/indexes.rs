@@ -22,7 +22,7 @@ use crate::wal::pgoutput::{Datum, Relation};
 use crate::wal::transaction::{Event, RowImage};
 use jobs::Job;
 pub(crate) use jobs::{CatchUpOrder, CaughtUp, CopiedIndex, CopyOrder};
-pub(crate) use one::{Beside, Difference, difference, spec};
+pub(crate) use one::{Beside, Difference, difference, kinds, spec};
 use one::{Index, Live, Place, Want};
 pub(crate) use replica::{Replica, Trouble};
 

@@ -244,6 +244,7 @@ mod tests {
                 name: "tag".into(),
                 number: ColumnNumber(3),
                 type_id: TypeId(25),
+                deterministic: true,
             }],
             options: IndexOptions::default(),
         }

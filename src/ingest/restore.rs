@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use crate::index::{ColumnChange, GraphImage, IndexError, IndexSpec, Loader, Writer};
-use crate::ingest::indexes::{Difference, Files, RestoredIndex, difference, spec};
+use crate::ingest::indexes::{Difference, Files, RestoredIndex, difference, kinds, spec};
 use crate::ingest::keep::GRAPH;
 use crate::lsn::Lsn;
 use crate::store::{Directory, StoreError, StoredIndex};
@@ -69,7 +69,7 @@ pub(crate) fn load(
 fn fill(stored: &StoredIndex, entry: &IndexEntry) -> Result<(Writer, Files), LoadError> {
     let spec = spec(&entry.definition);
     let graph = graph(stored, &spec, entry)?;
-    let mut loader = Loader::new(spec, graph.as_ref())?;
+    let mut loader = Loader::new(spec, graph.as_ref())?.filtered_on(kinds(&entry.definition));
     let mut since_publication = 0;
     let mut rows = stored.rows()?;
     for row in rows.by_ref() {

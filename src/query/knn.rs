@@ -10,6 +10,7 @@ use pg_query::protobuf::{
 };
 
 use super::RelayReason;
+use super::condition::{self, Condition};
 use super::operand::{self, Bound, MAX_ROWS, QueryCast, QueryVector};
 use super::parse::{self, Token};
 use super::splice::{SortKey, Splices};
@@ -33,12 +34,16 @@ pub struct KnnQuery {
     pub query: QueryVector,
     /// The query is a parameter that the statement names nowhere else: no other use of it shows in which form it is sent.
     pub query_used_once: bool,
+    /// Parameters that the statement names more than once: without a declared type, any of the uses may decide it.
+    pub repeated: Vec<u16>,
     /// The type that the query is cast to, if it is.
     pub cast: Option<QueryCast>,
     /// LIMIT.
     pub limit: Bound,
     /// OFFSET.
     pub offset: Bound,
+    /// Conditions of WHERE that an index may use; every row of the answer meets them all, and perhaps others.
+    pub conditions: Vec<Condition>,
     /// Functions called anywhere in the statement that are not well known, as `name` or `schema.name`, lower case as the
     /// catalogue has them. The claim holds only if upstream says that every one of that name is an ordinary function
     /// (`prokind = 'f'`), not volatile, and returns no set.
@@ -92,10 +97,12 @@ pub(super) fn recognise(
         column: column.to_owned(),
         metric: distance.metric,
         query_used_once: is_used_once(&query, sql, tokens),
+        repeated: repeated_parameters(sql, tokens),
         query,
         cast,
         limit,
         offset,
+        conditions: condition::conditions(select.where_clause.as_deref(), table),
         unknown_functions: survey.unknown_functions.into_iter().collect(),
         unknown_types: survey.unknown_types.into_iter().collect(),
         parameters: greatest_parameter(sql, tokens)?,
@@ -347,11 +354,8 @@ impl<'a> Distance<'a> {
             return Err(RelayReason::NotADistance);
         }
         let metric = match operation.name.last().and_then(parse::string) {
-            Some("<->") => Metric::L2,
-            Some("<#>") => Metric::InnerProduct,
-            Some("<=>") => Metric::Cosine,
-            Some("<+>" | "<~>" | "<%>") => return Err(RelayReason::UnsupportedOperator),
-            Some(_) | None => return Err(RelayReason::NotADistance),
+            Some(operator) => Metric::from_operator(operator).ok_or(RelayReason::NotADistance)?,
+            None => return Err(RelayReason::NotADistance),
         };
         let (Some(left), Some(right)) = (operation.lexpr.as_deref(), operation.rexpr.as_deref())
         else {
@@ -371,23 +375,28 @@ impl<'a> Distance<'a> {
 
     /// The column's name, if it is that table's.
     fn column_of(&self, table: &RangeVar) -> Result<&'a str, RelayReason> {
-        let visible = alias(table).map_or(&table.relname, |alias| &alias.aliasname);
-        match self.column.as_slice() {
-            [column] => Ok(column),
-            [qualifier, column] if qualifier == visible => Ok(column),
-            [schema, qualifier, column]
-                if alias(table).is_none()
-                    && *schema == table.schemaname
-                    && *qualifier == table.relname =>
-            {
-                Ok(column)
-            }
-            _ => Err(RelayReason::NotADistance),
-        }
+        column_of(&self.column, table).ok_or(RelayReason::NotADistance)
     }
 }
 
-fn column_ref(node: &Node) -> Option<Vec<&str>> {
+/// The column's name, if a name written in that way means a column of the table.
+pub(super) fn column_of<'a>(names: &[&'a str], table: &RangeVar) -> Option<&'a str> {
+    let visible = alias(table).map_or(&table.relname, |alias| &alias.aliasname);
+    match names {
+        [column] => Some(column),
+        [qualifier, column] if qualifier == visible => Some(column),
+        [schema, qualifier, column]
+            if alias(table).is_none()
+                && *schema == table.schemaname
+                && *qualifier == table.relname =>
+        {
+            Some(column)
+        }
+        _ => None,
+    }
+}
+
+pub(super) fn column_ref(node: &Node) -> Option<Vec<&str>> {
     match &node.node {
         Some(Tree::ColumnRef(column)) => parse::names(&column.fields),
         Some(_) | None => None,
@@ -403,6 +412,19 @@ fn is_used_once(query: &QueryVector, sql: &str, tokens: &[Token]) -> bool {
         .filter_map(|token| token.parameter(sql))
         .filter(|digits| digits.parse() == Ok(*number));
     uses.count() == 1
+}
+
+/// Each `$n` that occurs more than once.
+fn repeated_parameters(sql: &str, tokens: &[Token]) -> Vec<u16> {
+    let numbers = tokens.iter().filter_map(|token| token.parameter(sql));
+    let mut numbers: Vec<u16> = numbers.filter_map(|digits| digits.parse().ok()).collect();
+    numbers.sort_unstable();
+    let mut repeated: Vec<u16> = numbers
+        .windows(2)
+        .filter_map(|pair| (pair.first() == pair.last()).then(|| pair.first().copied())?)
+        .collect();
+    repeated.dedup();
+    repeated
 }
 
 /// The greatest `$n` of the statement, 0 without any.

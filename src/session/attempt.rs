@@ -21,7 +21,7 @@ pub(super) enum Attempt {
     /// An answer that may be given.
     Enough(Replies),
     /// Fewer rows than wanted.
-    Short { rows: usize },
+    Short(Replies),
     /// More bytes than may be held.
     TooLarge,
     /// The statement is dealt with: an error was given to the client.
@@ -86,7 +86,7 @@ impl Session {
             return Ok(Attempt::TooLarge);
         }
         if replies.rows < search.request.limit {
-            return Ok(Attempt::Short { rows: replies.rows });
+            return Ok(Attempt::Short(replies));
         }
         Ok(Attempt::Enough(replies))
     }
@@ -256,7 +256,7 @@ pub(super) fn is_own(tag: u8) -> bool {
 fn served_after(failed: &Attempt) -> Served {
     match failed {
         Attempt::Refused => Served::Relay(RelayReason::RewriteRefused),
-        Attempt::Reported | Attempt::Enough(_) | Attempt::Short { .. } | Attempt::TooLarge => {
+        Attempt::Reported | Attempt::Enough(_) | Attempt::Short(_) | Attempt::TooLarge => {
             Served::Done
         }
     }

@@ -8,7 +8,7 @@ use super::request::Request;
 use crate::catalog;
 use crate::index::view::IndexState;
 use crate::index::{Effort, Found};
-use crate::vector::{Vector, VectorType};
+use crate::vector::VectorType;
 
 /// Candidates beyond k + offset, and one for each ten of those: so many may have moved upstream since they were indexed
 /// without costing the last place. Each costs Postgres 3–5 µs, and where they are not enough the answer is short and widened.
@@ -38,6 +38,15 @@ impl Search {
         wanted + wanted / 10 + MARGIN
     }
 
+    /// The same of another state of the index.
+    pub(super) fn on(&self, index: Arc<IndexState>) -> Self {
+        Self {
+            index,
+            request: self.request.clone(),
+            effort: self.effort,
+        }
+    }
+
     /// The indexed column's type.
     pub(super) fn kind(&self) -> VectorType {
         self.index.definition.column.kind
@@ -57,12 +66,14 @@ pub(super) fn widest(index: &IndexState) -> usize {
 pub(super) async fn find(search: &Search, candidates: usize) -> Option<Found> {
     let snapshot = Arc::clone(search.index.snapshot.as_ref()?);
     let effort = search.effort;
+    let (query, filter) = (&search.request.vector, &search.request.filter);
     let found = if candidates <= INLINE_CANDIDATES {
-        snapshot.search_with(&search.request.vector, candidates, effort)
+        snapshot.search_filtered(query, candidates, effort, filter)
     } else {
-        let query: Vector = search.request.vector.clone();
-        let searching =
-            tokio::task::spawn_blocking(move || snapshot.search_with(&query, candidates, effort));
+        let (query, filter) = (query.clone(), filter.clone());
+        let searching = tokio::task::spawn_blocking(move || {
+            snapshot.search_filtered(&query, candidates, effort, &filter)
+        });
         searching.await.ok()?
     };
     match found {
@@ -99,8 +110,42 @@ pub(super) fn wider(limit: usize, candidates: usize, rows: usize) -> usize {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
+    use crate::catalog::{
+        ColumnNumber, IndexDefinition, IndexId, IndexOptions, KeyColumn, KeyType, QualifiedName,
+        RelationId, TypeId, VectorColumn,
+    };
+    use crate::vector::{Dim, Metric};
+
+    pub(in crate::session) fn definition(key: &[KeyType]) -> IndexDefinition {
+        let name = |name: &str| QualifiedName {
+            schema: "public".into(),
+            name: name.into(),
+        };
+        let column = |(number, kind): (i16, &KeyType)| KeyColumn {
+            name: format!("k{number}"),
+            number: ColumnNumber(number),
+            kind: *kind,
+        };
+        IndexDefinition {
+            id: IndexId(1),
+            name: name("i"),
+            relation: RelationId(1),
+            table: name("t"),
+            column: VectorColumn {
+                name: "v".into(),
+                number: ColumnNumber(9),
+                kind: VectorType::Vector,
+                type_id: TypeId(16_400),
+            },
+            dim: Dim::new(2).unwrap(),
+            metric: Metric::L2,
+            key: (1..).zip(key).map(column).collect(),
+            include: Vec::new(),
+            options: IndexOptions::default(),
+        }
+    }
 
     #[test]
     fn the_next_attempt_asks_for_what_would_have_been_enough() {

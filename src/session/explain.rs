@@ -286,8 +286,9 @@ impl Session {
                 "  Candidates: {least}, at most ×{WIDENING} while short up to {widest}, then exact"
             ),
             format!("  Effort: {}", effort_line(&search, least)),
-            format!("  Lag: {lag} bytes"),
         ];
+        lines.extend(filter_line(&search));
+        lines.extend([format!("  Lag: {lag} bytes")]);
         if explain.analyze && explain.verbose {
             lines.push(
                 "  Plan: of the statement as it came, since ANALYZE VERBOSE would print keys"
@@ -351,6 +352,30 @@ fn index_line(search: &Search) -> String {
         definition.options.method.name(),
         definition.metric.name()
     )
+}
+
+/// What the index filters by, where it does.
+fn filter_line(search: &Search) -> Option<String> {
+    let snapshot = search.index.snapshot.as_ref()?;
+    let filter = &search.request.filter;
+    let cost = snapshot.filter_cost(search.least(), search.effort, filter)?;
+    let include = &search.index.definition.include;
+    let mut columns: Vec<&str> = filter
+        .columns()
+        .filter_map(|column| Some(include.get(column)?.name.as_str()))
+        .collect();
+    columns.dedup();
+    Some(format!(
+        "  Filter: {} (about {} of {} rows, {})",
+        columns.join(", "),
+        cost.rows,
+        snapshot.stats().live,
+        if cost.exact {
+            "compared one by one"
+        } else {
+            "found by the walk"
+        }
+    ))
 }
 
 /// The nominating statement with each key array behind a sub-select, where a plan does not print it; an empty one in its

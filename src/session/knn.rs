@@ -19,7 +19,9 @@ use super::prepared::{Meaning, Portal, Prepared};
 use super::relay::{Session, Transaction};
 use super::request;
 use super::rewrite;
+use super::shortage::{MAX_REPEATS, Shortage};
 use crate::catalog::IndexId;
+use crate::index::Filter;
 use crate::index::Found;
 use crate::index::view::{IndexState, Phase, View};
 use crate::lsn::Lsn;
@@ -138,7 +140,7 @@ impl Session {
                 return Ok(Served::Done);
             }
         };
-        self.widen(claim, &search).await
+        self.widen(claim, query, &planned, search).await
     }
 
     /// Plans the statement, or finds it planned.
@@ -176,7 +178,7 @@ impl Session {
         {
             return Ok(Err(RelayReason::TooManyParameters.into())); // upstream says that the number is wrong
         }
-        let request = match request::read(query, definition, types, bind) {
+        let mut request = match request::read(query, definition, types, bind) {
             Ok(request) => request,
             Err(reason) => return Ok(Err(reason.into())),
         };
@@ -215,17 +217,22 @@ impl Session {
                 Err(unready) => return Ok(Err(unready)),
             },
         };
-        Ok(ready_index(&view, id, must_see)
-            .map(|index| Search {
-                index,
-                request,
-                effort,
-            })
-            .map_err(Unready::Relay))
+        let index = match ready_index(&view, id, must_see) {
+            Ok(index) => index,
+            Err(reason) => return Ok(Err(reason.into())),
+        };
+        if index.definition.include != definition.include {
+            request.filter = Filter::default(); // it is about the columns of another state of the index
+        }
+        Ok(Ok(Search {
+            index,
+            request,
+            effort,
+        }))
     }
 
     /// Waits until the index has applied a position; the newest view.
-    async fn wait_for(
+    pub(super) async fn wait_for(
         &mut self,
         id: IndexId,
         lsn: Lsn,
@@ -300,7 +307,13 @@ impl Session {
     }
 
     /// Attempts with more and more candidates, then *exact*.
-    async fn widen(&mut self, claim: &Claim, search: &Search) -> Result<Served, SessionError> {
+    async fn widen(
+        &mut self,
+        claim: &Claim,
+        query: &KnnQuery,
+        planned: &Planned,
+        mut search: Search,
+    ) -> Result<Served, SessionError> {
         let sql = claim.prepared.analysis.sql.as_str();
         let least = search.least();
         let Some(rewrite) = self.rewrites.get(sql) else {
@@ -312,13 +325,14 @@ impl Session {
         let mut candidates = rewrite.hints.first_candidates(least);
         let widest = widest(&search.index).max(least);
         let mut first = true;
+        let mut repeats = 0;
         loop {
-            let Some(found) = find(search, candidates.min(widest)).await else {
+            let Some(found) = find(&search, candidates.min(widest)).await else {
                 return Ok(Served::Relay(RelayReason::SearchFailed));
             };
-            let keys = key_arrays(&found, search);
+            let keys = key_arrays(&found, &search);
             self.count_candidates(&found);
-            let rows = match self.attempt(claim, search, &keys, first).await? {
+            let rows = match self.attempt(claim, &search, &keys, first).await? {
                 Attempt::Enough(replies) => {
                     if let Some(rewrite) = self.rewrites.get(sql) {
                         rewrite.hints.enough(candidates);
@@ -329,7 +343,31 @@ impl Session {
                 Attempt::Reported => return Ok(Served::Done),
                 Attempt::Refused => return Ok(Served::Relay(RelayReason::RewriteRefused)),
                 Attempt::TooLarge => return self.exact(claim).await,
-                Attempt::Short { rows } => rows,
+                Attempt::Short(replies) if found.exhausted && repeats < MAX_REPEATS => {
+                    let end = end_of(&replies);
+                    let shortage = self.shortage(query, planned, &search, end).await?;
+                    first = false;
+                    repeats += 1;
+                    match shortage {
+                        Shortage::Complete => {
+                            if let Some(rewrite) = self.rewrites.get(sql) {
+                                rewrite.hints.enough(candidates);
+                            }
+                            self.give(claim, replies);
+                            return Ok(Served::Done);
+                        }
+                        Shortage::Changed(newer) => {
+                            search = newer;
+                            continue;
+                        }
+                        Shortage::Unknown => return self.exact(claim).await,
+                        Shortage::Reported => {
+                            self.end_claim(claim);
+                            return Ok(Served::Done);
+                        }
+                    }
+                }
+                Attempt::Short(replies) => replies.rows,
             };
             if rows == 0 && !self.is_fresh() && self.guards_failed(claim).await? {
                 return Ok(Served::Relay(RelayReason::TransactionWrote));
@@ -416,6 +454,14 @@ impl Session {
     }
 }
 
+/// How own messages after these replies end: with a Sync only where these did.
+fn end_of(replies: &Replies) -> End {
+    match replies.ready {
+        Some(_) => End::Sync,
+        None => End::Flush,
+    }
+}
+
 /// Why the index does not answer.
 #[derive(Debug)]
 pub(super) enum Unready {
@@ -447,7 +493,11 @@ fn applied(view: &View, id: IndexId) -> Lsn {
 }
 
 /// The index of a view, when it serves and has applied what must be seen.
-fn ready_index(view: &View, id: IndexId, must_see: Lsn) -> Result<Arc<IndexState>, RelayReason> {
+pub(super) fn ready_index(
+    view: &View,
+    id: IndexId,
+    must_see: Lsn,
+) -> Result<Arc<IndexState>, RelayReason> {
     let index = view.index(id).ok_or(RelayReason::SnapshotTooOld)?;
     match index.phase {
         Phase::Ready => {}

@@ -6,10 +6,12 @@ use std::time::Instant;
 use super::SessionError;
 use super::exchange::End;
 use super::facts::Answer;
+use super::filter;
 use super::knn::{QUERY_CANCELED, Unready};
 use super::messages;
 use super::relay::Session;
 use crate::catalog::{IndexDefinition, quoted_identifier};
+use crate::lsn::Lsn;
 use crate::query::{KnnQuery, RelayReason};
 
 const LOOKUP: &str = include_str!("../../sql/session_lookup.sql");
@@ -17,7 +19,7 @@ const LOOKUP: &str = include_str!("../../sql/session_lookup.sql");
 const PORTAL: &[u8] = b"rektor_lookup";
 
 impl Session {
-    /// Asks what a statement on this index depends on, and notes the answer. A simple Query's look-up ends with a Sync: what
+    /// Asks what a statement on this index depends on, and notes the answer; upstream's position. A simple Query's look-up ends with a Sync: what
     /// follows a Flush is part of a pipeline to Postgres, and leaves a simple Query inside a block.
     pub(super) async fn look_up(
         &mut self,
@@ -25,7 +27,7 @@ impl Session {
         index: &IndexDefinition,
         subject: &str,
         end: End,
-    ) -> Result<Result<(), Unready>, SessionError> {
+    ) -> Result<Result<Option<Lsn>, Unready>, SessionError> {
         self.shared
             .context
             .counters
@@ -78,12 +80,12 @@ impl Session {
         if answer.wrote {
             return Ok(Err(Unready::Relay(RelayReason::TransactionWrote)));
         }
-        Ok(Ok(()))
+        Ok(Ok(answer.lsn))
     }
 }
 
 /// The look-up's parameters, in text form.
-fn parameters(query: &KnnQuery, index: &IndexDefinition) -> [String; 7] {
+fn parameters(query: &KnnQuery, index: &IndexDefinition) -> [String; 8] {
     let table = match &query.schema {
         Some(schema) => format!(
             "{}.{}",
@@ -93,17 +95,22 @@ fn parameters(query: &KnnQuery, index: &IndexDefinition) -> [String; 7] {
         None => quoted_identifier(&query.table),
     };
     let columns = || {
-        let key = index.key.iter().map(|column| (column.number, &column.name));
-        key.chain([(index.column.number, &index.column.name)])
+        let key = index.key.iter();
+        let key = key.map(|column| (column.number, &column.name, column.kind.oid()));
+        let vector = &index.column;
+        let include = filter::columns(query, index);
+        key.chain([(vector.number, &vector.name, vector.type_id)])
+            .chain(include.map(|column| (column.number, &column.name, column.type_id)))
     };
     [
         table,
         index.relation.0.to_string(),
-        array(columns().map(|(number, _)| number.0.to_string())),
-        array(columns().map(|(_, name)| name.clone())),
+        array(columns().map(|(number, ..)| number.0.to_string())),
+        array(columns().map(|(_, name, _)| name.clone())),
         index.key.len().to_string(),
         array(query.unknown_functions.iter().cloned()),
         array(query.unknown_types.iter().cloned()),
+        array(columns().map(|(.., kind)| kind.0.to_string())),
     ]
 }
 

@@ -1,7 +1,9 @@
 //! A Bind, or the constants of a statement → what the index is asked: a vector and a number of rows. Pure.
 
+use super::filter;
 use super::messages::{BindBody, Format};
 use crate::catalog::IndexDefinition;
+use crate::index::Filter;
 use crate::query::{Bound, KnnQuery, QueryVector, RelayReason};
 use crate::vector::{FLOAT4_ARRAY_OID, Metric, Vector, VectorError, VectorType};
 
@@ -22,6 +24,8 @@ pub(super) struct Request {
     pub(super) limit: usize,
     /// Rows that must match for that: LIMIT and OFFSET together.
     pub(super) wanted: usize,
+    /// What the index knows that every row of the answer meets.
+    pub(super) filter: Filter,
 }
 
 /// Reads the request of a statement. `bind` carries the parameters, of the types that Parse declared.
@@ -47,7 +51,7 @@ pub(super) fn read(
         }
     };
     let vector = vector.map_err(|_| RelayReason::MalformedQuery)?;
-    if vector.dim() != index.dim.get() {
+    if vector.form() != Some(index.form()) {
         return Err(RelayReason::WrongDimension);
     }
     if index.metric == Metric::Cosine && vector.is_zero() {
@@ -76,6 +80,7 @@ pub(super) fn read(
         vector,
         limit: size(limit)?,
         wanted: size(wanted)?,
+        filter: filter::read(query, index, types, bind),
     })
 }
 

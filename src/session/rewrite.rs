@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 
+use super::filter;
 use super::messages;
 use super::prepared::Prepared;
 use crate::index::view::{Generation, View};
@@ -201,8 +202,11 @@ pub(super) fn plan(
 ) -> Result<Rewrite, RelayReason> {
     let declared = u16::try_from(types.len()).map_err(|_| RelayReason::TooManyParameters)?;
     let plan = query::plan(sql, query, declared, None, view)?;
+    let filtered: Vec<&str> = filter::columns(query, &plan.index.definition)
+        .map(|column| column.name.as_str())
+        .collect();
     let subject = format!(
-        "{:?} {:?} {} {:?} {:?}",
+        "{:?} {:?} {} {:?} {:?} {filtered:?}",
         query.schema,
         query.table,
         plan.index.definition.relation.0,

@@ -18,6 +18,7 @@ use super::pending::{Kind, Owner};
 use super::prepared::Analysis;
 use super::relay::{Session, Transaction};
 use super::rewrite;
+use super::shortage::{MAX_REPEATS, Shortage};
 use super::verify::Then;
 use crate::query::{KnnQuery, QueryVector, RelayReason, StatementKind};
 
@@ -107,7 +108,7 @@ impl Session {
             Err(Unready::Relay(reason)) => return Ok(Served::Relay(reason)),
             Err(Unready::Reported) => return self.ready_after_error().await,
         };
-        self.simple_widen(analysis, query, &planned, &search).await
+        self.simple_widen(analysis, query, &planned, search).await
     }
 
     /// After an error that was given to the client: ReadyForQuery.
@@ -123,7 +124,7 @@ impl Session {
         analysis: &Arc<Analysis>,
         query: &KnnQuery,
         planned: &Planned,
-        search: &Search,
+        mut search: Search,
     ) -> Result<Served, SessionError> {
         let shape = shape(&analysis.sql, query);
         let least = search.least();
@@ -134,11 +135,12 @@ impl Session {
         }
         let mut candidates = hints.first_candidates(least);
         let mut first = true;
+        let mut repeats = 0;
         loop {
-            let Some(found) = find(search, candidates.min(widest)).await else {
+            let Some(found) = find(&search, candidates.min(widest)).await else {
                 return Ok(Served::Relay(RelayReason::SearchFailed));
             };
-            let keys = key_arrays(&found, search);
+            let keys = key_arrays(&found, &search);
             self.count_candidates(&found);
             let original = first.then_some(analysis.sql.as_str());
             let replies = self.simple_attempt(original, planned, &keys).await?;
@@ -153,13 +155,28 @@ impl Session {
                 self.simple_give(&replies);
                 return Ok(Served::Done);
             }
+            first = false;
+            if found.exhausted && repeats < MAX_REPEATS {
+                repeats += 1;
+                match self.shortage(query, planned, &search, End::Sync).await? {
+                    Shortage::Complete => {
+                        self.rewrites.hints(shape).enough(candidates);
+                        self.simple_give(&replies);
+                        return Ok(Served::Done);
+                    }
+                    Shortage::Changed(newer) => search = newer,
+                    Shortage::Unknown => return Ok(self.simple_exact(planned)),
+                    Shortage::Reported => return self.ready_after_error().await,
+                }
+                continue;
+            }
             if replies.rows == 0 && self.transaction == Transaction::Open {
                 let definition = &planned.plan.index.definition;
                 match self
                     .look_up(query, definition, &planned.subject, End::Sync)
                     .await?
                 {
-                    Ok(()) => {}
+                    Ok(_) => {}
                     Err(Unready::Relay(reason)) => return Ok(Served::Relay(reason)),
                     Err(Unready::Reported) => return self.ready_after_error().await,
                 }
@@ -181,7 +198,6 @@ impl Session {
                 .widenings
                 .fetch_add(1, Ordering::Relaxed);
             candidates = wider(search.request.limit, candidates, replies.rows);
-            first = false;
         }
     }
 

@@ -11,7 +11,7 @@ use crate::harness::{Frame, Server};
 use crate::relay::compare::{Copies, Pair};
 
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum Protocol {
+pub(super) enum Protocol {
     Simple,
     Text,
     Binary,
@@ -26,7 +26,7 @@ fn literal(value: &str) -> String {
     }
 }
 
-fn messages(protocol: Protocol, sql: &str, parameters: &[&str]) -> (Vec<u8>, usize) {
+pub(super) fn messages(protocol: Protocol, sql: &str, parameters: &[&str]) -> (Vec<u8>, usize) {
     // a driver declares no more parameters than the statement has
     let used = (1..=parameters.len())
         .filter(|n| sql.contains(&format!("${n}")))
@@ -93,7 +93,7 @@ fn answers_are_exact(server: Server, protocol: Protocol) {
 }
 
 /// Searches so wide that they miss nothing: these tests compare answers, not recall.
-fn widen(pair: &mut Pair, server: Server) {
+pub(super) fn widen(pair: &mut Pair, server: Server) {
     if server.has_pgvector() {
         pair.query("load 'vector'");
     }
@@ -157,11 +157,11 @@ fn prepared_on_18() {
 #[test]
 fn odd_query_vectors_give_what_postgres_gives() {
     for server in [Server::Plain, Server::Pg18] {
-        let copies = copies_with(server, &["item_l2", "item_cosine", "item_ip"]);
+        let copies = copies_with(server, &["item_l2", "item_cosine", "item_ip", "item_l1"]);
         let mut pair = copies.sessions(&[]);
         for components in QUERIES {
             let vector = server.vector_text(components);
-            for operator in ["<->", "<=>", "<#>"] {
+            for operator in ["<->", "<=>", "<#>", "<+>"] {
                 let sql = format!(
                     "select id, embedding {operator} $1 as d from item order by embedding {operator} $1, id limit 5"
                 );

@@ -1,5 +1,7 @@
 //! The C++ shim's functions and structs, as `shim.h` has them.
 
+use std::ffi::c_void;
+
 /// `RektorCodes`.
 #[repr(C)]
 #[derive(Clone, Copy)]
@@ -42,6 +44,24 @@ unsafe extern "C" {
     pub(super) fn rektor_best_kernel() -> u32;
     #[cfg(test)]
     pub(super) fn rektor_dot(kernel: u32, code: *const u8, query: *const i8, stride: usize) -> i32;
+    #[cfg(test)]
+    pub(super) fn rektor_best_bit_kernel() -> u32;
+    #[cfg(test)]
+    pub(super) fn rektor_bits(
+        kernel: u32,
+        metric: u32,
+        a: *const u8,
+        b: *const u8,
+        bytes: usize,
+    ) -> f32;
+    #[cfg(test)]
+    pub(super) fn rektor_manhattan(
+        kernel: u32,
+        code: *const u8,
+        query: *const f32,
+        scale: f32,
+        stride: usize,
+    ) -> f32;
     pub(super) fn rektor_encode(
         codes: *const RawCodes,
         x: *const f32,
@@ -120,6 +140,30 @@ unsafe extern "C" {
         query: *const f32,
         k: usize,
         ef: usize,
+        rows: *mut u32,
+        distances: *mut f32,
+        computed: *mut u64,
+    ) -> i64;
+    pub(super) fn rektor_search_allowed(
+        graph: *const RawGraph,
+        lists: *const RawLists,
+        view: *const RawView,
+        query: *const f32,
+        k: usize,
+        ef: usize,
+        most: u64,
+        allowed: unsafe extern "C" fn(*const c_void, u32) -> bool,
+        context: *const c_void,
+        rows: *mut u32,
+        distances: *mut f32,
+        computed: *mut u64,
+    ) -> i64;
+    pub(super) fn rektor_search_rows(
+        view: *const RawView,
+        query: *const f32,
+        k: usize,
+        among: *const u32,
+        count: usize,
         rows: *mut u32,
         distances: *mut f32,
         computed: *mut u64,

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use arc_swap::ArcSwapOption;
 
 use super::codes::Codes;
-use super::ffi::RawView;
+use super::ffi::{RawGraph, RawLists, RawView};
 use super::graph::{Graph, Shape};
 use super::lists::Lists;
 use super::store::Store;
@@ -28,6 +28,33 @@ fn room_for(nodes: u32) -> u32 {
     nodes
         .saturating_add(nodes / 2)
         .clamp(LEAST_CAPACITY, i32::MAX.unsigned_abs())
+}
+
+/// What nodes are linked into: a graph or lists, or neither yet.
+pub(super) struct Structure {
+    graph: Option<Arc<Graph>>,
+    lists: Option<Arc<Lists>>,
+}
+
+impl Structure {
+    /// Nodes that are linked.
+    pub(super) fn linked(&self) -> u32 {
+        let graph = self.graph.as_ref().map(|graph| graph.linked());
+        let lists = || self.lists.as_ref().map(|lists| lists.linked());
+        graph.or_else(lists).unwrap_or(0)
+    }
+
+    /// Null, or valid as long as `self`.
+    pub(super) fn raw_graph(&self) -> *const RawGraph {
+        let graph = self.graph.as_ref();
+        graph.map_or(std::ptr::null(), |graph| graph.raw())
+    }
+
+    /// Null, or valid as long as `self`.
+    pub(super) fn raw_lists(&self) -> *const RawLists {
+        let lists = self.lists.as_ref();
+        lists.map_or(std::ptr::null(), |lists| lists.raw())
+    }
 }
 
 /// See the module.
@@ -120,11 +147,17 @@ impl Lineage {
         Ok(())
     }
 
+    /// What searches go through, held.
+    pub(super) fn structure(&self) -> Structure {
+        Structure {
+            graph: self.graph(),
+            lists: self.lists(),
+        }
+    }
+
     /// Nodes that are linked.
     pub(super) fn linked(&self) -> u32 {
-        let graph = self.graph.load().as_ref().map(|graph| graph.linked());
-        let lists = || self.lists.load().as_ref().map(|lists| lists.linked());
-        graph.or_else(lists).unwrap_or(0)
+        self.structure().linked()
     }
 
     /// Node numbers, for the shim; valid as long as the lineage.
@@ -136,9 +169,11 @@ impl Lineage {
     /// `stop`.
     ///
     /// # Safety
-    /// The pin of a view of this lineage, or one that keeps its rows as well, is held through the call.
+    /// The pin of a view of this lineage, or one that keeps its rows as well, is held through the call; `vectors` are
+    /// those of its rows.
     pub(super) unsafe fn link(
         &self,
+        vectors: &Store<f32>,
         live: Option<&Bitmap>,
         end: u32,
         options: &IndexOptions,
@@ -150,7 +185,7 @@ impl Lineage {
         let wanted = |node: u32| live.is_none_or(|live| live.contains(self.row(node)));
         let view = RawView {
             codes: self.codes.raw(),
-            vectors: std::ptr::null(),
+            vectors: vectors.table(),
             live: std::ptr::null(),
             live_pages: 0,
             nodes: self.table(),
@@ -165,8 +200,8 @@ impl Lineage {
             Some(graph) if graph.capacity() >= end => graph,
             graph => self.grow(graph.as_deref(), options.m)?,
         };
-        // SAFETY: the lock keeps other linkers out; linking reads neither vectors nor `live`; nodes below the extent have
-        // rows, and those have codes.
+        // SAFETY: the lock keeps other linkers out; linking does not read `live`; nodes below the extent have rows, and
+        // those have codes and vectors, also when they are dead.
         let linked =
             unsafe { graph.link(&view, end, options.ef_construction, threads, &wanted, stop) };
         if linked.is_err() {

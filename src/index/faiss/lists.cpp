@@ -146,57 +146,50 @@ void add(RektorLists& lists, const RektorView& view, const uint32_t* nodes, size
 struct Findable : faiss::IDSelector {
     const RektorLists& lists;
     const RektorView& view;
-    Findable(const RektorLists& lists, const RektorView& view) : lists(lists), view(view) {}
+    const RektorAllowed allowed;
+    const void* const context;
+    Findable(const RektorLists& lists, const RektorView& view, RektorAllowed allowed, const void* context)
+            : lists(lists), view(view), allowed(allowed), context(context) {}
     bool is_member(faiss::idx_t id) const override {
         const uint32_t node = lists.nodes[static_cast<size_t>(id)];
-        return node < view.linked && is_live(view, *at(view.nodes, node, 1));
+        const uint32_t row = *at(view.nodes, node, 1);
+        return node < view.linked && is_live(view, row) && (allowed == nullptr || allowed(context, row));
     }
 };
 
 }  // namespace
 
-void probe(const RektorLists& lists, const RektorView& view, const Query& query, size_t ef, Scratch& s) {
+void probe(const RektorLists& lists, const RektorView& view, const float* centred, size_t ef, RektorAllowed allowed,
+           const void* context, std::vector<uint32_t>& rows) {
     alone();
     const size_t width = static_cast<size_t>(lists.index->d);
-    s.centred.resize(width, 0.0f);
+    std::vector<float> query(centred, centred + view.codes.dim);
+    query.resize(width, 0.0f);
     std::vector<float> distance(ef);
     std::vector<faiss::idx_t> ids(ef);
-    std::vector<uint32_t> rows;
-    {
-        const std::shared_lock<std::shared_mutex> held(lists.lock);
-        Findable findable(lists, view);
-        faiss::SearchParametersIVF by_lists;
-        faiss::SearchParametersHNSW by_graph;
-        faiss::SearchParametersPreTransform transformed;
-        faiss::SearchParameters* parameters = &by_graph;
-        by_graph.sel = &findable;
-        by_graph.efSearch = static_cast<int>(ef);
-        if (lists.ivf != nullptr) {
-            by_lists.sel = &findable;
-            by_lists.nprobe = std::clamp<size_t>(ef / kCandidatesPerList, 1, lists.ivf->nlist);
-            parameters = &by_lists;
-        }
-        if (dynamic_cast<const faiss::IndexPreTransform*>(lists.index.get()) != nullptr) {
-            transformed.index_params = parameters;
-            parameters = &transformed;
-        }
-        lists.index->search(1, s.centred.data(), static_cast<faiss::idx_t>(ef), distance.data(), ids.data(), parameters);
-        for (const faiss::idx_t id : ids) {
-            if (id >= 0) {
-                rows.push_back(*at(view.nodes, lists.nodes[static_cast<size_t>(id)], 1));
-            }
+    const std::shared_lock<std::shared_mutex> held(lists.lock);
+    Findable findable(lists, view, allowed, context);
+    faiss::SearchParametersIVF by_lists;
+    faiss::SearchParametersHNSW by_graph;
+    faiss::SearchParametersPreTransform transformed;
+    faiss::SearchParameters* parameters = &by_graph;
+    by_graph.sel = &findable;
+    by_graph.efSearch = static_cast<int>(ef);
+    if (lists.ivf != nullptr) {
+        by_lists.sel = &findable;
+        by_lists.nprobe = std::clamp<size_t>(ef / kCandidatesPerList, 1, lists.ivf->nlist);
+        parameters = &by_lists;
+    }
+    if (dynamic_cast<const faiss::IndexPreTransform*>(lists.index.get()) != nullptr) {
+        transformed.index_params = parameters;
+        parameters = &transformed;
+    }
+    lists.index->search(1, query.data(), static_cast<faiss::idx_t>(ef), distance.data(), ids.data(), parameters);
+    for (const faiss::idx_t id : ids) {
+        if (id >= 0) {
+            rows.push_back(*at(view.nodes, lists.nodes[static_cast<size_t>(id)], 1));
         }
     }
-    const Kernels& chosen = kernels(best_kernel());
-    float found[kBatch];
-    for (size_t from = 0; from < rows.size(); from += kBatch) {
-        const size_t count = std::min(kBatch, rows.size() - from);
-        distances(chosen, view.codes, query, rows.data() + from, count, found);
-        for (size_t i = 0; i < count; i++) {
-            keep(s.best, ef, {found[i], rows[from + i]});
-        }
-    }
-    s.computed += rows.size();
 }
 
 }  // namespace rektor

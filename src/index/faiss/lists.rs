@@ -9,6 +9,7 @@ use super::codes::raw_metric;
 use super::ffi::{self, RawLists, RawView};
 use crate::catalog::IndexOptions;
 use crate::index::{IndexError, IndexSpec};
+use crate::vector::Metric;
 
 /// Bytes of FAISS's reason, with its end.
 const REASON: usize = 512;
@@ -46,6 +47,14 @@ fn text_of(options: &IndexOptions) -> Result<Option<CString>, IndexError> {
 
 /// Whether FAISS can make an index of these options.
 pub(in crate::index) fn check(spec: &IndexSpec) -> Result<(), IndexError> {
+    let measured = [Metric::L2, Metric::InnerProduct, Metric::Cosine];
+    if !measured.contains(&spec.metric) {
+        return Err(IndexError::Engine(format!(
+            "method {} has no {} distance",
+            spec.options.method.name(),
+            spec.metric.name()
+        )));
+    }
     let factory = text_of(&spec.options)?;
     let text = factory.as_deref().map_or(std::ptr::null(), CStr::as_ptr);
     let mut reason = [0 as c_char; REASON];

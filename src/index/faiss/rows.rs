@@ -54,11 +54,11 @@ pub(in crate::index) struct Rows {
 impl Rows {
     /// No rows.
     pub(in crate::index) fn new(spec: IndexSpec) -> Self {
-        let dim = spec.dim.get();
-        let codes = || Arc::new(Codes::new(dim, spec.metric, None));
+        let vectors = Arc::new(Store::new(spec.form().words()));
+        let codes = || Arc::new(Codes::new(&spec, None, &vectors));
         Self {
             spec,
-            vectors: Arc::new(Store::new(dim)),
+            vectors: Arc::clone(&vectors),
             live: Bitmap::default(),
             dial: Arc::default(),
             lineage: match spec.options.method {
@@ -117,11 +117,7 @@ impl Rows {
     /// Rows that are loaded get the codes that a stored graph was linked by. Before the first.
     pub(in crate::index) fn expect_graph(&mut self, image: &GraphImage) {
         if self.lineage.is_some() && self.next == 0 {
-            let codes = Codes::new(
-                self.spec.dim.get(),
-                self.spec.metric,
-                Some(image.mean.clone()),
-            );
+            let codes = Codes::new(&self.spec, Some(image.mean.clone()), &self.vectors);
             self.lineage = Some(Arc::new(Lineage::new(Arc::new(codes))));
         }
     }
@@ -140,6 +136,10 @@ impl Rows {
         for (row, code, scales) in image.dead(&self.live)? {
             // SAFETY: not live, so not loaded, so nobody was ever given this row.
             unsafe { lineage.codes.set(row, code, scales)? };
+            // Walks pass through it, by its vector too.
+            self.vectors.reserve(row)?;
+            // SAFETY: as above.
+            unsafe { self.vectors.set(row, &lineage.codes.decoded(code, scales)) };
         }
         let rest: Vec<u32> = self
             .live
@@ -262,7 +262,7 @@ impl Rows {
             return Ok(());
         };
         let mean = self.mean();
-        let codes = Codes::new(self.spec.dim.get(), self.spec.metric, Some(mean));
+        let codes = Codes::new(&self.spec, Some(mean), &self.vectors);
         for row in self.live.iter() {
             // SAFETY: live rows were written; nobody else has seen these codes.
             unsafe { codes.encode(row, self.vectors.get(row))? };

@@ -1,5 +1,6 @@
 //! The rows at one moment: read, searched, linked and rebuilt by any number of threads.
 
+use std::ffi::c_void;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
@@ -131,19 +132,15 @@ impl RowView {
             return self.scan(query, k);
         };
         let ef = ef.max(k).max(1); // the walk keeps at least one candidate
-        let (graph, lists) = (lineage.graph(), lineage.lists());
+        let structure = lineage.structure();
         // Read before the graph is walked: what is linked after this is scanned.
-        let linked = graph.as_ref().map(|graph| graph.linked());
-        let linked = linked.or_else(|| lists.as_ref().map(|lists| lists.linked()));
-        let linked = linked.unwrap_or(0);
-        let raw = graph.as_ref().map_or(std::ptr::null(), |graph| graph.raw());
-        let raw_lists = lists.as_ref().map_or(std::ptr::null(), |lists| lists.raw());
+        let linked = structure.linked();
         self.ranked(query, k, linked, |view, k, rows, distances, computed| {
-            // SAFETY: see `ranked`; `graph` and `lists` hold what `raw` and `raw_lists` point to.
+            // SAFETY: see `ranked`; `structure` holds what its pointers point to.
             unsafe {
                 ffi::rektor_search(
-                    raw,
-                    raw_lists,
+                    structure.raw_graph(),
+                    structure.raw_lists(),
                     view,
                     query.as_ptr(),
                     k,
@@ -156,9 +153,82 @@ impl RowView {
         })
     }
 
+    /// The `k` nearest of the live rows that are allowed; `None` when the walk gave up after `most` distances.
+    pub(in crate::index) fn search_allowed<A: Fn(u32) -> bool>(
+        &self,
+        query: &[f32],
+        k: usize,
+        ef: usize,
+        most: u64,
+        allowed: &A,
+    ) -> Result<Option<Ranked>, IndexError> {
+        /// Asks the closure that `context` points to.
+        unsafe extern "C" fn ask<A: Fn(u32) -> bool>(context: *const c_void, row: u32) -> bool {
+            // SAFETY: `context` is the reference to an `A` that the search below is called with.
+            unsafe { (*context.cast::<A>())(row) }
+        }
+        let Some(lineage) = &self.lineage else {
+            return Ok(None);
+        };
+        let ef = ef.max(k).max(1); // the walk keeps at least one candidate
+        let structure = lineage.structure();
+        let linked = structure.linked(); // before the walk, see `search`
+        let (graph, lists) = (structure.raw_graph(), structure.raw_lists());
+        let context = std::ptr::from_ref(allowed).cast();
+        let found = self.ranked(query, k, linked, |view, k, rows, distances, computed| {
+            let query = query.as_ptr();
+            // SAFETY: see `ranked`; `structure` holds what both point to, `allowed` outlives the call.
+            unsafe {
+                ffi::rektor_search_allowed(
+                    graph, lists, view, query, k, ef, most, ask::<A>, context, rows, distances,
+                    computed,
+                )
+            }
+        })?;
+        Ok((found.1 <= most || !found.0.is_empty()).then_some(found))
+    }
+
+    /// The `k` nearest of these live rows, each compared by its code, or by its vector where there are no codes.
+    pub(in crate::index) fn search_rows(
+        &self,
+        query: &[f32],
+        k: usize,
+        among: &[u32],
+    ) -> Result<Ranked, IndexError> {
+        debug_assert!(among.iter().all(|row| self.live.contains(*row)));
+        if self.lineage.is_none() {
+            let mut only = Bitmap::default();
+            for row in among {
+                only.insert(*row);
+            }
+            return self.scan_among(query, k, &only);
+        }
+        self.ranked(query, k, 0, |view, k, rows, distances, computed| {
+            let (query, count) = (query.as_ptr(), among.len());
+            // SAFETY: see `ranked`; the rows are live in this view, so their codes and vectors were written.
+            unsafe {
+                ffi::rektor_search_rows(
+                    view,
+                    query,
+                    k,
+                    among.as_ptr(),
+                    count,
+                    rows,
+                    distances,
+                    computed,
+                )
+            }
+        })
+    }
+
     /// The `k` nearest live rows, by comparing each.
     pub(in crate::index) fn scan(&self, query: &[f32], k: usize) -> Result<Ranked, IndexError> {
-        self.ranked(query, k, 0, |view, k, rows, distances, computed| {
+        self.scan_among(query, k, &self.live)
+    }
+
+    /// The same of some of the live rows.
+    fn scan_among(&self, query: &[f32], k: usize, among: &Bitmap) -> Result<Ranked, IndexError> {
+        self.ranked_among(query, k, 0, among, |view, k, rows, distances, computed| {
             // SAFETY: see `ranked`.
             unsafe { ffi::rektor_scan(view, query.as_ptr(), k, rows, distances, computed) }
         })
@@ -173,15 +243,27 @@ impl RowView {
         linked: u32,
         search: impl FnOnce(&RawView, usize, *mut u32, *mut f32, *mut u64) -> i64,
     ) -> Result<Ranked, IndexError> {
-        if query.len() != self.spec.dim.get() {
+        self.ranked_among(query, k, linked, &self.live, search)
+    }
+
+    /// The same with some of the live rows as those that may be read.
+    fn ranked_among(
+        &self,
+        query: &[f32],
+        k: usize,
+        linked: u32,
+        live: &Bitmap,
+        search: impl FnOnce(&RawView, usize, *mut u32, *mut f32, *mut u64) -> i64,
+    ) -> Result<Ranked, IndexError> {
+        let words = self.spec.form().words();
+        if query.len() != words {
             return Err(IndexError::Engine(format!(
-                "a query of {} dimensions, not {}",
-                query.len(),
-                self.spec.dim
+                "a query of {} words, not {words}",
+                query.len()
             )));
         }
-        let k = k.min(usize::try_from(self.live.len()).unwrap_or(usize::MAX));
-        let pages: Vec<*const u64> = self.live.pages().iter().map(|page| page.as_ptr()).collect();
+        let k = k.min(usize::try_from(live.len()).unwrap_or(usize::MAX));
+        let pages: Vec<*const u64> = live.pages().iter().map(|page| page.as_ptr()).collect();
         let view = RawView {
             codes: self.lineage.as_ref().map_or_else(
                 || codes::raw_without(&self.spec),
@@ -230,7 +312,7 @@ impl RowView {
         let end = lineage.linked().saturating_add(most).min(self.extent);
         // Dead rows as well: they are alive in views that may still be held, and those trust `linked` too.
         // SAFETY: `self` is a view of the lineage.
-        unsafe { lineage.link(None, end, &self.spec.options, threads, stop) }
+        unsafe { lineage.link(&self.vectors, None, end, &self.spec.options, threads, stop) }
     }
 
     /// Bytes of the graph.
@@ -317,8 +399,14 @@ impl Rebuild {
         // Rows that died since it began are dead in every view that will see the new lineage.
         // SAFETY: the pin holds the rows of both lineages.
         unsafe {
-            self.new
-                .link(Some(&view.live), end, &self.options, threads, stop)?
+            self.new.link(
+                &view.vectors,
+                Some(&view.live),
+                end,
+                &self.options,
+                threads,
+                stop,
+            )?
         };
         Ok(end == self.new.extent())
     }

@@ -67,6 +67,7 @@ pub(crate) fn entry(id: i64, metric: Metric) -> IndexEntry {
             name: "p".into(),
             number: ColumnNumber(3),
             type_id: TypeId(23),
+            deterministic: true,
         }],
         options: IndexOptions::default(),
     };

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::replica::{Replica, Trouble, commit_of};
 use super::{CaughtUp, KeptIndex};
-use crate::catalog::{IncludeColumn, IndexDefinition, KeyColumn, VectorColumn};
+use crate::catalog::{IncludeColumn, IndexDefinition, KeyColumn, ValueKind, VectorColumn};
 use crate::index::view::{Audit, IndexState, Phase};
 use crate::index::{Changed, IndexSpec, LeftOutView, READY_UNLINKED, Snapshot};
 use crate::ingest::indexes::Files;
@@ -147,7 +147,7 @@ fn same_columns(a: &IndexDefinition, b: &IndexDefinition) -> bool {
 }
 
 fn same_include(a: &IndexDefinition, b: &IndexDefinition) -> bool {
-    let include = |column: &IncludeColumn| (column.number, column.type_id);
+    let include = |column: &IncludeColumn| (column.number, column.type_id, column.deterministic);
     a.include
         .iter()
         .map(include)
@@ -172,6 +172,11 @@ pub(crate) fn spec(definition: &IndexDefinition) -> IndexSpec {
         options: definition.options,
         include: definition.include.len(),
     }
+}
+
+/// Which INCLUDE columns searches can be filtered on, and how.
+pub(crate) fn kinds(definition: &IndexDefinition) -> impl Iterator<Item = Option<ValueKind>> {
+    definition.include.iter().map(ValueKind::of)
 }
 
 impl Index {

@@ -1,0 +1,215 @@
+//! Filtered searches of the engine alone, in this process: recall and CPU time of each filter beside the search without one.
+//! `cargo bench --bench filters -- DIR`, where DIR holds `vectors.i8` (rows × 384 signed bytes). The filters keep 100 % to
+//! 0.01 % of the rows: evenly, near the queries, and far from them.
+#![allow(
+    clippy::print_stdout,
+    clippy::unwrap_used,
+    clippy::cast_precision_loss,
+    missing_docs
+)]
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rektor::catalog::{Comparison, IndexOptions, RowKey, ValueKind};
+use rektor::index::{
+    ColumnChange, Constant, Effort, Filter, IndexSpec, RowChange, Snapshot, VectorChange, Writer,
+};
+use rektor::lsn::Lsn;
+use rektor::vector::{Dim, Metric, Vector};
+
+const DIMENSIONS: usize = 384;
+const SHARES: [f64; 10] = [1.0, 0.5, 0.3, 0.2, 0.1, 0.05, 0.02, 0.01, 0.001, 0.0001];
+/// Rows asked for, as a session asks for LIMIT 10; the nearest 10 count.
+const ASKED: usize = 13;
+const K: usize = 10;
+const EFFORT: Effort = Effort::Candidates(64);
+/// Queries, the nearest held-out rows to one of them, so that a filter can follow them or avoid them.
+const QUERIES: usize = 150;
+/// Held out: every so many rows.
+const HELD_OUT: usize = 60;
+const ROUNDS: usize = 3;
+
+struct Data {
+    snapshot: Arc<Snapshot>,
+    rows: Vec<Vec<f32>>,
+    /// Of each query to each row.
+    distances: Vec<Vec<f64>>,
+}
+
+fn main() {
+    let mut arguments = std::env::args().skip(1);
+    let Some(folder) = arguments.find(|argument| argument != "--bench") else {
+        println!("usage: filters DIR, with vectors.i8");
+        return;
+    };
+    let bytes = std::fs::read(PathBuf::from(folder).join("vectors.i8")).unwrap();
+    let all: Vec<Vec<f32>> = bytes
+        .chunks_exact(DIMENSIONS)
+        .map(|row| row.iter().map(|x| f32::from(x.cast_signed())).collect())
+        .collect();
+    let dot = |a: &[f32], b: &[f32]| -> f32 { a.iter().zip(b).map(|(a, b)| a * b).sum() };
+    let anchor = all[0].clone();
+    let (mut queries, mut rows) = (Vec::new(), Vec::new());
+    for (number, row) in all.into_iter().enumerate() {
+        match number % HELD_OUT {
+            0 => queries.push(row),
+            _ => rows.push(row),
+        }
+    }
+    queries.sort_by(|a, b| dot(b, &anchor).total_cmp(&dot(a, &anchor)));
+    queries.truncate(QUERIES);
+    let even = |number: usize| (number * 7_919 % 1_000_003) as f32;
+    let values = [
+        (0..rows.len()).map(even).collect::<Vec<f32>>(),
+        rows.iter().map(|row| dot(row, &anchor)).collect(),
+    ];
+    let data = build(rows, &values, &queries);
+    let unfiltered = |_: usize| true;
+    let (base, _) = measured(&data, &queries, &Filter::default(), &unfiltered);
+    println!(
+        "{} rows, without a filter: {base:.0} µs of CPU a query",
+        data.rows.len()
+    );
+    for (label, column, upwards) in [("even", 0, true), ("near", 1, false), ("far", 1, true)] {
+        for share in SHARES {
+            let mut sorted = values[column].clone();
+            sorted.sort_by(f32::total_cmp);
+            let count = ((data.rows.len() as f64 * share) as usize).clamp(1, data.rows.len());
+            let bound = sorted[if upwards {
+                count - 1
+            } else {
+                data.rows.len() - count
+            }];
+            let comparison = if upwards {
+                Comparison::AtMost
+            } else {
+                Comparison::AtLeast
+            };
+            let mut filter = Filter::default();
+            let constant = Constant::Float(bound.into());
+            filter.add(
+                column,
+                vec![constant.range(ValueKind::Float4, comparison).unwrap()],
+            );
+            let of = &values[column];
+            let meets = |row: usize| {
+                if upwards {
+                    of[row] <= bound
+                } else {
+                    of[row] >= bound
+                }
+            };
+            let (took, recall) = measured(&data, &queries, &filter, &meets);
+            let (base, _) = measured(&data, &queries, &Filter::default(), &unfiltered);
+            let cost = data.snapshot.filter_cost(ASKED, EFFORT, &filter).unwrap();
+            println!(
+                "{label:>5} {:>8.2} %  recall {recall:.4}  {took:7.0} µs  {:5.2} × unfiltered  {}",
+                share * 100.0,
+                took / base,
+                if cost.exact { "compared" } else { "walked" }
+            );
+        }
+    }
+}
+
+fn build(rows: Vec<Vec<f32>>, values: &[Vec<f32>; 2], queries: &[Vec<f32>]) -> Data {
+    let spec = IndexSpec {
+        dim: Dim::new(DIMENSIONS).unwrap(),
+        metric: Metric::Cosine,
+        options: IndexOptions::default(),
+        include: 2,
+    };
+    let mut writer = Writer::new(spec)
+        .unwrap()
+        .filtered_on([Some(ValueKind::Float4); 2]);
+    for (number, row) in rows.iter().enumerate() {
+        let id = u32::try_from(number).unwrap();
+        let change = RowChange::Upsert {
+            old_key: None,
+            key: RowKey::from_parts([&id.to_be_bytes()[..]]),
+            vector: VectorChange::Set(Vector::new(row.clone()).unwrap()),
+            include: values
+                .iter()
+                .map(|values| ColumnChange::Set(values[number].to_be_bytes().into()))
+                .collect(),
+        };
+        writer.apply(change).unwrap();
+        if number % 16_384 == 0 {
+            writer.publish(Lsn::new(number as u64));
+        }
+    }
+    let snapshot = writer.publish(Lsn::new(u64::MAX));
+    while snapshot.stats().unlinked > 0 {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let distance = |query: &[f32]| {
+        let distances = rows.iter().map(|row| Metric::Cosine.distance(query, row));
+        distances.collect()
+    };
+    Data {
+        snapshot,
+        distances: queries.iter().map(|query| distance(query)).collect(),
+        rows,
+    }
+}
+
+/// Microseconds of CPU a query, the best of the rounds, and recall.
+fn measured(
+    data: &Data,
+    queries: &[Vec<f32>],
+    filter: &Filter,
+    meets: &dyn Fn(usize) -> bool,
+) -> (f64, f64) {
+    let vectors: Vec<Vector> = queries
+        .iter()
+        .map(|query| Vector::new(query.clone()).unwrap())
+        .collect();
+    let mut best = f64::INFINITY;
+    let mut found = Vec::new();
+    for _ in 0..ROUNDS {
+        found.clear();
+        let start = cpu_time();
+        for query in &vectors {
+            let search = data.snapshot.search_filtered(query, ASKED, EFFORT, filter);
+            found.push(search.unwrap());
+        }
+        let took = cpu_time() - start;
+        best = best.min(took.as_secs_f64() * 1e6 / vectors.len() as f64);
+    }
+    if filter.is_empty() {
+        return (best, 1.0);
+    }
+    let (mut hits, mut wanted) = (0, 0);
+    for (all, found) in data.distances.iter().zip(&found) {
+        let mut distances: Vec<f64> = (0..data.rows.len())
+            .filter(|row| meets(*row))
+            .map(|row| all[row])
+            .collect();
+        let expected = distances.len().min(K);
+        assert!(
+            found.neighbors.len() >= distances.len().min(ASKED),
+            "too few"
+        );
+        if expected == 0 {
+            continue;
+        }
+        let (_, last, _) = distances.select_nth_unstable_by(expected - 1, f64::total_cmp);
+        let last = *last + 1e-6;
+        wanted += expected;
+        hits += found
+            .neighbors
+            .iter()
+            .take(expected)
+            .filter(|near| f64::from(near.distance) <= last)
+            .count();
+    }
+    (best, f64::from(hits as u32) / f64::from(wanted as u32))
+}
+
+/// What this thread has computed so far.
+fn cpu_time() -> Duration {
+    let stat = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap();
+    Duration::from_nanos(stat.split(' ').next().unwrap().parse().unwrap())
+}

@@ -1,0 +1,374 @@
+//! Filtered searches against a model that compares values themselves, and their recall where the graph is walked.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use proptest::prelude::*;
+
+use super::super::*;
+use super::{Clusters, key, linked_with, wait_until};
+use crate::catalog::{Comparison, Method, RowKey, ValueKind};
+use crate::lsn::Lsn;
+use crate::vector::Vector;
+
+const DIM: usize = 4;
+const KINDS: [Option<ValueKind>; 4] = [
+    Some(ValueKind::Int4),
+    None,
+    Some(ValueKind::Text),
+    Some(ValueKind::Float8),
+];
+
+fn spec(method: Method) -> IndexSpec {
+    IndexSpec {
+        dim: Dim::new(DIM).unwrap(),
+        metric: Metric::L2,
+        options: IndexOptions {
+            method,
+            ..IndexOptions::default()
+        },
+        include: KINDS.len(),
+    }
+}
+
+/// A row's values: an integer, bytes that nobody can compare, a text, a number.
+type Values = (Option<i32>, Option<u8>, Option<u8>, Option<f64>);
+
+fn changes((int, opaque, text, number): &Values) -> Vec<ColumnChange> {
+    let change = |value: Option<Vec<u8>>| {
+        value.map_or(ColumnChange::Null, |value| ColumnChange::Set(value.into()))
+    };
+    vec![
+        change(int.map(|int| int.to_be_bytes().into())),
+        change(opaque.map(|byte| vec![byte])),
+        change(text.map(|text| format!("text {text}").into_bytes())),
+        change(number.map(|number| number.to_be_bytes().into())),
+    ]
+}
+
+#[derive(Clone, Debug)]
+enum Test {
+    Int(Comparison, i64),
+    In(Vec<i64>),
+    Text(u8),
+    Number(Comparison, f64),
+    Opaque,
+}
+
+impl Test {
+    fn add_to(&self, filter: &mut Filter) {
+        let (column, ranges) = match self {
+            Self::Int(comparison, constant) => (
+                0,
+                vec![Constant::Int(*constant).range(ValueKind::Int4, *comparison)],
+            ),
+            Self::In(list) => {
+                let range = |constant: &i64| {
+                    Constant::Int(*constant).range(ValueKind::Int4, Comparison::Equal)
+                };
+                (0, list.iter().map(range).collect())
+            }
+            Self::Text(text) => {
+                let constant = Constant::Text(format!("text {text}").into_bytes());
+                (2, vec![constant.range(ValueKind::Text, Comparison::Equal)])
+            }
+            Self::Number(comparison, constant) => (
+                3,
+                vec![Constant::Float(*constant).range(ValueKind::Float8, *comparison)],
+            ),
+            Self::Opaque => (1, vec![Some((Ordinal::LEAST, Ordinal::LEAST))]),
+        };
+        filter.add(column, ranges.into_iter().map(Option::unwrap).collect());
+    }
+
+    fn holds(&self, (int, _, text, number): &Values) -> bool {
+        fn compare<T: PartialOrd>(comparison: Comparison, value: T, constant: T) -> bool {
+            match comparison {
+                Comparison::Equal => value == constant,
+                Comparison::Less => value < constant,
+                Comparison::AtMost => value <= constant,
+                Comparison::Greater => value > constant,
+                Comparison::AtLeast => value >= constant,
+            }
+        }
+        match self {
+            Self::Int(comparison, constant) => {
+                int.is_some_and(|int| compare(*comparison, i64::from(int), *constant))
+            }
+            Self::In(list) => int.is_some_and(|int| list.contains(&int.into())),
+            Self::Text(wanted) => *text == Some(*wanted),
+            Self::Number(comparison, constant) => {
+                number.is_some_and(|number| compare(*comparison, number, *constant))
+            }
+            Self::Opaque => true,
+        }
+    }
+}
+
+fn test() -> impl Strategy<Value = Test> {
+    let comparison = || {
+        prop_oneof![
+            Just(Comparison::Equal),
+            Just(Comparison::Less),
+            Just(Comparison::AtMost),
+            Just(Comparison::Greater),
+            Just(Comparison::AtLeast)
+        ]
+    };
+    prop_oneof![
+        (comparison(), -1_i64..5)
+            .prop_map(|(comparison, constant)| Test::Int(comparison, constant)),
+        proptest::collection::vec(-1_i64..6, 0..4).prop_map(Test::In),
+        (0_u8..4).prop_map(Test::Text),
+        (comparison(), prop_oneof![-1.0..1.0, Just(0.0), Just(-0.0)])
+            .prop_map(|(comparison, constant)| Test::Number(comparison, constant)),
+        Just(Test::Opaque),
+    ]
+}
+
+fn values() -> impl Strategy<Value = Values> {
+    (
+        proptest::option::weighted(0.9, 0_i32..4),
+        proptest::option::of(any::<u8>()),
+        proptest::option::weighted(0.9, 0_u8..3),
+        proptest::option::weighted(0.9, prop_oneof![-1.0..1.0, Just(0.0), Just(-0.0)]),
+    )
+}
+
+#[derive(Clone, Debug)]
+enum Change {
+    /// A row, with a vector or without one.
+    Put(u8, Option<Vec<f32>>, Values),
+    /// Only its values.
+    Values(u8, Values),
+    Delete(u8),
+    Truncate,
+}
+
+fn change() -> impl Strategy<Value = Change> {
+    let vector = || proptest::collection::vec(-4.0_f32..4.0, DIM);
+    prop_oneof![
+        20 => (0_u8..40, proptest::option::weighted(0.9, vector()), values()).prop_map(|(key, vector, values)| Change::Put(key, vector, values)),
+        8 => (0_u8..40, values()).prop_map(|(key, values)| Change::Values(key, values)),
+        6 => (0_u8..40).prop_map(Change::Delete),
+        1 => Just(Change::Truncate),
+    ]
+}
+
+type Model = BTreeMap<u8, (Option<Vec<f32>>, Values)>;
+
+fn apply(writer: &mut Writer, model: &mut Model, change: &Change) {
+    let upsert = |number: u8, vector, values: &Values| RowChange::Upsert {
+        old_key: None,
+        key: key(number.into()),
+        vector,
+        include: changes(values),
+    };
+    match change {
+        Change::Put(number, vector, values) => {
+            let set = match vector {
+                Some(vector) => VectorChange::Set(Vector::new(vector.clone()).unwrap()),
+                None => VectorChange::LeftOut(LeftOut::Null),
+            };
+            writer.apply(upsert(*number, set, values)).unwrap();
+            model.insert(*number, (vector.clone(), *values));
+        }
+        Change::Values(number, values) => {
+            let outcome = writer
+                .apply(upsert(*number, VectorChange::Unchanged, values))
+                .unwrap();
+            assert_eq!(outcome == Outcome::Unknown, !model.contains_key(number));
+            if let Some(row) = model.get_mut(number) {
+                row.1 = *values;
+            }
+        }
+        Change::Delete(number) => {
+            writer
+                .apply(RowChange::Delete {
+                    key: key((*number).into()),
+                })
+                .unwrap();
+            model.remove(number);
+        }
+        Change::Truncate => {
+            writer.apply(RowChange::Truncate).unwrap();
+            model.clear();
+        }
+    }
+}
+
+fn check(snapshot: &Snapshot, model: &Model, tests: &[Test], query: &[f32]) {
+    let mut filter = Filter::default();
+    tests.iter().for_each(|test| test.add_to(&mut filter));
+    let mut expected: Vec<(f64, u8)> = model
+        .iter()
+        .filter(|(_, (_, values))| tests.iter().all(|test| test.holds(values)))
+        .filter_map(|(number, (vector, _))| {
+            Some((Metric::L2.distance(query, vector.as_ref()?), *number))
+        })
+        .collect();
+    expected.sort_by(|a, b| a.0.total_cmp(&b.0));
+    let query = Vector::new(query.to_vec()).unwrap();
+    for k in [1, 3, expected.len(), expected.len() + 1] {
+        let found = snapshot
+            .search_filtered(&query, k, Effort::Candidates(10), &filter)
+            .unwrap();
+        assert_eq!(found.neighbors.len(), k.min(expected.len()), "{tests:?}");
+        assert_eq!(found.exhausted, k >= expected.len());
+        let mut rows: Vec<RowId> = found.neighbors.iter().map(|near| near.row).collect();
+        rows.sort_unstable();
+        rows.dedup();
+        assert_eq!(rows.len(), found.neighbors.len(), "a row twice");
+        for (near, (distance, _)) in found.neighbors.iter().zip(&expected) {
+            assert!((f64::from(near.distance) - distance).abs() < 1e-3);
+            let own = RowKey::from_encoded(snapshot.key(near.row).unwrap());
+            let meets = |(_, number): &(f64, u8)| key((*number).into()) == own;
+            assert!(
+                expected.iter().any(meets),
+                "a row that does not meet {tests:?}"
+            );
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(128))]
+    #[test]
+    fn filters_find_what_the_model_has(
+        method in prop_oneof![Just(Method::Hnsw), Just(Method::Flat)],
+        transactions in proptest::collection::vec(proptest::collection::vec(change(), 0..12), 1..25),
+        filters in proptest::collection::vec(proptest::collection::vec(test(), 0..4), 1..4),
+        query in proptest::collection::vec(-4.0_f32..4.0, DIM),
+    ) {
+        let mut writer = Writer::new(spec(method)).unwrap().filtered_on(KINDS);
+        let mut model = Model::new();
+        let mut held: Vec<(Arc<Snapshot>, Model)> = Vec::new();
+        for (number, transaction) in transactions.iter().enumerate() {
+            for change in transaction {
+                apply(&mut writer, &mut model, change);
+            }
+            let snapshot = writer.publish(Lsn::new(number as u64));
+            for tests in &filters {
+                check(&snapshot, &model, tests, &query);
+            }
+            if number % 3 == 0 {
+                held.push((snapshot, model.clone()));
+            }
+        }
+        for (snapshot, model) in &held {
+            for tests in &filters {
+                check(snapshot, model, tests, &query);
+            }
+        }
+    }
+}
+
+/// Rows of the recall tests; enough for a graph whose walks are cheaper than comparing a large part of the rows.
+const ROWS: u64 = 12_000;
+
+/// An index of clustered vectors: an integer that spreads evenly, one that follows the vector's first component, NULLs, and
+/// some rows dead.
+fn clustered() -> (Writer, Arc<Snapshot>, Vec<Vec<f32>>) {
+    let spec = IndexSpec {
+        dim: Dim::new(16).unwrap(),
+        metric: Metric::L2,
+        options: IndexOptions::default(),
+        include: 2,
+    };
+    let mut clusters = Clusters::new(11, 16);
+    let queries = (0..40).map(|_| clusters.next()).collect();
+    let kinds = [Some(ValueKind::Int8), Some(ValueKind::Float4)];
+    let (mut writer, _) = linked_with(
+        Writer::new(spec).unwrap().filtered_on(kinds),
+        (0..ROWS).map(|number| {
+            let vector = clusters.next();
+            let even = match number % 100 {
+                99 => ColumnChange::Null,
+                _ => ColumnChange::Set(
+                    i64::try_from(number * 7_919 % 10_000)
+                        .unwrap()
+                        .to_be_bytes()
+                        .into(),
+                ),
+            };
+            let follows = ColumnChange::Set(vector[0].to_be_bytes().into());
+            RowChange::Upsert {
+                old_key: None,
+                key: key(number),
+                vector: VectorChange::Set(Vector::new(vector).unwrap()),
+                include: vec![even, follows],
+            }
+        }),
+    );
+    for number in (0..ROWS).step_by(9) {
+        writer
+            .apply(RowChange::Delete { key: key(number) })
+            .unwrap();
+    }
+    let snapshot = writer.publish(Lsn::new(2));
+    wait_until("linking", || snapshot.stats().unlinked == 0);
+    (writer, snapshot, queries)
+}
+
+#[test]
+fn filtered_walks_find_the_nearest_and_never_too_few() {
+    let (_writer, snapshot, queries) = clustered();
+    let even = |below: i64| (0, Constant::Int(below), ValueKind::Int8, Comparison::Less);
+    let follows = |comparison, bound| (1, Constant::Float(bound), ValueKind::Float4, comparison);
+    let mut walked = 0;
+    for condition in [
+        even(10_000),
+        even(5_000),
+        even(2_000),
+        even(1_000),
+        even(100),
+        even(1),
+        even(0),
+        follows(Comparison::Greater, 0.0),
+        follows(Comparison::Less, 0.0),
+        follows(Comparison::Less, -0.8),
+        follows(Comparison::Greater, 1.5),
+    ] {
+        let (column, constant, kind, comparison) = condition.clone();
+        let range = constant.range(kind, comparison).unwrap();
+        let mut filter = Filter::default();
+        filter.add(column, vec![range]);
+        let meets = |row: RowId| {
+            let value = snapshot.include(row, column);
+            let ordinal =
+                value.and_then(|value| super::super::ordinal::Ordinal::of_binary(kind, value));
+            ordinal.is_some_and(|ordinal| range.0 <= ordinal && ordinal <= range.1)
+        };
+        let rows: Vec<RowId> = snapshot.rows().filter(|row| meets(*row)).collect();
+        let (mut found, mut wanted) = (0, 0);
+        for query in &queries {
+            let mut distances: Vec<f64> = rows
+                .iter()
+                .map(|row| Metric::L2.distance(query, snapshot.vector(*row).unwrap()))
+                .collect();
+            distances.sort_by(f64::total_cmp);
+            let expected = rows.len().min(10);
+            let vector = Vector::new(query.clone()).unwrap();
+            let got = snapshot
+                .search_filtered(&vector, 10, Effort::Candidates(64), &filter)
+                .unwrap();
+            assert_eq!(got.neighbors.len(), expected);
+            assert!(got.neighbors.iter().all(|near| meets(near.row)));
+            assert_eq!(got.exhausted, rows.len() <= 10);
+            walked += u64::from(got.distances < rows.len() as u64);
+            wanted += expected;
+            if let Some(last) = expected.checked_sub(1) {
+                let last = distances[last] + 1e-4;
+                found += got
+                    .neighbors
+                    .iter()
+                    .filter(|near| f64::from(near.distance) <= last)
+                    .count();
+            }
+        }
+        let recall = found as f64 / f64::from(u32::try_from(wanted.max(1)).unwrap());
+        println!("{condition:?}: {} rows, recall {recall:.3}", rows.len());
+        assert!(wanted == 0 || recall >= 0.95, "{condition:?}: {recall}");
+    }
+    assert!(walked > 100, "the graph was walked");
+}
