@@ -2,6 +2,7 @@
 
 mod concurrency;
 mod dial;
+mod hard;
 mod filters;
 mod model;
 mod recall;
