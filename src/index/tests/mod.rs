@@ -2,8 +2,8 @@
 
 mod concurrency;
 mod dial;
-mod hard;
 mod filters;
+mod hard;
 mod model;
 mod recall;
 mod stored;
