@@ -225,12 +225,21 @@ void compare_rows(const uint32_t* rows, size_t count, const Distances& distances
     s.computed += count;
 }
 
+// Candidates that a scan keeps for k rows: among so many codes are mostly sure to have them.
+size_t scanned_for(size_t k) {
+    return 4 * k + 8;
+}
+
 template <class Allows>
 int64_t search(const RektorGraph* graph, const RektorLists* lists, const RektorView& view, const float* x, size_t k,
                size_t ef, uint64_t most, Allows allows, uint32_t* rows, float* distances, uint64_t* computed) {
     Scratch& s = scratch();
     s.computed = 0;
     Query query = code_query(view.codes, x, s.query);
+    const bool all = graph == nullptr && lists == nullptr;
+    if (all) {
+        ef = std::max(ef, scanned_for(k));
+    }
     std::vector<uint32_t> listed;
     if (lists != nullptr) {
         probe(*lists, view, s.query.values.data(), ef, allows.allowed, allows.context, listed);
@@ -252,7 +261,7 @@ int64_t search(const RektorGraph* graph, const RektorLists* lists, const RektorV
     if (!gather(ByCode(view, query))) {
         return 0;
     }
-    if (!rank(view, query, by_vector, k, ef, graph == nullptr, s)) {
+    if (!rank(view, query, by_vector, k, ef, all, s)) {
         if (!gather(by_vector)) {
             return 0;
         }
@@ -263,8 +272,7 @@ int64_t search(const RektorGraph* graph, const RektorLists* lists, const RektorV
 
 int64_t search_rows(const RektorView& view, const float* x, size_t k, const uint32_t* among, size_t count,
                     uint32_t* rows, float* distances, uint64_t* computed) {
-    // Candidates that codes are trusted to find the nearest among.
-    const size_t wanted = 4 * k + 8;
+    const size_t wanted = scanned_for(k);
     Scratch& s = scratch();
     s.computed = 0;
     Query query = code_query(view.codes, x, s.query);

@@ -3,6 +3,7 @@
 mod concurrency;
 mod dial;
 mod filters;
+mod hard;
 mod lists;
 mod model;
 mod recall;
