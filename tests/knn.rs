@@ -3,6 +3,7 @@
 mod cases;
 mod filters;
 pub mod fixture;
+mod high;
 mod rights;
 mod statements;
 mod types;

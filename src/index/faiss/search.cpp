@@ -208,12 +208,20 @@ int64_t give_ranked(const ByVector& by_vector, size_t k, uint32_t* rows, float* 
     return count;
 }
 
+// Candidates that a scan keeps for k rows: among so many codes are mostly sure to have them.
+size_t scanned_for(size_t k) {
+    return 4 * k + 8;
+}
+
 template <class Allows>
 int64_t search(const RektorGraph* graph, const RektorView& view, const float* x, size_t k, size_t ef, uint64_t most,
                Allows allows, uint32_t* rows, float* distances, uint64_t* computed) {
     Scratch& s = scratch();
     s.computed = 0;
     Query query = code_query(view.codes, x, s.query);
+    if (graph == nullptr) {
+        ef = std::max(ef, scanned_for(k));
+    }
     const auto gather = [&](const auto& by) {
         s.best.clear();
         if (graph != nullptr) {
@@ -241,8 +249,7 @@ int64_t search(const RektorGraph* graph, const RektorView& view, const float* x,
 
 int64_t search_rows(const RektorView& view, const float* x, size_t k, const uint32_t* among, size_t count,
                     uint32_t* rows, float* distances, uint64_t* computed) {
-    // Candidates that codes are trusted to find the nearest among.
-    const size_t wanted = 4 * k + 8;
+    const size_t wanted = scanned_for(k);
     Scratch& s = scratch();
     s.computed = 0;
     Query query = code_query(view.codes, x, s.query);
