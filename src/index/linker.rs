@@ -154,10 +154,16 @@ impl Shared {
         while let Some(snapshot) = self.next(rebuilding.is_some()) {
             let started = Instant::now();
             let calm = snapshot.view().unlinked() < CALM;
-            match self.work(&snapshot, &mut rebuilding) {
+            let done = self.work(&snapshot, &mut rebuilding);
+            snapshot.view().account().linked(&done);
+            match done {
                 Ok(()) if calm => self.rest(started.elapsed()),
                 Ok(()) => {}
-                Err(_no_memory) => self.rest(RETRY), // searches scan what is not linked; the next try may find memory
+                Err(_no_memory) => {
+                    // Searches scan what is not linked; the next try may find memory. Others may need it meanwhile.
+                    rebuilding = None;
+                    self.rest(RETRY);
+                }
             }
         }
     }

@@ -42,6 +42,7 @@ mod filtered;
 mod keys;
 mod linker;
 mod loader;
+mod memory;
 mod ordinal;
 mod pages;
 mod record;
@@ -58,6 +59,7 @@ pub use filter::Filter;
 pub use filtered::FilterCost;
 pub use keys::Place;
 pub use loader::{Changed, Loader};
+pub use memory::{Memory, MemoryParts, Part};
 pub use ordinal::Ordinal;
 pub use snapshot::{Effort, Found, Neighbor, RowId, Snapshot, Stats};
 pub use writer::{
@@ -65,7 +67,7 @@ pub use writer::{
     Writer,
 };
 
-use crate::catalog::IndexOptions;
+use crate::catalog::{IndexOptions, Method};
 use crate::vector::{Dim, Metric};
 
 /// Candidates that a search weighs when nobody says otherwise.
@@ -121,12 +123,44 @@ pub struct IndexSpec {
     pub include: usize,
 }
 
+impl IndexSpec {
+    /// About how many bytes of memory so many rows take, with short keys: to tell beforehand what cannot fit.
+    #[must_use]
+    pub fn estimate(&self, rows: u64) -> u64 {
+        let vector = self.dim.get() * size_of::<f32>();
+        let engine = match self.options.method {
+            Method::Flat => 0,
+            Method::Hnsw => faiss::node_bytes(self),
+        };
+        rows.saturating_mul((vector + engine + RECORD_BYTES + self.include * INCLUDE_BYTES) as u64)
+    }
+}
+
+/// What a row takes beside its vector, code and links: a key of 8 bytes, its record and its place in the map.
+const RECORD_BYTES: usize = 40;
+/// What a row takes for an INCLUDE column: a short value, and what filters compare.
+const INCLUDE_BYTES: usize = 32;
+
 /// Why an index cannot do what is asked. Each leaves the index as it was.
 #[derive(Debug, thiserror::Error)]
 pub enum IndexError {
     /// The 32-bit row ids, or the memory, are used up.
     #[error("index is full: {0}")]
     Full(String),
+    /// The indexes of this process may not have more memory.
+    #[error(
+        "out of memory: {wanted} MiB more are needed, and the indexes hold {used} MiB of {limit} MiB ({bound})"
+    )]
+    Memory {
+        /// MiB.
+        wanted: u64,
+        /// MiB.
+        used: u64,
+        /// MiB.
+        limit: u64,
+        /// What of the setting that is.
+        bound: &'static str,
+    },
     /// The engine failed inside FAISS.
     #[error("index engine: {0}")]
     Engine(String),

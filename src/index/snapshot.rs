@@ -3,6 +3,7 @@
 use super::attributes::Attributes;
 use super::faiss::{GraphSource, Ranked, RowView};
 use super::keys::Place;
+use super::memory::MemoryParts;
 use super::pages::Records;
 use super::{DialStats, IndexError, IndexSpec, record};
 use crate::catalog::Method;
@@ -64,8 +65,8 @@ pub struct Stats {
     pub unlinked: u64,
     /// Rows in the graph that are dead.
     pub dead: u64,
-    /// Bytes held in memory.
-    pub memory_bytes: u64,
+    /// Bytes held in memory, by all its snapshots and what is made beside them.
+    pub memory: MemoryParts,
 }
 
 /// An index at one LSN. Cheap to hold, never changes.
@@ -77,7 +78,6 @@ pub struct Snapshot {
     records: Records,
     attributes: Attributes,
     left_out: u64,
-    bytes: usize,
 }
 
 impl Snapshot {
@@ -88,7 +88,6 @@ impl Snapshot {
         records: Records,
         attributes: Attributes,
         left_out: u64,
-        bytes: usize,
     ) -> Self {
         Self {
             spec,
@@ -97,7 +96,6 @@ impl Snapshot {
             records,
             attributes,
             left_out,
-            bytes,
         }
     }
 
@@ -121,7 +119,7 @@ impl Snapshot {
             left_out: self.left_out,
             unlinked: u64::from(self.rows.unlinked()).min(self.rows.live().len()),
             dead: u64::from(self.rows.nodes()).saturating_sub(self.rows.live().len()),
-            memory_bytes: (self.bytes + self.rows.graph_bytes()) as u64,
+            memory: self.rows.account().parts(),
         }
     }
 
@@ -180,6 +178,12 @@ impl Snapshot {
     #[must_use]
     pub fn failure(&self) -> Option<String> {
         self.rows.dial().failure()
+    }
+
+    /// Why rows wait to be linked until there is memory, if they do. As of now, of all its snapshots.
+    #[must_use]
+    pub fn starved(&self) -> Option<String> {
+        self.rows.account().starved()
     }
 
     /// What is known of effort and recall.

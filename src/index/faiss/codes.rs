@@ -1,7 +1,10 @@
 //! Vectors → 8-bit codes, a scale and a norm per row, around the mean of the index.
 
+use std::sync::Arc;
+
 use super::ffi::{self, RawCodes};
 use super::store::Store;
+use crate::index::memory::{Account, Part};
 use crate::index::{IndexError, IndexSpec};
 use crate::vector::Metric;
 
@@ -29,10 +32,15 @@ pub(super) struct Codes {
 
 impl Codes {
     /// No codes yet, around `mean` or, before it is known, around zero.
-    pub(super) fn new(dim: usize, metric: Metric, mean: Option<Box<[f32]>>) -> Self {
+    pub(super) fn new(
+        dim: usize,
+        metric: Metric,
+        mean: Option<Box<[f32]>>,
+        account: &Arc<Account>,
+    ) -> Self {
         Self {
-            codes: Store::new(stride(dim)),
-            scales: Store::new(SCALES),
+            codes: Store::new(stride(dim), account, Part::Codes),
+            scales: Store::new(SCALES, account, Part::Codes),
             centred: mean.is_some(),
             mean: mean.unwrap_or_else(|| vec![0.0; dim].into()),
             metric,
@@ -117,9 +125,9 @@ impl Codes {
         }
     }
 
-    /// Bytes of the codes of `rows` rows.
-    pub(super) fn bytes(&self, rows: u32) -> usize {
-        self.codes.bytes(rows) + self.scales.bytes(rows)
+    /// Whose memory they are.
+    pub(super) fn account(&self) -> &Arc<Account> {
+        self.codes.account()
     }
 }
 

@@ -52,7 +52,7 @@ unsafe extern "C" {
         linked: u32,
     ) -> *mut RawGraph;
     pub(super) fn rektor_graph_free(graph: *mut RawGraph);
-    pub(super) fn rektor_graph_bytes(graph: *const RawGraph) -> usize;
+    pub(super) fn rektor_graph_bytes(graph: *const RawGraph, nodes: u32) -> usize;
     pub(super) fn rektor_graph_link(
         graph: *mut RawGraph,
         view: *const RawView,

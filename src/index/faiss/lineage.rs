@@ -17,6 +17,7 @@ use super::store::Store;
 use super::stored::GraphImage;
 use crate::catalog::IndexOptions;
 use crate::index::IndexError;
+use crate::index::memory::Part;
 use crate::index::pages::Bitmap;
 
 /// Least room of a graph: cheaper than enlarging it often.
@@ -45,8 +46,8 @@ impl Lineage {
     /// No nodes.
     pub(super) fn new(codes: Arc<Codes>) -> Self {
         Self {
+            nodes: Store::new(1, codes.account(), Part::Graph),
             codes,
-            nodes: Store::new(1),
             extent: AtomicU32::new(0),
             graph: ArcSwapOption::empty(),
             append: Mutex::new(()),
@@ -103,7 +104,7 @@ impl Lineage {
         let room = image
             .nodes()
             .saturating_add(u32::try_from(more).unwrap_or(u32::MAX));
-        let graph = Graph::load(image, room_for(room))?;
+        let graph = Graph::load(image, room_for(room), self.codes.account())?;
         for row in &image.rows {
             self.push_reserved(*row);
         }
@@ -140,6 +141,7 @@ impl Lineage {
             Some(graph) if graph.capacity() >= end => graph,
             graph => self.grow(graph.as_deref(), options.m)?,
         };
+        graph.take_room(end)?;
         let wanted = |node: u32| live.is_none_or(|live| live.contains(self.row(node)));
         let view = RawView {
             codes: self.codes.raw(),
@@ -170,14 +172,9 @@ impl Lineage {
         let capacity = room_for(self.extent());
         let grown = Arc::new(match graph {
             Some(graph) => graph.enlarged(shape, capacity)?,
-            None => Graph::new(shape, capacity)?,
+            None => Graph::new(shape, capacity, self.codes.account())?,
         });
         self.graph.store(Some(Arc::clone(&grown)));
         Ok(grown)
-    }
-
-    /// Bytes of graph and node numbers.
-    pub(super) fn bytes(&self) -> usize {
-        self.nodes.bytes(self.extent()) + self.graph().map_or(0, |graph| graph.bytes())
     }
 }

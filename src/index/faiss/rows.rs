@@ -18,6 +18,7 @@ use super::stored::GraphImage;
 use super::view::{Rebuild, RowView};
 use crate::catalog::Method;
 use crate::index::dial::Dial;
+use crate::index::memory::{Account, Part};
 use crate::index::pages::Bitmap;
 use crate::index::{IndexError, IndexSpec};
 use crate::vector::Metric;
@@ -53,12 +54,12 @@ pub(in crate::index) struct Rows {
 
 impl Rows {
     /// No rows.
-    pub(in crate::index) fn new(spec: IndexSpec) -> Self {
+    pub(in crate::index) fn new(spec: IndexSpec, account: &Arc<Account>) -> Self {
         let dim = spec.dim.get();
-        let codes = || Arc::new(Codes::new(dim, spec.metric, None));
+        let codes = || Arc::new(Codes::new(dim, spec.metric, None, account));
         Self {
             spec,
-            vectors: Arc::new(Store::new(dim)),
+            vectors: Arc::new(Store::new(dim, account, Part::Vectors)),
             live: Bitmap::default(),
             dial: Arc::default(),
             lineage: match spec.options.method {
@@ -81,7 +82,7 @@ impl Rows {
         self.dial.replaced(None);
         Self {
             dial: Arc::clone(&self.dial),
-            ..Self::new(self.spec)
+            ..Self::new(self.spec, self.account())
         }
     }
 
@@ -119,6 +120,7 @@ impl Rows {
                 self.spec.dim.get(),
                 self.spec.metric,
                 Some(image.mean.clone()),
+                self.account(),
             );
             self.lineage = Some(Arc::new(Lineage::new(Arc::new(codes))));
         }
@@ -260,7 +262,12 @@ impl Rows {
             return Ok(());
         };
         let mean = self.mean();
-        let codes = Codes::new(self.spec.dim.get(), self.spec.metric, Some(mean));
+        let codes = Codes::new(
+            self.spec.dim.get(),
+            self.spec.metric,
+            Some(mean),
+            self.account(),
+        );
         for row in self.live.iter() {
             // SAFETY: live rows were written; nobody else has seen these codes.
             unsafe { codes.encode(row, self.vectors.get(row))? };
@@ -315,15 +322,18 @@ impl Rows {
         live.then(|| unsafe { self.vectors.get(row) })
     }
 
-    /// Bytes of vectors, codes, bitmap and lists of ids.
-    pub(in crate::index) fn bytes(&self) -> usize {
-        let codes = self
-            .lineage
-            .as_ref()
-            .map_or(0, |lineage| lineage.codes.bytes(self.next));
-        self.vectors.bytes(self.next)
-            + codes
-            + self.live.bytes()
-            + self.free.capacity() * size_of::<u32>()
+    /// Whose memory it is.
+    fn account(&self) -> &Arc<Account> {
+        self.vectors.account()
+    }
+
+    /// Bytes that nothing refuses: the bitmap and lists of ids.
+    pub(in crate::index) fn other_bytes(&self) -> usize {
+        let retired = self.retired.iter().map(|(_, rows)| rows.capacity());
+        let ids = self.pending.capacity()
+            + self.free.capacity()
+            + self.retiring.capacity()
+            + retired.sum::<usize>();
+        self.live.bytes() + ids * size_of::<u32>()
     }
 }

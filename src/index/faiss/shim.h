@@ -53,7 +53,8 @@ void rektor_encode(const RektorCodes* codes, const float* x, uint8_t* code, floa
 // `linked` nodes; nobody links into it meanwhile.
 RektorGraph* rektor_graph_new(uint32_t m, uint32_t metric, uint32_t capacity, const RektorGraph* like, uint32_t linked);
 void rektor_graph_free(RektorGraph* graph);
-size_t rektor_graph_bytes(const RektorGraph* graph);
+// Bytes that it holds when so many of its nodes are linked.
+size_t rektor_graph_bytes(const RektorGraph* graph, uint32_t nodes);
 // Links a node. Several threads may link different nodes, and any number search, at the same time.
 // 0 when done, -1 when there is no memory.
 int32_t rektor_graph_link(RektorGraph* graph, const RektorView* view, uint32_t node, uint32_t ef_construction);

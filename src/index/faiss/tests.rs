@@ -1,8 +1,11 @@
 //! The shim's kernels and codes against plain Rust, and the ids of rows.
 
+use std::sync::Arc;
+
 use super::*;
 use crate::catalog::{IndexOptions, Method};
-use crate::index::IndexSpec;
+use crate::index::memory::Account;
+use crate::index::{IndexSpec, Memory};
 use crate::vector::{Dim, Metric};
 
 fn random(state: &mut u64) -> u64 {
@@ -10,6 +13,10 @@ fn random(state: &mut u64) -> u64 {
     *state ^= *state >> 7;
     *state ^= *state << 17;
     *state
+}
+
+fn account() -> Arc<Account> {
+    Account::new(Memory::unlimited())
 }
 
 fn spec(dim: usize, metric: Metric, method: Method) -> IndexSpec {
@@ -85,7 +92,7 @@ fn searches_by_codes_equal_scans_in_every_dimension() {
                     .map(|_| (random(&mut state) % 2_001) as f32 / 100.0 - 10.005)
                     .collect()
             };
-            let mut rows = Rows::new(spec(dim, metric, Method::Hnsw));
+            let mut rows = Rows::new(spec(dim, metric, Method::Hnsw), &account());
             for _ in 0..12 {
                 rows.insert(&vector()).unwrap();
             }
@@ -116,7 +123,7 @@ fn searches_by_codes_equal_scans_in_every_dimension() {
 
 #[test]
 fn components_near_the_largest_float_do_no_harm() {
-    let mut rows = Rows::new(spec(3, Metric::L2, Method::Hnsw));
+    let mut rows = Rows::new(spec(3, Metric::L2, Method::Hnsw), &account());
     for x in [[f32::MAX, f32::MIN, 0.0], [0.0; 3], [1e30, 1e-30, -1e30]] {
         rows.insert(&x).unwrap();
     }
@@ -128,7 +135,7 @@ fn components_near_the_largest_float_do_no_harm() {
 
 #[test]
 fn an_id_comes_back_only_when_no_view_can_name_it() {
-    let mut rows = Rows::new(spec(1, Metric::L2, Method::Flat));
+    let mut rows = Rows::new(spec(1, Metric::L2, Method::Flat), &account());
     let first = rows.insert(&[1.0]).unwrap();
     let old = rows.publish(None);
     rows.remove(first);
@@ -144,7 +151,7 @@ fn an_id_comes_back_only_when_no_view_can_name_it() {
 
 #[test]
 fn a_row_of_a_lineage_keeps_its_id_until_it_is_rebuilt() {
-    let mut rows = Rows::new(spec(1, Metric::L2, Method::Hnsw));
+    let mut rows = Rows::new(spec(1, Metric::L2, Method::Hnsw), &account());
     let first = rows.insert(&[1.0]).unwrap();
     drop(rows.publish(None));
     rows.remove(first);

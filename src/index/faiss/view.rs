@@ -10,6 +10,7 @@ use super::lineage::Lineage;
 use super::store::Store;
 use crate::catalog::IndexOptions;
 use crate::index::dial::{Curve, Dial};
+use crate::index::memory::Account;
 use crate::index::pages::Bitmap;
 use crate::index::{IndexError, IndexSpec};
 
@@ -293,9 +294,9 @@ impl RowView {
         unsafe { lineage.link(None, end, &self.spec.options, threads, stop) }
     }
 
-    /// Bytes of the graph.
-    pub(in crate::index) fn graph_bytes(&self) -> usize {
-        self.lineage.as_ref().map_or(0, |lineage| lineage.bytes())
+    /// What the index holds in memory: of all its views, as of now.
+    pub(in crate::index) fn account(&self) -> &Arc<Account> {
+        self.vectors.account()
     }
 
     /// Begins a lineage of the rows that are live now.
