@@ -3,6 +3,7 @@
 mod concurrency;
 mod dial;
 mod filters;
+mod memory;
 mod model;
 mod recall;
 mod stored;
