@@ -139,13 +139,14 @@ begin
 end
 $$;
 
--- 'vector', 'halfvec' or 'real[]' if vectors of that type can be indexed, else null.
+-- 'vector', 'halfvec', 'bit' or 'real[]' if vectors of that type can be indexed, else null.
 create or replace function rektor.vector_type(type_id oid) returns text
 language sql stable
 set search_path = pg_catalog, pg_temp
 begin atomic
     select case
         when t.oid = 'real[]'::regtype then 'real[]'
+        when t.oid = 'bit'::regtype and exists (select from pg_extension x where x.extname = 'vector') then 'bit'
         when t.typname in ('vector', 'halfvec') and e.extname = 'vector' then t.typname::text
     end
     from pg_type t
@@ -155,7 +156,7 @@ begin atomic
     where t.oid = type_id;
 end;
 
--- The number of dimensions that the column's type declares, as pgvector's types can; null if it does not.
+-- The number of dimensions that the column's type declares, as pgvector's types and bit can; null if it does not.
 create or replace function rektor.declared_dimensions(relation oid, column_number smallint) returns int
 language sql stable
 set search_path = pg_catalog, pg_temp
@@ -163,7 +164,7 @@ begin atomic
     select a.atttypmod
     from pg_attribute a
     where a.attrelid = relation and a.attnum = column_number and not a.attisdropped and a.atttypmod > 0
-        and rektor.vector_type(a.atttypid) in ('vector', 'halfvec');
+        and rektor.vector_type(a.atttypid) in ('vector', 'halfvec', 'bit');
 end;
 
 -- Raises unless the column exists and its changes are replicated.

@@ -10,7 +10,7 @@ use std::fmt;
 use bytes::{BufMut, Bytes, BytesMut};
 use serde::{Deserialize, Serialize};
 
-use crate::vector::{Dim, Metric, VectorType};
+use crate::vector::{Dim, Form, Metric, VectorType};
 
 /// `pg_class.oid` of a table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -228,6 +228,12 @@ pub struct IndexDefinition {
 }
 
 impl IndexDefinition {
+    /// What its vectors are made of.
+    #[must_use]
+    pub const fn form(&self) -> Form {
+        self.metric.form(self.dim)
+    }
+
     /// The columns' numbers: of the key, the vector, INCLUDE.
     pub fn columns(&self) -> impl Iterator<Item = ColumnNumber> {
         let key = self.key.iter().map(|column| column.number);

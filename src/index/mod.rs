@@ -22,7 +22,7 @@
 //!   stored.rs    a graph ↔ checked bytes
 //!   codes.rs     8-bit codes;  graph.rs  handle of a C++ graph;  store.rs  chunks that never move
 //!   shim.h ffi.rs      the line between Rust and C++
-//!   kernels.cpp        dot products of bytes for three kinds of processor
+//!   kernels.cpp        dot products of bytes for three kinds of processor;  bits.cpp  distances of bits for two
 //!   codes.cpp          vectors and queries → bytes
 //!   graph.cpp          FAISS's HNSW structure, linked while it is searched
 //!   search.cpp         the walk, the scan of what is not linked, exact comparison
@@ -68,7 +68,7 @@ pub use writer::{
 };
 
 use crate::catalog::{IndexOptions, Method};
-use crate::vector::{Dim, Metric};
+use crate::vector::{Dim, Form, Metric};
 
 /// Candidates that a search weighs when nobody says otherwise.
 pub const DEFAULT_EF: usize = 64;
@@ -124,10 +124,16 @@ pub struct IndexSpec {
 }
 
 impl IndexSpec {
+    /// What its vectors are made of.
+    #[must_use]
+    pub const fn form(&self) -> Form {
+        self.metric.form(self.dim)
+    }
+
     /// About how many bytes of memory so many rows take, with short keys: to tell beforehand what cannot fit.
     #[must_use]
     pub fn estimate(&self, rows: u64) -> u64 {
-        let vector = self.dim.get() * size_of::<f32>();
+        let vector = self.form().words() * size_of::<f32>();
         let engine = match self.options.method {
             Method::Flat => 0,
             Method::Hnsw => faiss::node_bytes(self),

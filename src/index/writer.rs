@@ -370,7 +370,7 @@ impl Writer {
 
     /// What storing `vector` means for the row now at `source`.
     fn check<'a>(&self, vector: &'a Vector, source: Option<Place>) -> NewVector<'a> {
-        if vector.dim() != self.spec.dim.get() {
+        if vector.form() != Some(self.spec.form()) {
             return NewVector::LeftOut(LeftOut::WrongDimension);
         }
         if self.spec.metric == Metric::Cosine && vector.is_zero() {

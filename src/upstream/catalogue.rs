@@ -14,7 +14,7 @@ use crate::catalog::{
 };
 use crate::upstream::UpstreamError;
 use crate::upstream::sql::SqlSession;
-use crate::vector::{Dim, FLOAT4_ARRAY_OID, Metric, VectorType};
+use crate::vector::{BIT_OID, Dim, FLOAT4_ARRAY_OID, Form, MAX_DIM, Metric, VectorType};
 use crate::wal::pgoutput::Relation;
 
 /// The publication that carries `rektor.index` and every indexed table.
@@ -247,6 +247,18 @@ fn entry(row: &Row) -> Result<IndexEntry, UpstreamError> {
     }) else {
         return Err(UpstreamError::Protocol("no dimension".into()));
     };
+    match (metric.form(dim), column.kind) {
+        (Form::Bits(_), VectorType::Bit) => {}
+        (Form::Numbers(dim), VectorType::Vector | VectorType::Halfvec | VectorType::RealArray)
+            if dim.get() <= MAX_DIM => {}
+        (form, kind) => problems.push(format!(
+            "column {} is of type {}, which has no distance {} of {} dimensions",
+            column.name,
+            kind.sql_name(),
+            metric.name(),
+            form.dim()
+        )),
+    }
     let options = options(row.try_get("options")?).unwrap_or_else(|problem| {
         problems.push(problem);
         IndexOptions::default()
@@ -352,6 +364,7 @@ fn vector_column(row: &Row, problems: &mut Vec<String>) -> Result<VectorColumn, 
     let type_name: Option<String> = row.try_get("column_type_name")?;
     let kind = match (type_id, type_name.as_deref()) {
         (Some(FLOAT4_ARRAY_OID), _) => Some(VectorType::RealArray),
+        (Some(BIT_OID), _) => Some(VectorType::Bit),
         (_, Some("vector")) => Some(VectorType::Vector),
         (_, Some("halfvec")) => Some(VectorType::Halfvec),
         (Some(_) | None, Some(_) | None) => None,
@@ -360,7 +373,7 @@ fn vector_column(row: &Row, problems: &mut Vec<String>) -> Result<VectorColumn, 
         problems.push(format!("column {name} does not exist"));
     } else if kind.is_none() {
         problems.push(format!(
-            "column {name} is of type {}, not vector, halfvec or real[]",
+            "column {name} is of type {}, not vector, halfvec, real[] or bit",
             type_name.unwrap_or_default()
         ));
     }

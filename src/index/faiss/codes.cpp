@@ -42,14 +42,23 @@ inline int round_code(float value) {
 
 }  // namespace
 
-Query code_query(const RektorCodes& codes, const float* query, int8_t* bytes, std::vector<float>& centred) {
-    centred.resize(codes.dim);
+Query code_query(const RektorCodes& codes, const float* query, Coded& coded) {
+    if (of_bits(codes.metric)) {
+        return {reinterpret_cast<const int8_t*>(query), 0, 0, 0, 0, nullptr};
+    }
+    std::vector<float>& centred = coded.values;
+    centred.assign(codes.stride, 0);
     // q·x = q·mean + q·(x − mean): for inner product the query stays where it is.
     const bool inner = codes.metric == kInnerProduct;
     const float factor = unit(codes, query);
     for (size_t j = 0; j < codes.dim; j++) {
         centred[j] = query[j] * factor - (inner ? 0.0f : codes.mean[j]);
     }
+    if (codes.metric == kL1) {
+        return {nullptr, 0, 0, 0, 0, centred.data()};
+    }
+    coded.bytes.assign(codes.stride, 0);
+    int8_t* bytes = coded.bytes.data();
     const float most = largest(centred.data(), codes.dim);
     const float inverse = most > 0 ? 127 / most : 0;
     int32_t sum = 0;
@@ -58,19 +67,32 @@ Query code_query(const RektorCodes& codes, const float* query, int8_t* bytes, st
         bytes[j] = static_cast<int8_t>(code);
         sum += code;
     }
-    std::fill(bytes + codes.dim, bytes + codes.stride, int8_t{0});
     const float scale = most / 127;
-    return {bytes, 128 * sum, inner ? scale : 2 * scale, 0, inner ? 0u : 1u};
+    return {bytes, 128 * sum, inner ? scale : 2 * scale, 0, inner ? 0u : 1u, nullptr};
 }
 
-Query row_query(const RektorCodes& codes, uint32_t row, Measure measure, int8_t* bytes) {
-    const int32_t sum = kernels(best_kernel()).to_signed(code_of(codes, row), bytes, codes.stride);
+Query row_query(const RektorCodes& codes, uint32_t row, Measure measure, Coded& coded) {
+    const uint8_t* code = code_of(codes, row);
+    if (of_bits(codes.metric)) {
+        return {reinterpret_cast<const int8_t*>(code), 0, 0, 0, 0, nullptr};
+    }
     const float* scale = at(codes.scales, row, kScales);
+    if (codes.metric == kL1) {
+        coded.values.resize(codes.stride);
+        float* values = coded.values.data();
+        for (size_t j = 0; j < codes.stride; j++) {
+            values[j] = scale[0] * static_cast<float>(code[j] - 128);
+        }
+        return {nullptr, 0, 0, 0, 0, values};
+    }
+    coded.bytes.resize(codes.stride);
+    int8_t* bytes = coded.bytes.data();
+    const int32_t sum = kernels(best_kernel()).to_signed(code, bytes, codes.stride);
     if (measure == Measure::kDot) {
         // −x·y = −(x − m)·(y − m) − m·x − m·y + m·m, of which scale[2] holds m·m/2 − m·x.
-        return {bytes, 128 * sum, scale[0], scale[2], 2};
+        return {bytes, 128 * sum, scale[0], scale[2], 2, nullptr};
     }
-    return {bytes, 128 * sum, 2 * scale[0], scale[1], 1};
+    return {bytes, 128 * sum, 2 * scale[0], scale[1], 1, nullptr};
 }
 
 }  // namespace rektor
@@ -107,4 +129,9 @@ extern "C" uint32_t rektor_best_kernel() {
 
 extern "C" int32_t rektor_dot(uint32_t kernel, const uint8_t* code, const int8_t* query, size_t stride) {
     return kernels(kernel).dot(query, code, stride);
+}
+
+extern "C" float rektor_manhattan(uint32_t kernel, const uint8_t* code, const float* query, float scale,
+                                  size_t stride) {
+    return kernels(kernel).manhattan(query, code, scale, stride);
 }

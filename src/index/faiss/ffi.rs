@@ -38,6 +38,24 @@ unsafe extern "C" {
     pub(super) fn rektor_best_kernel() -> u32;
     #[cfg(test)]
     pub(super) fn rektor_dot(kernel: u32, code: *const u8, query: *const i8, stride: usize) -> i32;
+    #[cfg(test)]
+    pub(super) fn rektor_best_bit_kernel() -> u32;
+    #[cfg(test)]
+    pub(super) fn rektor_bits(
+        kernel: u32,
+        metric: u32,
+        a: *const u8,
+        b: *const u8,
+        bytes: usize,
+    ) -> f32;
+    #[cfg(test)]
+    pub(super) fn rektor_manhattan(
+        kernel: u32,
+        code: *const u8,
+        query: *const f32,
+        scale: f32,
+        stride: usize,
+    ) -> f32;
     pub(super) fn rektor_encode(
         codes: *const RawCodes,
         x: *const f32,

@@ -40,7 +40,7 @@ void choose(const RektorView& view, const std::vector<Candidate>& candidates, si
     uint32_t chosen_rows[kBatch];
     for (const Candidate& candidate : candidates) {
         const uint32_t row = *at(view.nodes, candidate.id, 1);
-        const Query query = row_query(view.codes, row, s.measure, s.other.data());
+        const Query query = row_query(view.codes, row, s.measure, s.other);
         bool good = true;
         for (size_t i = 0; good && i < chosen.size(); i++) {
             good = distance(kernels, view.codes, query, chosen_rows[i]) > candidate.distance;
@@ -78,7 +78,7 @@ void add_link(RektorGraph& graph, const RektorView& view, uint32_t from, uint32_
     }
     nodes[links.count] = to;
     rows[links.count] = *at(view.nodes, to, 1);
-    const Query query = row_query(view.codes, *at(view.nodes, from, 1), s.measure, s.other.data());
+    const Query query = row_query(view.codes, *at(view.nodes, from, 1), s.measure, s.other);
     distances(kernels, view.codes, query, rows, links.count + 1, found);
     s.list.clear();
     for (size_t i = 0; i <= links.count; i++) {
@@ -92,9 +92,15 @@ void add_link(RektorGraph& graph, const RektorView& view, uint32_t from, uint32_
 }
 
 bool same_code(const RektorCodes& codes, uint32_t a, uint32_t b) {
+    if (std::memcmp(code_of(codes, a), code_of(codes, b), codes.stride) != 0) {
+        return false;
+    }
+    if (of_bits(codes.metric)) {
+        return true;
+    }
     const float* x = at(codes.scales, a, kScales);
     const float* y = at(codes.scales, b, kScales);
-    return x[0] == y[0] && x[1] == y[1] && std::memcmp(code_of(codes, a), code_of(codes, b), codes.stride) == 0;
+    return x[0] == y[0] && x[1] == y[1];
 }
 
 // Copies of a row hang on the first of them: linked, they would form a region with no way out.
@@ -144,7 +150,7 @@ bool find_links(RektorGraph& graph, const RektorView& view, uint32_t node, uint6
     const int top = static_cast<int>(entry >> 32);
     const uint32_t first = static_cast<uint32_t>(entry);
     const int level = std::min(graph.hnsw.levels[node] - 1, top);
-    const Query query = row_query(view.codes, *at(view.nodes, node, 1), s.measure, s.query.data());
+    const Query query = row_query(view.codes, *at(view.nodes, node, 1), s.measure, s.query);
     Candidate start{distance(kernels, view.codes, query, *at(view.nodes, first, 1)), first};
     for (int l = top; l > level; l--) {
         start = descend(graph, view, query, l, start, s);
@@ -167,8 +173,6 @@ void link(RektorGraph& graph, const RektorView& view, uint32_t node, size_t ef, 
     if (graph.entry.load(std::memory_order_acquire) == kNoEntry && link_first(graph, node, level, s)) {
         return;
     }
-    s.query.resize(view.codes.stride);
-    s.other.resize(view.codes.stride);
     constexpr Measure kMeasures[] = {Measure::kSquare, Measure::kDot};
     const uint64_t entry = graph.entry.load(std::memory_order_acquire);
     for (uint32_t half = 0; half < graph.halves; half++) {

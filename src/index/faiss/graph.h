@@ -99,9 +99,8 @@ struct Scratch {
     uint16_t mark = 0;
     std::vector<Candidate> frontier;  // nearest on top
     std::vector<Candidate> best;      // farthest on top
-    std::vector<int8_t> query;
-    std::vector<int8_t> other;
-    std::vector<float> centred;
+    Coded query;
+    Coded other;
     std::vector<std::vector<uint32_t>> chosen[2];  // while linking: by half, and level
     std::vector<uint32_t> kept;
     Measure measure = Measure::kSquare;

@@ -20,13 +20,18 @@ pub use stored::{GraphImage, GraphSource};
 pub(super) use view::{Ranked, Rebuild, RowView};
 
 use crate::index::IndexSpec;
+use crate::vector::Form;
 
 /// About how many bytes a row with a node takes, beside its vector.
 pub(super) fn node_bytes(spec: &IndexSpec) -> usize {
     // Two lists' worth on the lowest level, and above, over all nodes, about a link each; room for half as many again.
     let links = (2 * usize::from(spec.options.m) + 2) * size_of::<i32>();
     let numbers = 2 * size_of::<u32>() + graph::NODE_BYTES * 3 / 2;
-    codes::stride(spec.dim.get()) + codes::SCALES * size_of::<f32>() + links + numbers
+    let code = match spec.form() {
+        Form::Bits(_) => 0, // the stored row itself
+        form => codes::stride(form) + codes::SCALES * size_of::<f32>(),
+    };
+    code + links + numbers
 }
 
 /// Lets every other thread go before the calling one, for good.

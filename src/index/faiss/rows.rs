@@ -55,11 +55,11 @@ pub(in crate::index) struct Rows {
 impl Rows {
     /// No rows.
     pub(in crate::index) fn new(spec: IndexSpec, account: &Arc<Account>) -> Self {
-        let dim = spec.dim.get();
-        let codes = || Arc::new(Codes::new(dim, spec.metric, None, account));
+        let vectors = Arc::new(Store::new(spec.form().words(), account, Part::Vectors));
+        let codes = || Arc::new(Codes::new(&spec, None, &vectors));
         Self {
             spec,
-            vectors: Arc::new(Store::new(dim, account, Part::Vectors)),
+            vectors: Arc::clone(&vectors),
             live: Bitmap::default(),
             dial: Arc::default(),
             lineage: match spec.options.method {
@@ -116,12 +116,7 @@ impl Rows {
     /// Rows that are loaded get the codes that a stored graph was linked by. Before the first.
     pub(in crate::index) fn expect_graph(&mut self, image: &GraphImage) {
         if self.lineage.is_some() && self.next == 0 {
-            let codes = Codes::new(
-                self.spec.dim.get(),
-                self.spec.metric,
-                Some(image.mean.clone()),
-                self.account(),
-            );
+            let codes = Codes::new(&self.spec, Some(image.mean.clone()), &self.vectors);
             self.lineage = Some(Arc::new(Lineage::new(Arc::new(codes))));
         }
     }
@@ -262,12 +257,7 @@ impl Rows {
             return Ok(());
         };
         let mean = self.mean();
-        let codes = Codes::new(
-            self.spec.dim.get(),
-            self.spec.metric,
-            Some(mean),
-            self.account(),
-        );
+        let codes = Codes::new(&self.spec, Some(mean), &self.vectors);
         for row in self.live.iter() {
             // SAFETY: live rows were written; nobody else has seen these codes.
             unsafe { codes.encode(row, self.vectors.get(row))? };

@@ -16,7 +16,10 @@ namespace {
 // Of the candidates weighed by their codes, so many are compared exactly: k, doubled, and a few for small k. With few
 // dimensions the codes' errors do not average out, but vectors are cheap to compare: there it is this many components.
 constexpr size_t kExactComponents = 4096;
-size_t compared_exactly(size_t k, size_t dim) {
+size_t compared_exactly(size_t k, size_t dim, uint32_t metric) {
+    if (of_bits(metric)) {
+        return k;  // their codes are exact
+    }
     return std::max(2 * k + 4, kExactComponents / dim);
 }
 // Vectors fetched ahead of the one being compared.
@@ -36,8 +39,14 @@ struct Exact {
               query_norm(metric == kCosine ? faiss::fvec_norm_L2sqr(query, view.codes.dim) : 0) {}
 
     float distance(const float* x) const {
+        if (of_bits(metric)) {
+            return bits_distance(metric, query, x, dim * sizeof(float));
+        }
         if (metric == kL2) {
             return std::sqrt(faiss::fvec_L2sqr(query, x, dim));
+        }
+        if (metric == kL1) {
+            return faiss::fvec_L1(query, x, dim);
         }
         const float dot = faiss::fvec_inner_product(query, x, dim);
         if (metric == kInnerProduct) {
@@ -164,7 +173,7 @@ void scan_head(const RektorView& view, const Query& query, size_t ef, Allows all
 // Compares the best of the candidates by their vectors, and gives the k nearest.
 int64_t give_best(const RektorView& view, const float* x, size_t k, uint32_t* rows, float* distances,
                   uint64_t* computed, Scratch& s) {
-    const size_t count = std::min(s.best.size(), compared_exactly(k, view.codes.dim));
+    const size_t count = std::min(s.best.size(), compared_exactly(k, view.codes.dim, view.codes.metric));
     std::partial_sort(s.best.begin(), s.best.begin() + static_cast<ptrdiff_t>(count), s.best.end(), Nearer());
     const Exact exact(view, x);
     s.exact.clear();
@@ -188,8 +197,7 @@ int64_t search(const RektorGraph* graph, const RektorView& view, const float* x,
     Scratch& s = scratch();
     s.computed = 0;
     s.best.clear();
-    s.query.resize(view.codes.stride);
-    const Query query = code_query(view.codes, x, s.query.data(), s.centred);
+    const Query query = code_query(view.codes, x, s.query);
     if (graph != nullptr) {
         walk(*graph, view, query, ef, most, allows, s);
         if (s.computed > most) {
@@ -207,9 +215,8 @@ int64_t search_rows(const RektorView& view, const float* x, size_t k, const uint
     const Kernels& kernels = rektor::kernels(best_kernel());
     s.computed = count;
     s.best.clear();
-    s.query.resize(view.codes.stride);
-    const Query query = code_query(view.codes, x, s.query.data(), s.centred);
-    const size_t wanted = compared_exactly(k, view.codes.dim);
+    const Query query = code_query(view.codes, x, s.query);
+    const size_t wanted = compared_exactly(k, view.codes.dim, view.codes.metric);
     float found[kBatch];
     for (size_t done = 0; done < count;) {
         const size_t now = std::min(kBatch, count - done);

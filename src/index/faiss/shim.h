@@ -12,23 +12,23 @@ constexpr uint32_t kChunkShift = 14;
 // Rows of a page of the live bitmap: 1 << kPageShift, as in pages.rs.
 constexpr uint32_t kPageShift = 15;
 
-enum RektorMetric : uint32_t { kL2 = 0, kInnerProduct = 1, kCosine = 2 };
+enum RektorMetric : uint32_t { kL2 = 0, kInnerProduct = 1, kCosine = 2, kL1 = 3, kHamming = 4, kJaccard = 5 };
 
-// The 8-bit codes of rows: x ≈ mean + scale × (code − 128).
+// The 8-bit codes of rows: x ≈ mean + scale × (code − 128). Under Hamming and Jaccard the rows themselves: bits.
 struct RektorCodes {
-    const uint8_t* const* codes;  // stride bytes a row; the bytes beyond dim are 128
+    const uint8_t* const* codes;  // stride bytes a row; the bytes beyond dim are 128, those of bits 0
     // Four floats a row: scale, squared norm of x − mean, what centring takes from its inner products, unused.
     const float* const* scales;
     const float* mean;            // dim floats
-    size_t dim;
-    size_t stride;  // dim rounded up to a multiple of 64
+    size_t dim;     // words of a stored row: its components, or 32 bits each
+    size_t stride;  // dim rounded up to a multiple of 64; of bits 4 × dim, and neither scales nor a mean
     uint32_t metric;
 };
 
 // What a search may read.
 struct RektorView {
     RektorCodes codes;
-    const float* const* vectors;   // dim floats a row
+    const float* const* vectors;   // dim words a row
     const uint64_t* const* live;   // pages of the bitmap of live rows
     size_t live_pages;
     const uint32_t* const* nodes;  // the row of each node
@@ -42,6 +42,12 @@ struct RektorGraph;
 uint32_t rektor_best_kernel();
 // Dot product of stride code bytes (unsigned) and query bytes (signed), by kernel 0, 1 or 2. For tests.
 int32_t rektor_dot(uint32_t kernel, const uint8_t* code, const int8_t* query, size_t stride);
+// Sum of |query − scale × (code − 128)| over stride components. For tests.
+float rektor_manhattan(uint32_t kernel, const uint8_t* code, const float* query, float scale, size_t stride);
+
+// Distance of bytes of bits under kHamming or kJaccard, by kernel 0, AVX2, or 1, AVX-512 VPOPCNTDQ. For tests.
+uint32_t rektor_best_bit_kernel();
+float rektor_bits(uint32_t kernel, uint32_t metric, const uint8_t* a, const uint8_t* b, size_t bytes);
 
 // Gives the calling thread the least priority there is, for good.
 void rektor_low_priority();

@@ -234,11 +234,11 @@ impl RowView {
         live: &Bitmap,
         search: impl FnOnce(&RawView, usize, *mut u32, *mut f32, *mut u64) -> i64,
     ) -> Result<Ranked, IndexError> {
-        if query.len() != self.spec.dim.get() {
+        let words = self.spec.form().words();
+        if query.len() != words {
             return Err(IndexError::Engine(format!(
-                "a query of {} dimensions, not {}",
-                query.len(),
-                self.spec.dim
+                "a query of {} words, not {words}",
+                query.len()
             )));
         }
         let k = k.min(usize::try_from(live.len()).unwrap_or(usize::MAX));

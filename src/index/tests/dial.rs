@@ -64,6 +64,16 @@ fn normalised() {
     check(spec(DIM, Metric::Cosine), || clusters.next());
 }
 
+/// Norms differ by factors, so that the scales of the codes do too.
+#[test]
+fn log_normal_norms_by_l1() {
+    let (mut clusters, mut random) = (Clusters::new(8, DIM), Random(9));
+    check(spec(DIM, Metric::L1), || {
+        let factor = random.normal().exp();
+        clusters.next().into_iter().map(|x| x * factor).collect()
+    });
+}
+
 #[test]
 fn log_normal_norms_by_inner_product() {
     let (mut clusters, mut random) = (Clusters::new(4, DIM), Random(5));
