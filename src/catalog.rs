@@ -181,6 +181,46 @@ impl Method {
     }
 }
 
+/// What is kept of vectors for comparing exactly what codes have found.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Storage {
+    /// All of them.
+    #[default]
+    F32,
+    /// IEEE halves: 11 bits of components from 6e-5 to 65,504. All of `halfvec`.
+    F16,
+    /// Upper halves of floats: 8 bits of components of any size.
+    Bf16,
+    /// Nothing but the codes.
+    I8,
+}
+
+impl Storage {
+    /// Every kind.
+    pub const ALL: [Self; 4] = [Self::F32, Self::F16, Self::Bf16, Self::I8];
+
+    /// The name in `WITH (storage = …)`.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::F16 => "f16",
+            Self::Bf16 => "bf16",
+            Self::I8 => "i8",
+        }
+    }
+
+    /// Bytes of a component.
+    #[must_use]
+    pub const fn component_bytes(self) -> usize {
+        match self {
+            Self::F32 => 4,
+            Self::F16 | Self::Bf16 => 2,
+            Self::I8 => 0,
+        }
+    }
+}
+
 /// What `WITH (…)` chose, within pgvector's own limits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct IndexOptions {
@@ -190,6 +230,9 @@ pub struct IndexOptions {
     pub m: u16,
     /// `ef_construction`: candidates weighed for each new node's links, 4 to 1000 and at least 2 × m.
     pub ef_construction: u16,
+    /// `storage`; absent in what was stored before there was a choice.
+    #[serde(default)]
+    pub storage: Storage,
 }
 
 impl Default for IndexOptions {
@@ -198,6 +241,7 @@ impl Default for IndexOptions {
             method: Method::Hnsw,
             m: 16,
             ef_construction: 100,
+            storage: Storage::F32,
         }
     }
 }

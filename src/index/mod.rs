@@ -54,7 +54,7 @@ mod writer;
 
 pub use constant::Constant;
 pub use dial::{DEFAULT_RECALL, DialStats};
-pub use faiss::{GraphImage, GraphSource};
+pub use faiss::{GraphImage, GraphSource, MEAN_ROWS};
 pub use filter::Filter;
 pub use filtered::FilterCost;
 pub use keys::Place;
@@ -133,7 +133,10 @@ impl IndexSpec {
     /// About how many bytes of memory so many rows take, with short keys: to tell beforehand what cannot fit.
     #[must_use]
     pub fn estimate(&self, rows: u64) -> u64 {
-        let vector = self.form().words() * size_of::<f32>();
+        let vector = match self.form() {
+            Form::Numbers(dim) => dim.get() * self.options.storage.component_bytes(),
+            form @ Form::Bits(_) => form.words() * size_of::<f32>(),
+        };
         let engine = match self.options.method {
             Method::Flat => 0,
             Method::Hnsw => faiss::node_bytes(self),

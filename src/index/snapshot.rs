@@ -1,5 +1,7 @@
 //! An immutable state of an index at one LSN → nearest neighbours, keys, INCLUDE values.
 
+use std::borrow::Cow;
+
 use super::attributes::Attributes;
 use super::faiss::{GraphSource, Ranked, RowView};
 use super::keys::Place;
@@ -240,9 +242,9 @@ impl Snapshot {
         self.record(row).map(record::key)
     }
 
-    /// The stored vector of a live row.
+    /// The vector of a live row as it is kept: rounded, and under cosine perhaps of another length.
     #[must_use]
-    pub fn vector(&self, row: RowId) -> Option<&[f32]> {
+    pub fn vector(&self, row: RowId) -> Option<Cow<'_, [f32]>> {
         self.rows.vector(row.0)
     }
 

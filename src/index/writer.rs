@@ -377,10 +377,7 @@ impl Writer {
             return NewVector::LeftOut(LeftOut::Zero);
         }
         if let Some(Place::Row(row)) = source
-            && self
-                .rows
-                .vector(row)
-                .is_some_and(|old| same_bits(old, vector.as_slice()))
+            && self.rows.holds(row, vector.as_slice())
         {
             return NewVector::Kept(Place::Row(row));
         }
@@ -571,11 +568,4 @@ fn key_of<'a>(records: &'a Records, left_out: &'a Records, place: Place) -> &'a 
         Place::Row(row) => records.get(row),
         Place::LeftOut(slot) => left_out.get(slot),
     })
-}
-
-/// Equal in every bit: 0 and -0 are different values of the column.
-fn same_bits(a: &[f32], b: &[f32]) -> bool {
-    a.iter()
-        .map(|x| x.to_bits())
-        .eq(b.iter().map(|x| x.to_bits()))
 }

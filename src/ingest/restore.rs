@@ -3,7 +3,10 @@
 
 use std::sync::Arc;
 
-use crate::index::{ColumnChange, GraphImage, IndexError, IndexSpec, Loader, Memory, Writer};
+use crate::catalog::Storage;
+use crate::index::{
+    ColumnChange, GraphImage, IndexError, IndexSpec, Loader, MEAN_ROWS, Memory, Writer,
+};
 use crate::ingest::indexes::{Difference, Files, RestoredIndex, difference, kinds, spec};
 use crate::ingest::keep::GRAPH;
 use crate::lsn::Lsn;
@@ -21,6 +24,8 @@ enum LoadError {
     Store(#[from] StoreError),
     #[error(transparent)]
     Engine(#[from] IndexError),
+    #[error("there are codes alone, and no graph that tells their mean")]
+    NoMean,
 }
 
 /// Loads every index of the catalogue that is stored as it is defined now, and from where the journal, which begins at
@@ -75,6 +80,10 @@ fn fill(
     let spec = spec(&entry.definition);
     memory.check(spec.estimate(stored.len()))?;
     let graph = graph(stored, &spec, entry)?;
+    if spec.options.storage == Storage::I8 && graph.is_none() && stored.len() >= MEAN_ROWS {
+        // What is stored stands for codes around the graph's mean: around another they would be coded twice.
+        return Err(LoadError::NoMean);
+    }
     let loader = Loader::within(spec, graph.as_ref(), memory)?;
     let mut loader = loader.filtered_on(kinds(&entry.definition));
     let mut since_publication = 0;

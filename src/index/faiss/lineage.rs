@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use arc_swap::ArcSwapOption;
 
 use super::codes::Codes;
-use super::ffi::RawView;
+use super::ffi::{self, RawView};
 use super::graph::{Graph, Shape};
 use super::store::Store;
 use super::stored::GraphImage;
@@ -146,6 +146,7 @@ impl Lineage {
         let view = RawView {
             codes: self.codes.raw(),
             vectors: std::ptr::null(),
+            storage: ffi::F32,
             live: std::ptr::null(),
             live_pages: 0,
             nodes: self.table(),

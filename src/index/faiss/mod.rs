@@ -13,8 +13,10 @@ mod store;
 mod stored;
 #[cfg(test)]
 mod tests;
+mod vectors;
 mod view;
 
+pub use rows::MEAN_ROWS;
 pub(super) use rows::Rows;
 pub use stored::{GraphImage, GraphSource};
 pub(super) use view::{Ranked, Rebuild, RowView};

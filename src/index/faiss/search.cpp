@@ -1,5 +1,6 @@
 // A query → the nearest live rows: through the graph and the rows not linked yet by codes, then by stored vectors.
 #include "graph.h"
+#include "vectors.h"
 
 #include <faiss/utils/distances.h>
 
@@ -79,13 +80,6 @@ int64_t give(std::vector<uint64_t>& keys, size_t k, uint32_t* rows, float* dista
         rows[i] = static_cast<uint32_t>(keys[i]);
     }
     return static_cast<int64_t>(count);
-}
-
-void prefetch_vector(const RektorView& view, uint32_t row) {
-    const float* x = at(view.vectors, row, view.codes.dim);
-    for (size_t j = 0; j < view.codes.dim; j += 16) {
-        __builtin_prefetch(x + j);
-    }
 }
 
 // Which live rows a search may find.
@@ -185,7 +179,7 @@ int64_t give_best(const RektorView& view, const float* x, size_t k, uint32_t* ro
             prefetch_vector(view, s.best[i + kVectorsAhead].id);
         }
         const uint32_t row = s.best[i].id;
-        s.exact.push_back(sort_key(exact.distance(at(view.vectors, row, view.codes.dim)), row));
+        s.exact.push_back(sort_key(exact.distance(vector_of(view, row)), row));
     }
     *computed = s.computed + count;
     return give(s.exact, k, rows, distances);
@@ -239,7 +233,7 @@ int64_t scan(const RektorView& view, const float* x, size_t k, uint32_t* rows, f
             for (uint64_t bits = view.live[page][word]; bits != 0; bits &= bits - 1) {
                 const uint32_t row = static_cast<uint32_t>(page << kPageShift) + word * 64 +
                                      static_cast<uint32_t>(__builtin_ctzll(bits));
-                const uint64_t key = sort_key(exact.distance(at(view.vectors, row, view.codes.dim)), row);
+                const uint64_t key = sort_key(exact.distance(vector_of(view, row)), row);
                 ++*computed;
                 if (keys.size() < k) {
                     keys.push_back(key);

@@ -42,6 +42,8 @@ unsafe impl Plain for f32 {}
 // SAFETY: plain numbers.
 unsafe impl Plain for u32 {}
 // SAFETY: plain numbers.
+unsafe impl Plain for u16 {}
+// SAFETY: plain numbers.
 unsafe impl Plain for u8 {}
 
 impl<T: Plain> Store<T> {

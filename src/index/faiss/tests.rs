@@ -184,7 +184,7 @@ fn searches_of_bits_equal_scans_in_every_length() {
             let (searched, _) = view.search(query.as_slice(), 4, 12).unwrap();
             assert_eq!(searched, scanned, "{dim} bits, {metric:?}");
             for (row, distance) in scanned {
-                let expected = metric.distance(query.as_slice(), view.vector(row).unwrap());
+                let expected = metric.distance(query.as_slice(), &view.vector(row).unwrap());
                 assert!(
                     (f64::from(distance) - expected).abs() < 1e-7,
                     "{dim}: {distance}, not {expected}"
@@ -217,9 +217,9 @@ fn searches_by_codes_equal_scans_in_every_dimension() {
             assert_eq!(searched, scanned, "{dim} dimensions, {metric:?}");
             for (row, distance) in scanned {
                 let vector = view.vector(row).unwrap();
-                let expected = metric.distance(&query, vector);
+                let expected = metric.distance(&query, &vector);
                 // rounding of a sum of products, relative to the sizes that are summed
-                let sizes: f32 = query.iter().zip(vector).map(|(q, x)| (q * x).abs()).sum();
+                let sizes: f32 = query.iter().zip(&*vector).map(|(q, x)| (q * x).abs()).sum();
                 let near = if metric == Metric::InnerProduct {
                     1e-5 * f64::from(sizes)
                 } else {
@@ -254,7 +254,7 @@ fn an_id_comes_back_only_when_no_view_can_name_it() {
     rows.remove(first);
     let new = rows.publish(None);
     assert_ne!(rows.insert(&[2.0]).unwrap(), first, "old names it");
-    assert_eq!(old.vector(first), Some(&[1.0][..]));
+    assert_eq!(old.vector(first).as_deref(), Some(&[1.0][..]));
     assert_eq!(new.vector(first), None);
     drop(old);
     drop(rows.publish(None));

@@ -1,5 +1,6 @@
 //! The rows at one moment: read, searched, linked and rebuilt by any number of threads.
 
+use std::borrow::Cow;
 use std::ffi::c_void;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -7,7 +8,7 @@ use std::sync::atomic::AtomicBool;
 use super::codes;
 use super::ffi::{self, RawView};
 use super::lineage::Lineage;
-use super::store::Store;
+use super::vectors::Vectors;
 use crate::catalog::IndexOptions;
 use crate::index::dial::{Curve, Dial};
 use crate::index::memory::Account;
@@ -18,7 +19,7 @@ use crate::index::{IndexError, IndexSpec};
 #[derive(Debug)]
 pub(in crate::index) struct RowView {
     spec: IndexSpec,
-    vectors: Arc<Store<f32>>,
+    vectors: Arc<Vectors>,
     live: Bitmap,
     lineage: Option<Arc<Lineage>>,
     /// Nodes of the lineage that are in this view.
@@ -34,7 +35,7 @@ pub(in crate::index) type Ranked = (Vec<(u32, f32)>, u64);
 impl RowView {
     pub(super) fn new(
         spec: IndexSpec,
-        vectors: Arc<Store<f32>>,
+        vectors: Arc<Vectors>,
         live: Bitmap,
         lineage: Option<Arc<Lineage>>,
         dial: Arc<Dial>,
@@ -70,8 +71,8 @@ impl RowView {
         &self.dial
     }
 
-    /// The vector of a live row.
-    pub(in crate::index) fn vector(&self, row: u32) -> Option<&[f32]> {
+    /// The vector of a live row as it is kept: rounded, under cosine perhaps of another length.
+    pub(in crate::index) fn vector(&self, row: u32) -> Option<Cow<'_, [f32]>> {
         let live = self.live.contains(row);
         // SAFETY: live in this view, so written before it, and not again while its pin is held.
         live.then(|| unsafe { self.vectors.get(row) })
@@ -243,12 +244,14 @@ impl RowView {
         }
         let k = k.min(usize::try_from(live.len()).unwrap_or(usize::MAX));
         let pages: Vec<*const u64> = live.pages().iter().map(|page| page.as_ptr()).collect();
+        let (vectors, storage) = self.vectors.raw();
         let view = RawView {
             codes: self.lineage.as_ref().map_or_else(
                 || codes::raw_without(&self.spec),
                 |lineage| lineage.codes.raw(),
             ),
-            vectors: self.vectors.table(),
+            vectors,
+            storage,
             live: pages.as_ptr(),
             live_pages: pages.len(),
             nodes: self

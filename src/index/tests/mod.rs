@@ -6,6 +6,7 @@ mod filters;
 mod memory;
 mod model;
 mod recall;
+mod storage;
 mod stored;
 
 use std::sync::Arc;
