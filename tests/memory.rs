@@ -88,6 +88,9 @@ fn what_does_not_fit_says_so_and_comes_when_there_is_room() {
         assert!(error.contains("MiB of 15 MiB (max_memory"), "{error}");
         assert!(!searches(&rektor, name));
         assert!(searches(&rektor, "first"));
+        let verify = format!("select * from rektor.verify_index('{name}_idx')");
+        let refused = wire.try_rows(&verify).unwrap_err();
+        assert_eq!(refused.field(b'C').as_deref(), Some("53200"));
     }
     assert!(rektor.metric("rektor_memory_used_bytes") < f64::from(16 << 20));
     assert!(rektor.metric("rektor_memory_limit_bytes") >= f64::from(16 << 20));
@@ -140,4 +143,64 @@ fn an_index_that_outgrows_the_bound_goes_upstream_and_the_others_go_on() {
     wire.run("reindex index growing_idx");
     wait_phase(&rektor, "growing", "ready");
     assert!(searches(&rektor, "growing"));
+}
+
+#[test]
+fn what_is_kept_of_vectors_equals_the_table_also_after_a_restart() {
+    let cluster = Server::Pg16.shared();
+    let database = cluster.database();
+    Rektor::setup(&database);
+    table(&database, "v", false);
+    let rows = 5_000;
+    database.connect().run(&format!(
+        "delete from v where id > {rows};
+         create table h (id int primary key, v halfvec(64)); insert into h select id, v::halfvec from v"
+    ));
+    let mut rektor = Rektor::serve(&database);
+    let mut wire = rektor.connect();
+    let mut names = Vec::new();
+    for (storage, bytes) in [("f32", 4), ("f16", 2), ("bf16", 2), ("i8", 0)] {
+        let name = format!("{storage}_idx");
+        wire.run(&format!(
+            "create index {name} on v using faiss (v vector_cosine_ops) with (storage = {storage})"
+        ));
+        names.push((name, bytes));
+    }
+    wire.run("create index half_idx on h using faiss (v halfvec_l2_ops)");
+    names.push(("half_idx".to_owned(), 2));
+    let check = |rektor: &Rektor<'_>, wire: &mut Wire, count: i32| {
+        for (name, bytes) in &names {
+            rektor.wait_ready(name);
+            let verified = wire.rows(&format!(
+                "select rows_table, rows_index, missing, extra, differing, repaired
+                 from rektor.verify_index('{name}')"
+            ));
+            let count = count.to_string();
+            let expected = [&count, &count, "0", "0", "0", "0"].map(|text| Some(text.to_owned()));
+            assert_eq!(verified, [expected], "{name}");
+            let held = wire.value(&format!(
+                "select (memory_parts->>'vectors')::float8 / rows / 64 from rektor.stat_indexes
+                 where index_name = '{name}'"
+            ));
+            let held: f64 = held.parse().unwrap();
+            let bytes = f64::from(*bytes);
+            assert!((bytes..=bytes * 1.5).contains(&held), "{name}: {held}");
+        }
+    };
+    check(&rektor, &mut wire, rows);
+    wire.run("update v set v = (select w.v from v w where w.id = v.id % 10 + 1) where id % 3 = 0");
+    wire.run("update v set v = v where id % 3 = 1");
+    rektor.catch_up(&mut wire);
+    check(&rektor, &mut wire, rows);
+    drop(wire);
+    assert!(rektor.stop().success());
+    rektor.up();
+    let mut wire = rektor.connect();
+    check(&rektor, &mut wire, rows);
+    wire.run("alter index i8_idx set (storage = f16)");
+    wait_for("the index to be made anew", LIMIT, || {
+        let sql = "select (memory_parts->>'vectors')::bigint > 0 from rektor.stat_indexes
+            where index_name = 'i8_idx'";
+        (wire.column(sql).first().is_some_and(|is| is == "t")).then_some(())
+    });
 }

@@ -310,6 +310,7 @@ impl Drop for Charge {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::index::OUT_OF_MEMORY;
 
     #[test]
     fn what_is_taken_is_given_back_and_never_beyond_the_bound() {
@@ -340,6 +341,7 @@ mod tests {
             refused.to_string(),
             "out of memory: 36 MiB more are needed, and the indexes hold 65 MiB of 100 MiB (max_memory)"
         );
+        assert!(refused.to_string().starts_with(OUT_OF_MEMORY));
         assert_eq!(second.parts().total(), 0);
         other.grow_to(35 << 20).unwrap();
         assert!(second.check().is_err());

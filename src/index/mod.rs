@@ -4,6 +4,7 @@
 //! ```text
 //! writer.rs    RowChange → rows, records, key map; publish → Snapshot. The only code that changes an index
 //! keys.rs      a key → where its row is
+//! memory.rs    bytes by part, counted where they are taken; the bound that all indexes share
 //! loader.rs    stored rows → a writer as it was; which rows changed since they were stored
 //! record.rs    key and INCLUDE values ↔ one byte string
 //! pages.rs     copy-on-write tables: live rows, records
@@ -20,10 +21,12 @@
 //!   measure.rs   recall by effort, of rows before they are linked and of live queries
 //!   lineage.rs   one numbering of nodes, with its codes and its graph
 //!   stored.rs    a graph ↔ checked bytes
+//!   vectors.rs   what is kept of vectors for exact comparison
 //!   codes.rs     8-bit codes;  graph.rs  handle of a C++ graph;  store.rs  chunks that never move
 //!   shim.h ffi.rs      the line between Rust and C++
 //!   kernels.cpp        dot products of bytes for three kinds of processor;  bits.cpp  distances of bits for two
 //!   codes.cpp          vectors and queries → bytes
+//!   vectors.cpp vectors.h  vectors ↔ 16 bits a component; codes → vectors
 //!   graph.cpp          FAISS's HNSW structure, linked while it is searched
 //!   search.cpp         the walk, the scan of what is not linked, exact comparison
 //! ```
@@ -149,6 +152,9 @@ impl IndexSpec {
 const RECORD_BYTES: usize = 40;
 /// What a row takes for an INCLUDE column: a short value, and what filters compare.
 const INCLUDE_BYTES: usize = 32;
+
+/// What the text of [`IndexError::Memory`] begins with.
+pub const OUT_OF_MEMORY: &str = "out of memory: ";
 
 /// Why an index cannot do what is asked. Each leaves the index as it was.
 #[derive(Debug, thiserror::Error)]
