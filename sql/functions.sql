@@ -110,6 +110,9 @@ begin
             using errcode = '42704',
             hint = 'There are vector_l2_ops, vector_ip_ops, vector_cosine_ops, vector_l1_ops, the same of halfvec, bit_hamming_ops and bit_jaccard_ops.';
     end if;
+    if class_type = 'bit' and indexed_column.atttypid = 'varbit'::regtype then
+        raise exception 'type not supported for faiss index' using errcode = '0A000', hint = 'Use bit(n).';
+    end if;
     type_name := rektor.vector_type(indexed_column.atttypid);
     if type_name is null or class_type <> replace(type_name, 'real[]', 'vector') then
         raise exception 'operator class "%" does not accept data type %', opclass,

@@ -24,6 +24,7 @@
 //!   vectors.rs   what is kept of vectors for exact comparison
 //!   codes.rs     8-bit codes;  graph.rs  handle of a C++ graph;  store.rs  chunks that never move
 //!   shim.h ffi.rs      the line between Rust and C++
+//!   distance.h         distances by codes and by vectors, and how far the first may be from the second
 //!   kernels.cpp        dot products of bytes for three kinds of processor;  bits.cpp  distances of bits for two
 //!   codes.cpp          vectors and queries → bytes
 //!   vectors.cpp vectors.h  vectors ↔ 16 bits a component; codes → vectors

@@ -608,6 +608,15 @@ fn query_vectors() {
             Literal("{1,2}".into()),
             Some((VectorType::RealArray, None)),
         ),
+        ("B'101'", Literal("101".into()), None),
+        ("X'1f'", Literal("x1f".into()), None),
+        (
+            "'b101'::bit(3)",
+            Literal("b101".into()),
+            Some((VectorType::Bit, Some(3))),
+        ),
+        // One bit, as SQL has it.
+        ("$1::bit", Parameter(1), Some((VectorType::Bit, Some(1)))),
     ];
     for (text, vector, cast) in table {
         for sql in [

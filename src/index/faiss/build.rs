@@ -9,7 +9,14 @@ fn main() {
         "graph.cpp",
         "search.cpp",
     ];
-    const HEADERS: [&str; 5] = ["shim.h", "kernels.h", "codes.h", "vectors.h", "graph.h"];
+    const HEADERS: [&str; 6] = [
+        "shim.h",
+        "kernels.h",
+        "codes.h",
+        "vectors.h",
+        "distance.h",
+        "graph.h",
+    ];
     let folder = std::path::Path::new("src/index/faiss");
     for file in SOURCES.iter().chain(&HEADERS).chain(&["build.rs"]) {
         println!("cargo:rerun-if-changed={}", folder.join(file).display());

@@ -41,6 +41,15 @@ struct Query {
     float bias;
     uint32_t addend;  // which of the row's floats; 0 for none
     const float* values;  // under L1, stride of them; else null
+    float step = 0;         // between its own codes
+    float square = 0;       // its squared norm
+    float offsets[2] = {};  // what was left out: for rows nearer to the query than to the mean, and for others
+    bool outside = false;   // whether the second is meant
+
+    // A distance with what was left out.
+    float whole(float distance) const {
+        return distance + offsets[outside ? 1 : 0];
+    }
 };
 
 // The memory of a query's coded form.

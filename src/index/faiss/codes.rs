@@ -97,6 +97,15 @@ impl Codes {
         unsafe { (self.codes.get(row), self.scales.get(row)) }
     }
 
+    /// About the vector (under cosine the unit vector) that has this code.
+    pub(super) fn decoded(&self, code: &[u8], scales: &[f32]) -> Box<[f32]> {
+        let step = scales.first().copied().unwrap_or_default();
+        let components = self.mean.iter().zip(code);
+        components
+            .map(|(mean, code)| mean + step * (f32::from(*code) - 128.0))
+            .collect()
+    }
+
     /// Writes a code that was made before.
     ///
     /// # Safety
@@ -148,18 +157,6 @@ impl Codes {
         let (code, scales) = self.code_of(vector, Metric::L2);
         // SAFETY: as the caller promises for this call.
         unsafe { self.set(row, &code, &scales) }
-    }
-
-    /// The vector that the code of `row` stands for. Of numbers.
-    ///
-    /// # Safety
-    /// As [`get`](Self::get).
-    pub(super) unsafe fn decoded(&self, row: u32) -> Vec<f32> {
-        let mut vector = vec![0.0; self.mean.len()];
-        let raw = self.raw();
-        // SAFETY: the caller's promise; there is room for every component.
-        unsafe { ffi::rektor_decode(&raw const raw, row, vector.as_mut_ptr()) };
-        vector
     }
 
     /// Whether a vector has the code of `row`.

@@ -77,7 +77,6 @@ unsafe extern "C" {
         out: *mut u16,
     );
     pub(super) fn rektor_widen(storage: u32, halves: *const u16, count: usize, out: *mut f32);
-    pub(super) fn rektor_decode(codes: *const RawCodes, row: u32, out: *mut f32);
     pub(super) fn rektor_graph_new(
         m: u32,
         metric: u32,

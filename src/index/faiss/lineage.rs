@@ -11,10 +11,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use arc_swap::ArcSwapOption;
 
 use super::codes::Codes;
-use super::ffi::{self, RawView};
+use super::ffi::RawView;
 use super::graph::{Graph, Shape};
 use super::store::Store;
 use super::stored::GraphImage;
+use super::vectors::Vectors;
 use crate::catalog::IndexOptions;
 use crate::index::IndexError;
 use crate::index::memory::Part;
@@ -126,9 +127,11 @@ impl Lineage {
     /// `stop`.
     ///
     /// # Safety
-    /// The pin of a view of this lineage, or one that keeps its rows as well, is held through the call.
+    /// The pin of a view of this lineage, or one that keeps its rows as well, is held through the call; `vectors` are
+    /// those of its rows.
     pub(super) unsafe fn link(
         &self,
+        vectors: &Vectors,
         live: Option<&Bitmap>,
         end: u32,
         options: &IndexOptions,
@@ -143,18 +146,19 @@ impl Lineage {
         };
         graph.take_room(end)?;
         let wanted = |node: u32| live.is_none_or(|live| live.contains(self.row(node)));
+        let (stored, storage) = vectors.raw();
         let view = RawView {
             codes: self.codes.raw(),
-            vectors: std::ptr::null(),
-            storage: ffi::F32,
+            vectors: stored,
+            storage,
             live: std::ptr::null(),
             live_pages: 0,
             nodes: self.table(),
             linked: 0,
             extent: 0,
         };
-        // SAFETY: the lock keeps other linkers out; linking reads neither vectors nor `live`; nodes below the extent have
-        // rows, and those have codes.
+        // SAFETY: the lock keeps other linkers out; linking does not read `live`; nodes below the extent have rows, and
+        // those have codes and vectors, also when they are dead.
         let linked =
             unsafe { graph.link(&view, end, options.ef_construction, threads, &wanted, stop) };
         if linked.is_err() {

@@ -82,7 +82,8 @@ impl RowView {
         ))
     }
 
-    /// The `k` nearest of all nodes by their codes, ranked exactly: a scan that reads a quarter of the bytes.
+    /// The `k` nearest of all nodes, as sure as codes can be: a scan that reads a quarter of the bytes, and all vectors where
+    /// codes cannot tell.
     fn compared(&self, query: &[f32], k: usize) -> Result<Ranked, IndexError> {
         self.ranked(query, k, 0, |view, k, rows, distances, computed| {
             // SAFETY: see `ranked`; without a graph, every node of the view is compared.

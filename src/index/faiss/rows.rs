@@ -26,6 +26,8 @@ use crate::vector::{Form, Metric};
 
 /// Rows that the mean of codes is taken of, and from which on rows are linked: fewer are scanned in some 20 µs.
 pub const MEAN_ROWS: u64 = 2_048;
+/// Times the median norm, beyond which a row has no part in the mean: log-normal norms hardly reach it.
+const ABSURD: f64 = 16.0;
 
 /// The writer's side.
 #[derive(Debug)]
@@ -145,6 +147,10 @@ impl Rows {
         for (row, code, scales) in image.dead(&self.live)? {
             // SAFETY: not live, so not loaded, so nobody was ever given this row.
             unsafe { lineage.codes.set(row, code, scales)? };
+            // Walks pass through it, by its vector too.
+            self.vectors.reserve(row)?;
+            // SAFETY: as above.
+            unsafe { self.vectors.set(row, &lineage.codes.decoded(code, scales)) };
         }
         let rest: Vec<u32> = self
             .live
@@ -296,18 +302,30 @@ impl Rows {
         Ok(())
     }
 
-    /// The mean of the live vectors, of the unit vectors under cosine.
+    /// The mean of the live vectors, of the unit vectors under cosine. A few absurdly large ones are left out: they would
+    /// draw it so far away that the codes of all others were alike.
     fn mean(&self) -> Box<[f32]> {
         let mut sums = vec![0.0_f64; self.spec.dim.get()];
         let mut count = 0.0;
-        for row in self.live.iter() {
+        let norm = |row: u32| {
             // SAFETY: live rows were written.
             let vector = unsafe { self.vectors.get(row) };
-            let norm = vector
-                .iter()
-                .map(|x| f64::from(*x) * f64::from(*x))
-                .sum::<f64>()
-                .sqrt();
+            let squares = vector.iter().map(|x| f64::from(*x) * f64::from(*x));
+            squares.sum::<f64>().sqrt()
+        };
+        let mut norms: Vec<f64> = self.live.iter().map(norm).collect();
+        let middle = norms.len() / 2;
+        let usual = match norms.get_mut(middle) {
+            Some(_) => *norms.select_nth_unstable_by(middle, f64::total_cmp).1,
+            None => 0.0,
+        };
+        for row in self.live.iter() {
+            let norm = norm(row);
+            if norm > ABSURD * usual && self.spec.metric != Metric::Cosine {
+                continue;
+            }
+            // SAFETY: live rows were written.
+            let vector = unsafe { self.vectors.get(row) };
             let factor = if self.spec.metric == Metric::Cosine {
                 1.0 / norm
             } else {

@@ -1,8 +1,5 @@
 // A query → the nearest live rows: through the graph and the rows not linked yet by codes, then by stored vectors.
 #include "graph.h"
-#include "vectors.h"
-
-#include <faiss/utils/distances.h>
 
 #include <sys/resource.h>
 
@@ -13,51 +10,6 @@ using namespace rektor;
 
 namespace rektor {
 namespace {
-
-// Of the candidates weighed by their codes, so many are compared exactly: k, doubled, and a few for small k. With few
-// dimensions the codes' errors do not average out, but vectors are cheap to compare: there it is this many components.
-constexpr size_t kExactComponents = 4096;
-size_t compared_exactly(size_t k, size_t dim, uint32_t metric) {
-    if (of_bits(metric)) {
-        return k;  // their codes are exact
-    }
-    return std::max(2 * k + 4, kExactComponents / dim);
-}
-// Vectors fetched ahead of the one being compared.
-constexpr size_t kVectorsAhead = 3;
-
-// The distance as pgvector's operator computes it.
-struct Exact {
-    const float* query;
-    size_t dim;
-    uint32_t metric;
-    float query_norm;
-
-    Exact(const RektorView& view, const float* query)
-            : query(query),
-              dim(view.codes.dim),
-              metric(view.codes.metric),
-              query_norm(metric == kCosine ? faiss::fvec_norm_L2sqr(query, view.codes.dim) : 0) {}
-
-    float distance(const float* x) const {
-        if (of_bits(metric)) {
-            return bits_distance(metric, query, x, dim * sizeof(float));
-        }
-        if (metric == kL2) {
-            return std::sqrt(faiss::fvec_L2sqr(query, x, dim));
-        }
-        if (metric == kL1) {
-            return faiss::fvec_L1(query, x, dim);
-        }
-        const float dot = faiss::fvec_inner_product(query, x, dim);
-        if (metric == kInnerProduct) {
-            return -dot;
-        }
-        const double norms = static_cast<double>(query_norm) * faiss::fvec_norm_L2sqr(x, dim);
-        const double similarity = static_cast<double>(dot) / std::sqrt(norms);
-        return static_cast<float>(1 - (similarity > 1 ? 1 : similarity < -1 ? -1 : similarity));
-    }
-};
 
 // Distance and row as one number that sorts as they do: NaN last, and equal distances by row.
 uint64_t sort_key(float distance, uint32_t row) {
@@ -70,13 +22,19 @@ uint64_t sort_key(float distance, uint32_t row) {
     return static_cast<uint64_t>(bits) << 32 | row;
 }
 
+float key_distance(uint64_t key) {
+    uint32_t bits = static_cast<uint32_t>(key >> 32);
+    bits ^= (bits >> 31) != 0 ? 1u << 31 : UINT32_MAX;
+    float distance;
+    std::memcpy(&distance, &bits, sizeof distance);
+    return distance;
+}
+
 int64_t give(std::vector<uint64_t>& keys, size_t k, uint32_t* rows, float* distances) {
     const size_t count = std::min(k, keys.size());
     std::partial_sort(keys.begin(), keys.begin() + static_cast<ptrdiff_t>(count), keys.end());
     for (size_t i = 0; i < count; i++) {
-        uint32_t bits = static_cast<uint32_t>(keys[i] >> 32);
-        bits ^= (bits >> 31) != 0 ? 1u << 31 : UINT32_MAX;
-        std::memcpy(distances + i, &bits, sizeof bits);
+        distances[i] = key_distance(keys[i]);
         rows[i] = static_cast<uint32_t>(keys[i]);
     }
     return static_cast<int64_t>(count);
@@ -113,21 +71,20 @@ void admit_twins(const RektorGraph& graph, const RektorView& view, Candidate of,
 }
 
 // Leaves the ef nearest live linked rows that are allowed in s.best; not all of them once `most` distances were computed.
-template <class Allows>
-void walk(const RektorGraph& graph, const RektorView& view, const Query& query, size_t ef, uint64_t most, Allows allows,
-          Scratch& s) {
-    const Kernels& kernels = rektor::kernels(best_kernel());
+template <class Distances, class Allows>
+void walk(const RektorGraph& graph, const RektorView& view, const Distances& distances, size_t ef, uint64_t most,
+          Allows allows, Scratch& s) {
     const uint64_t entry = graph.entry.load(std::memory_order_acquire);
     if (entry == kNoEntry) {
         return;
     }
     const uint32_t first = static_cast<uint32_t>(entry);
-    Candidate start{distance(kernels, view.codes, query, *at(view.nodes, first, 1)), first};
+    Candidate start{distances.one(*at(view.nodes, first, 1)), first};
     s.computed++;
     for (int level = static_cast<int>(entry >> 32); level > 0; level--) {
-        start = descend(graph, view, query, level, start, s);
+        start = descend(graph, view, distances, level, start, s);
     }
-    explore(graph, view, query, 0, ef, start, s, [&](Candidate c) {
+    explore(graph, view, distances, 0, ef, start, s, [&](Candidate c) {
         // Nodes from `linked` on are scanned instead.
         const uint32_t row = *at(view.nodes, c.id, 1);
         if (c.id < view.linked && is_live(view, row) && allows(row)) {
@@ -143,9 +100,8 @@ void walk(const RektorGraph& graph, const RektorView& view, const Query& query, 
 }
 
 // Adds the nearest of the rows that are not linked to s.best.
-template <class Allows>
-void scan_head(const RektorView& view, const Query& query, size_t ef, Allows allows, Scratch& s) {
-    const Kernels& kernels = rektor::kernels(best_kernel());
+template <class Distances, class Allows>
+void scan_head(const RektorView& view, const Distances& distances, size_t ef, Allows allows, Scratch& s) {
     uint32_t rows[kBatch];
     float found[kBatch];
     for (uint32_t node = view.linked; node < view.extent;) {
@@ -156,7 +112,7 @@ void scan_head(const RektorView& view, const Query& query, size_t ef, Allows all
                 rows[count++] = row;
             }
         }
-        distances(kernels, view.codes, query, rows, count, found);
+        distances.many(rows, count, found);
         s.computed += count;
         for (size_t i = 0; i < count; i++) {
             keep(s.best, ef, {found[i], rows[i]});
@@ -164,25 +120,97 @@ void scan_head(const RektorView& view, const Query& query, size_t ef, Allows all
     }
 }
 
-// Compares the best of the candidates by their vectors, and gives the k nearest.
-int64_t give_best(const RektorView& view, const float* x, size_t k, uint32_t* rows, float* distances,
-                  uint64_t* computed, Scratch& s) {
-    const size_t count = std::min(s.best.size(), compared_exactly(k, view.codes.dim, view.codes.metric));
-    std::partial_sort(s.best.begin(), s.best.begin() + static_cast<ptrdiff_t>(count), s.best.end(), Nearer());
-    const Exact exact(view, x);
+// How many deviations off a code may be before its row is left out unseen …
+constexpr double kSure = 3;
+// … and before so many candidates by codes are taken to hold all that matter: one in twenty rows as near as the last of
+// the answer would be missed, and few lie just there.
+constexpr double kLikely = 1.65;
+
+// Compares a candidate by its vector; s.exact keeps the k nearest, the farthest of them on top.
+void compare(const RektorView& view, const ByVector& by_vector, uint32_t row, size_t k, Scratch& s) {
+    const float distance = by_vector.to(vector_of(view, row));
+    const uint64_t key = sort_key(distance, row);
+    s.computed++;
+    if (s.exact.size() < k) {
+        s.exact.push_back(key);
+        std::push_heap(s.exact.begin(), s.exact.end());
+    } else if (key < s.exact.front()) {
+        std::pop_heap(s.exact.begin(), s.exact.end());
+        s.exact.back() = key;
+        std::push_heap(s.exact.begin(), s.exact.end());
+    }
+}
+
+// Compares as many of the candidates in s.best by their vectors as may be among the k nearest, by what their codes may be
+// off by. False if codes are of no use: there may be other rows, not among the candidates, that codes put no farther away.
+bool rank(const RektorView& view, Query& query, const ByVector& by_vector, size_t k, size_t ef, bool all, Scratch& s) {
     s.exact.clear();
-    for (size_t i = 0; i < std::min(count, kVectorsAhead); i++) {
+    const size_t first = std::min(k, s.best.size());
+    if (first == 0) {
+        return true;
+    }
+    const Candidate farthest = s.best.front();
+    const auto begin = s.best.begin();
+    const auto middle = begin + static_cast<ptrdiff_t>(first);
+    std::nth_element(begin, middle - 1, s.best.end(), Nearer());
+    for (size_t i = 0; i < std::min(first, kVectorsAhead); i++) {
         prefetch_vector(view, s.best[i].id);
     }
-    for (size_t i = 0; i < count; i++) {
-        if (i + kVectorsAhead < count) {
+    for (size_t i = 0; i < first; i++) {
+        if (i + kVectorsAhead < first) {
             prefetch_vector(view, s.best[i + kVectorsAhead].id);
         }
-        const uint32_t row = s.best[i].id;
-        s.exact.push_back(sort_key(exact.distance(vector_of(view, row)), row));
+        compare(view, by_vector, s.best[i].id, k, s);
     }
-    *computed = s.computed + count;
-    return give(s.exact, k, rows, distances);
+    if (of_bits(view.codes.metric)) {
+        return true;  // codes are exact
+    }
+    const auto last = [&] { return by_vector.comparable(key_distance(s.exact.front())); };
+    query.outside = last() > at(view.codes.scales, s.best[0].id, kScales)[1];
+    const auto may_be_nearer = [&](const Candidate& c, double deviations) {
+        return doubt(view.codes, query, c.id, last()).nearer(query.whole(c.distance), last(), deviations);
+    };
+    const auto end = std::partition(middle, s.best.end(), [&](const Candidate& c) { return may_be_nearer(c, kSure); });
+    std::sort(middle, end, Nearer());
+    for (auto c = middle; c < end; c++) {
+        if (c + kVectorsAhead < end) {
+            prefetch_vector(view, (c + kVectorsAhead)->id);
+        }
+        if (may_be_nearer(*c, kSure)) {
+            compare(view, by_vector, c->id, k, s);
+        }
+    }
+    if (s.best.size() < ef || !may_be_nearer(farthest, kLikely)) {
+        return true;
+    }
+    if (all) {
+        return false;
+    }
+    const float nearest = std::min_element(begin, middle, Nearer())->distance;
+    return !hopeless(doubt(view.codes, query, farthest.id, last()), query.whole(nearest), query.whole(farthest.distance));
+}
+
+// Ranks all of s.best, which are the k nearest by their vectors.
+void rank_again(const RektorView& view, const ByVector& by_vector, size_t k, Scratch& s) {
+    s.exact.clear();
+    for (const Candidate& c : s.best) {
+        compare(view, by_vector, c.id, k, s);
+    }
+}
+
+int64_t give_ranked(const ByVector& by_vector, size_t k, uint32_t* rows, float* distances, uint64_t* computed,
+                    Scratch& s) {
+    *computed = s.computed;
+    const int64_t count = give(s.exact, k, rows, distances);
+    for (int64_t i = 0; i < count; i++) {
+        distances[i] = by_vector.shown(distances[i]);
+    }
+    return count;
+}
+
+// Candidates that a scan keeps for k rows: among so many codes are mostly sure to have them.
+size_t scanned_for(size_t k) {
+    return 4 * k + 8;
 }
 
 template <class Allows>
@@ -190,63 +218,78 @@ int64_t search(const RektorGraph* graph, const RektorView& view, const float* x,
                Allows allows, uint32_t* rows, float* distances, uint64_t* computed) {
     Scratch& s = scratch();
     s.computed = 0;
-    s.best.clear();
-    const Query query = code_query(view.codes, x, s.query);
-    if (graph != nullptr) {
-        walk(*graph, view, query, ef, most, allows, s);
-        if (s.computed > most) {
-            *computed = s.computed;
+    Query query = code_query(view.codes, x, s.query);
+    if (graph == nullptr) {
+        ef = std::max(ef, scanned_for(k));
+    }
+    const auto gather = [&](const auto& by) {
+        s.best.clear();
+        if (graph != nullptr) {
+            walk(*graph, view, by, ef, most, allows, s);
+            if (s.computed > most) {
+                *computed = s.computed;
+                return false;
+            }
+        }
+        scan_head(view, by, ef, allows, s);
+        return true;
+    };
+    const ByVector by_vector(view, x, view.codes.metric);
+    if (!gather(ByCode(view, query))) {
+        return 0;
+    }
+    if (!rank(view, query, by_vector, k, ef, graph == nullptr, s)) {
+        if (!gather(by_vector)) {
             return 0;
         }
+        rank_again(view, by_vector, k, s);
     }
-    scan_head(view, query, ef, allows, s);
-    return give_best(view, x, k, rows, distances, computed, s);
+    return give_ranked(by_vector, k, rows, distances, computed, s);
 }
 
 int64_t search_rows(const RektorView& view, const float* x, size_t k, const uint32_t* among, size_t count,
                     uint32_t* rows, float* distances, uint64_t* computed) {
+    const size_t wanted = scanned_for(k);
     Scratch& s = scratch();
-    const Kernels& kernels = rektor::kernels(best_kernel());
-    s.computed = count;
-    s.best.clear();
-    const Query query = code_query(view.codes, x, s.query);
-    const size_t wanted = compared_exactly(k, view.codes.dim, view.codes.metric);
-    float found[kBatch];
-    for (size_t done = 0; done < count;) {
-        const size_t now = std::min(kBatch, count - done);
-        rektor::distances(kernels, view.codes, query, among + done, now, found);
-        for (size_t i = 0; i < now; i++) {
-            keep(s.best, wanted, {found[i], among[done + i]});
+    s.computed = 0;
+    Query query = code_query(view.codes, x, s.query);
+    const auto gather = [&](const auto& by) {
+        s.best.clear();
+        float found[kBatch];
+        for (size_t done = 0; done < count;) {
+            const size_t now = std::min(kBatch, count - done);
+            by.many(among + done, now, found);
+            for (size_t i = 0; i < now; i++) {
+                keep(s.best, wanted, {found[i], among[done + i]});
+            }
+            done += now;
         }
-        done += now;
+        s.computed += count;
+    };
+    const ByVector by_vector(view, x, view.codes.metric);
+    gather(ByCode(view, query));
+    if (!rank(view, query, by_vector, k, wanted, true, s)) {
+        gather(by_vector);
+        rank_again(view, by_vector, k, s);
     }
-    return give_best(view, x, k, rows, distances, computed, s);
+    return give_ranked(by_vector, k, rows, distances, computed, s);
 }
 
 int64_t scan(const RektorView& view, const float* x, size_t k, uint32_t* rows, float* distances, uint64_t* computed) {
-    std::vector<uint64_t>& keys = scratch().exact;  // the k smallest, largest on top
-    keys.clear();
-    *computed = 0;
-    const Exact exact(view, x);
+    Scratch& s = scratch();
+    s.exact.clear();
+    s.computed = 0;
+    const ByVector by_vector(view, x, view.codes.metric);
     for (size_t page = 0; k > 0 && page < view.live_pages; page++) {
         for (uint32_t word = 0; word < 512; word++) {
             for (uint64_t bits = view.live[page][word]; bits != 0; bits &= bits - 1) {
                 const uint32_t row = static_cast<uint32_t>(page << kPageShift) + word * 64 +
                                      static_cast<uint32_t>(__builtin_ctzll(bits));
-                const uint64_t key = sort_key(exact.distance(vector_of(view, row)), row);
-                ++*computed;
-                if (keys.size() < k) {
-                    keys.push_back(key);
-                    std::push_heap(keys.begin(), keys.end());
-                } else if (key < keys.front()) {
-                    std::pop_heap(keys.begin(), keys.end());
-                    keys.back() = key;
-                    std::push_heap(keys.begin(), keys.end());
-                }
+                compare(view, by_vector, row, k, s);
             }
         }
     }
-    return give(keys, k, rows, distances);
+    return give_ranked(by_vector, k, rows, distances, computed, s);
 }
 
 }  // namespace

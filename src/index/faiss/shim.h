@@ -17,7 +17,7 @@ enum RektorMetric : uint32_t { kL2 = 0, kInnerProduct = 1, kCosine = 2, kL1 = 3,
 // The 8-bit codes of rows: x ≈ mean + scale × (code − 128). Under Hamming and Jaccard the rows themselves: bits.
 struct RektorCodes {
     const uint8_t* const* codes;  // stride bytes a row; the bytes beyond dim are 128, those of bits 0
-    // Four floats a row: scale, squared norm of x − mean, what centring takes from its inner products, unused.
+    // Four floats a row: scale, squared norm of x − mean less what rounding does to it, what centring takes from its inner products, unused.
     const float* const* scales;
     const float* mean;            // dim floats
     size_t dim;     // words of a stored row: its components, or 32 bits each
@@ -62,8 +62,6 @@ void rektor_encode(const RektorCodes* codes, const float* x, uint8_t* code, floa
 // count components as kF16 or kBf16 keeps them, and back. Under kCosine kF16 may keep a multiple.
 void rektor_narrow(uint32_t storage, uint32_t metric, const float* x, size_t count, uint16_t* out);
 void rektor_widen(uint32_t storage, const uint16_t* halves, size_t count, float* out);
-// The vector that a row's code stands for, of unit length under kCosine.
-void rektor_decode(const RektorCodes* codes, uint32_t row, float* out);
 
 // A graph with room for `capacity` nodes; null when there is no memory. `like`, when not null, is copied up to
 // `linked` nodes; nobody links into it meanwhile.

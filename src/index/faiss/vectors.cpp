@@ -95,7 +95,3 @@ extern "C" void rektor_narrow(uint32_t storage, uint32_t metric, const float* x,
 extern "C" void rektor_widen(uint32_t storage, const uint16_t* halves, size_t count, float* out) {
     widen(storage, halves, count, out);
 }
-
-extern "C" void rektor_decode(const RektorCodes* codes, uint32_t row, float* out) {
-    decode(*codes, row, out);
-}

@@ -121,8 +121,11 @@ impl Vectors {
                 }
                 Cow::Owned(wide)
             }
-            // SAFETY: the caller's promise.
-            Kept::Codes(codes) => Cow::Owned(unsafe { codes.decoded(row) }),
+            Kept::Codes(codes) => {
+                // SAFETY: the caller's promise.
+                let (code, scales) = unsafe { codes.get(row) };
+                Cow::Owned(codes.decoded(code, scales).into_vec())
+            }
         }
     }
 

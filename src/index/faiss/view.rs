@@ -294,7 +294,7 @@ impl RowView {
         let end = lineage.linked().saturating_add(most).min(self.extent);
         // Dead rows as well: they are alive in views that may still be held, and those trust `linked` too.
         // SAFETY: `self` is a view of the lineage.
-        unsafe { lineage.link(None, end, &self.spec.options, threads, stop) }
+        unsafe { lineage.link(&self.vectors, None, end, &self.spec.options, threads, stop) }
     }
 
     /// What the index holds in memory: of all its views, as of now.
@@ -381,8 +381,14 @@ impl Rebuild {
         // Rows that died since it began are dead in every view that will see the new lineage.
         // SAFETY: the pin holds the rows of both lineages.
         unsafe {
-            self.new
-                .link(Some(&view.live), end, &self.options, threads, stop)?
+            self.new.link(
+                &view.vectors,
+                Some(&view.live),
+                end,
+                &self.options,
+                threads,
+                stop,
+            )?
         };
         Ok(end == self.new.extent())
     }

@@ -3,6 +3,7 @@
 mod concurrency;
 mod dial;
 mod filters;
+mod hard;
 mod memory;
 mod model;
 mod recall;
