@@ -1,5 +1,7 @@
 //! An immutable state of an index at one LSN → nearest neighbours, keys, INCLUDE values.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use super::attributes::Attributes;
 use super::faiss::{GraphSource, Ranked, RowView};
 use super::keys::Place;
@@ -78,6 +80,7 @@ pub struct Snapshot {
     attributes: Attributes,
     left_out: u64,
     bytes: usize,
+    settled: AtomicBool,
 }
 
 impl Snapshot {
@@ -98,6 +101,7 @@ impl Snapshot {
             attributes,
             left_out,
             bytes,
+            settled: AtomicBool::new(false),
         }
     }
 
@@ -111,6 +115,17 @@ impl Snapshot {
     #[must_use]
     pub fn lsn(&self) -> Lsn {
         self.lsn
+    }
+
+    /// Whether upstream was seen to show everything that is in it: a commit may be here before it is visible there.
+    #[must_use]
+    pub fn is_settled(&self) -> bool {
+        self.settled.load(Ordering::Acquire)
+    }
+
+    /// Upstream was seen to.
+    pub fn settle(&self) {
+        self.settled.store(true, Ordering::Release);
     }
 
     /// Sizes, as of now: the linker works on while a snapshot is held.
