@@ -144,9 +144,9 @@ Candidate descend(const RektorGraph& graph, const RektorView& view, const Query&
                   Scratch& s);
 
 // Walks a level from `start`, nearest first, calling admit(candidate) for each node near enough; it stops when `best`
-// holds `ef` and all of them are nearer than what is left.
+// holds `ef`, which admit may change, and all of them are nearer than what is left.
 template <class Admit>
-void explore(const RektorGraph& graph, const RektorView& view, const Query& query, int level, size_t ef,
+void explore(const RektorGraph& graph, const RektorView& view, const Query& query, int level, const size_t& ef,
              Candidate start, Scratch& s, Admit admit) {
     const Kernels& kernels = rektor::kernels(best_kernel());
     s.begin(graph.capacity);

@@ -17,7 +17,7 @@ mod view;
 
 pub(super) use rows::Rows;
 pub use stored::{GraphImage, GraphSource};
-pub(super) use view::{Ranked, Rebuild, RowView};
+pub(super) use view::{Pace, Ranked, Rebuild, RowView};
 
 /// Lets every other thread go before the calling one, for good.
 pub(super) fn low_priority() {

@@ -79,23 +79,63 @@ void prefetch_vector(const RektorView& view, uint32_t row) {
     }
 }
 
-// Which live rows a search may find.
+// Every live row may be found; nothing is to be decided on the way.
 struct Every {
     bool operator()(uint32_t) const {
         return true;
     }
+    bool goes_on(bool, size_t*, Scratch&) {
+        return true;
+    }
 };
+
+// Candidates over which the share of those that are allowed is averaged: enough for a share of a tenth to show.
+constexpr double kRecent = 64;
+// After so many candidates it is known whether the filter keeps away from the query ...
+constexpr uint64_t kTold = 128;
+// ... which it does when not half as many as expected are allowed.
+constexpr double kStarved = 0.5;
+
+// Live rows that a filter allows. A search that keeps `ef` of all rows to give the k nearest weighs ef − k beyond them; where
+// a share of the rows is allowed, each that is kept stands for so many more that were weighed, and fewer have to be kept. The
+// share that counts is the one where the search is, not that of the whole table. A filter that keeps away from the query
+// starves the walk: then those allowed lie at the walk's rim, found in no order, and all of ef are kept.
 struct Asked {
-    RektorAllowed allowed;
-    const void* context;
+    const RektorFilter& filter;
+    size_t k;
+    size_t ef;
+    double share;
+    uint64_t seen = 0;
+    uint64_t allowed = 0;
+    bool gave_up = false;
+
+    Asked(const RektorFilter& filter, size_t k, size_t ef) : filter(filter), k(k), ef(ef), share(filter.share) {}
+
     bool operator()(uint32_t row) const {
-        return allowed(context, row);
+        return filter.allowed(filter.context, row);
+    }
+    // Notes whether the walk's next candidate is allowed, and sets how many are kept. False when comparing all that are
+    // allowed is cheaper than going on.
+    bool goes_on(bool is_allowed, size_t* keeps, Scratch& s) {
+        seen++;
+        allowed += is_allowed ? 1 : 0;
+        share += ((is_allowed ? 1.0 : 0.0) - share) / kRecent;
+        const double expected = filter.share * static_cast<double>(seen);
+        const bool starved = seen >= kTold && static_cast<double>(allowed) < kStarved * expected;
+        *keeps = starved ? ef : k + static_cast<size_t>(static_cast<double>(ef - k) * share);
+        while (s.best.size() > *keeps) {
+            std::pop_heap(s.best.begin(), s.best.end(), Nearer());
+            s.best.pop_back();
+        }
+        gave_up = s.computed > (starved ? filter.most_starved : filter.most);
+        return !gave_up;
     }
 };
 
 // The rows of the same code as a candidate's.
 template <class Allows>
-void admit_twins(const RektorGraph& graph, const RektorView& view, Candidate of, size_t ef, Allows allows, Scratch& s) {
+void admit_twins(const RektorGraph& graph, const RektorView& view, Candidate of, size_t ef, const Allows& allows,
+                 Scratch& s) {
     for (int32_t twin = load(graph.twins + of.id); twin != 0;) {
         if (s.best.size() >= ef && of.distance >= s.best.front().distance) {
             return;
@@ -109,10 +149,9 @@ void admit_twins(const RektorGraph& graph, const RektorView& view, Candidate of,
     }
 }
 
-// Leaves the ef nearest live linked rows that are allowed in s.best; not all of them once `most` distances were computed.
+// Leaves the ef nearest live linked rows that are allowed in s.best; not all of them where it gives up.
 template <class Allows>
-void walk(const RektorGraph& graph, const RektorView& view, const Query& query, size_t ef, uint64_t most, Allows allows,
-          Scratch& s) {
+void walk(const RektorGraph& graph, const RektorView& view, const Query& query, size_t& ef, Allows& allows, Scratch& s) {
     const Kernels& kernels = rektor::kernels(best_kernel());
     const uint64_t entry = graph.entry.load(std::memory_order_acquire);
     if (entry == kNoEntry) {
@@ -127,13 +166,14 @@ void walk(const RektorGraph& graph, const RektorView& view, const Query& query, 
     explore(graph, view, query, 0, ef, start, s, [&](Candidate c) {
         // Nodes from `linked` on are scanned instead.
         const uint32_t row = *at(view.nodes, c.id, 1);
-        if (c.id < view.linked && is_live(view, row) && allows(row)) {
+        const bool found = c.id < view.linked && is_live(view, row) && allows(row);
+        if (found) {
             keep(s.best, ef, {c.distance, row});
         }
         if (has_twins(graph, c.id)) {
             admit_twins(graph, view, c, ef, allows, s);
         }
-        if (s.computed > most) {
+        if (!allows.goes_on(found, &ef, s)) {
             s.frontier.clear();  // nothing is left to go on from
         }
     });
@@ -141,7 +181,7 @@ void walk(const RektorGraph& graph, const RektorView& view, const Query& query, 
 
 // Adds the nearest of the rows that are not linked to s.best.
 template <class Allows>
-void scan_head(const RektorView& view, const Query& query, size_t ef, Allows allows, Scratch& s) {
+void scan_head(const RektorView& view, const Query& query, size_t ef, const Allows& allows, Scratch& s) {
     const Kernels& kernels = rektor::kernels(best_kernel());
     uint32_t rows[kBatch];
     float found[kBatch];
@@ -183,19 +223,15 @@ int64_t give_best(const RektorView& view, const float* x, size_t k, uint32_t* ro
 }
 
 template <class Allows>
-int64_t search(const RektorGraph* graph, const RektorView& view, const float* x, size_t k, size_t ef, uint64_t most,
-               Allows allows, uint32_t* rows, float* distances, uint64_t* computed) {
+int64_t search(const RektorGraph* graph, const RektorView& view, const float* x, size_t k, size_t ef, Allows& allows,
+               uint32_t* rows, float* distances, uint64_t* computed) {
     Scratch& s = scratch();
     s.computed = 0;
     s.best.clear();
     s.query.resize(view.codes.stride);
     const Query query = code_query(view.codes, x, s.query.data(), s.centred);
     if (graph != nullptr) {
-        walk(*graph, view, query, ef, most, allows, s);
-        if (s.computed > most) {
-            *computed = s.computed;
-            return 0;
-        }
+        walk(*graph, view, query, ef, allows, s);
     }
     scan_head(view, query, ef, allows, s);
     return give_best(view, x, k, rows, distances, computed, s);
@@ -259,17 +295,20 @@ extern "C" void rektor_low_priority() {
 extern "C" int64_t rektor_search(const RektorGraph* graph, const RektorView* view, const float* query, size_t k,
                                  size_t ef, uint32_t* rows, float* distances, uint64_t* computed) {
     try {
-        return search(graph, *view, query, k, ef, UINT64_MAX, Every{}, rows, distances, computed);
+        Every every;
+        return search(graph, *view, query, k, ef, every, rows, distances, computed);
     } catch (const std::exception&) {
         return -1;
     }
 }
 
 extern "C" int64_t rektor_search_allowed(const RektorGraph* graph, const RektorView* view, const float* query, size_t k,
-                                         size_t ef, uint64_t most, RektorAllowed allowed, const void* context,
-                                         uint32_t* rows, float* distances, uint64_t* computed) {
+                                         size_t ef, const RektorFilter* filter, uint32_t* rows, float* distances,
+                                         uint64_t* computed) {
     try {
-        return search(graph, *view, query, k, ef, most, Asked{allowed, context}, rows, distances, computed);
+        Asked asked(*filter, k, ef);
+        const int64_t found = search(graph, *view, query, k, ef, asked, rows, distances, computed);
+        return asked.gave_up ? 0 : found;
     } catch (const std::exception&) {
         return -1;
     }
