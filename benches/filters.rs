@@ -4,7 +4,9 @@
 #![allow(
     clippy::print_stdout,
     clippy::unwrap_used,
+    clippy::cast_possible_truncation,
     clippy::cast_precision_loss,
+    clippy::cast_sign_loss,
     missing_docs
 )]
 
@@ -201,7 +203,7 @@ fn measured(
             .filter(|near| f64::from(near.distance) <= last)
             .count();
     }
-    let recall = f64::from(hits as u32) / f64::from(wanted as u32);
+    let recall = hits as f64 / wanted as f64;
     (with / count, without / count, recall)
 }
 
