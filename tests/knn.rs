@@ -3,6 +3,8 @@
 mod cases;
 mod filters;
 pub mod fixture;
+mod high;
 mod rights;
 mod statements;
+mod types;
 mod visibility;

@@ -197,6 +197,12 @@ impl Snapshot {
         self.rows.dial().failure()
     }
 
+    /// As if a thread of the index had panicked.
+    #[cfg(test)]
+    pub(crate) fn break_engine(&self, error: &str) {
+        self.rows.dial().fail(error);
+    }
+
     /// What is known of effort and recall.
     #[must_use]
     pub fn dial(&self) -> DialStats {

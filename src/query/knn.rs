@@ -354,11 +354,8 @@ impl<'a> Distance<'a> {
             return Err(RelayReason::NotADistance);
         }
         let metric = match operation.name.last().and_then(parse::string) {
-            Some("<->") => Metric::L2,
-            Some("<#>") => Metric::InnerProduct,
-            Some("<=>") => Metric::Cosine,
-            Some("<+>" | "<~>" | "<%>") => return Err(RelayReason::UnsupportedOperator),
-            Some(_) | None => return Err(RelayReason::NotADistance),
+            Some(operator) => Metric::from_operator(operator).ok_or(RelayReason::NotADistance)?,
+            None => return Err(RelayReason::NotADistance),
         };
         let (Some(left), Some(right)) = (operation.lexpr.as_deref(), operation.rexpr.as_deref())
         else {

@@ -38,7 +38,12 @@ pub const CASES: &[Case] = &[
     (
         "select id from item order by embedding <+> $1 limit 10",
         &[],
-        Relay,
+        Nominate,
+    ),
+    (
+        "select id, $1 <+> embedding as d from item where price > 0 order by embedding <+> $1 limit $2",
+        &["7"],
+        Nominate,
     ),
     (
         "select * from item order by embedding <-> $1 limit 3",

@@ -14,6 +14,7 @@ const INDEXES: &[(&str, &str, &str, &str)] = &[
     ("item_l2", "item", "embedding", "vector_l2_ops"),
     ("item_cosine", "item", "embedding", "vector_cosine_ops"),
     ("item_ip", "item", "embedding", "vector_ip_ops"),
+    ("item_l1", "item", "embedding", "vector_l1_ops"),
     ("paired_idx", "paired", "v", "vector_l2_ops"),
     ("by_uuid_idx", "by_uuid", "v", "vector_l2_ops"),
     ("by_text_idx", "by_text", "v", "vector_l2_ops"),

@@ -157,11 +157,11 @@ fn prepared_on_18() {
 #[test]
 fn odd_query_vectors_give_what_postgres_gives() {
     for server in [Server::Plain, Server::Pg18] {
-        let copies = copies_with(server, &["item_l2", "item_cosine", "item_ip"]);
+        let copies = copies_with(server, &["item_l2", "item_cosine", "item_ip", "item_l1"]);
         let mut pair = copies.sessions(&[]);
         for components in QUERIES {
             let vector = server.vector_text(components);
-            for operator in ["<->", "<=>", "<#>"] {
+            for operator in ["<->", "<=>", "<#>", "<+>"] {
                 let sql = format!(
                     "select id, embedding {operator} $1 as d from item order by embedding {operator} $1, id limit 5"
                 );

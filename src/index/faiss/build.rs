@@ -1,8 +1,15 @@
 //! Compiles the C++ shim against the headers that faiss-sys installs, for the same processors as FAISS itself.
 
 fn main() {
-    const SOURCES: [&str; 4] = ["kernels.cpp", "codes.cpp", "graph.cpp", "search.cpp"];
-    const HEADERS: [&str; 4] = ["shim.h", "kernels.h", "codes.h", "graph.h"];
+    const SOURCES: [&str; 6] = [
+        "kernels.cpp",
+        "bits.cpp",
+        "codes.cpp",
+        "graph.cpp",
+        "lists.cpp",
+        "search.cpp",
+    ];
+    const HEADERS: [&str; 5] = ["shim.h", "kernels.h", "codes.h", "distance.h", "graph.h"];
     let folder = std::path::Path::new("src/index/faiss");
     for file in SOURCES.iter().chain(&HEADERS).chain(&["build.rs"]) {
         println!("cargo:rerun-if-changed={}", folder.join(file).display());

@@ -42,35 +42,70 @@ inline int round_code(float value) {
 
 }  // namespace
 
-Query code_query(const RektorCodes& codes, const float* query, int8_t* bytes, std::vector<float>& centred) {
-    centred.resize(codes.dim);
+Query code_query(const RektorCodes& codes, const float* query, Coded& coded) {
+    if (of_bits(codes.metric)) {
+        return {reinterpret_cast<const int8_t*>(query), 0, 0, 0, 0, nullptr};
+    }
+    std::vector<float>& centred = coded.values;
+    centred.assign(codes.stride, 0);
     // q·x = q·mean + q·(x − mean): for inner product the query stays where it is.
     const bool inner = codes.metric == kInnerProduct;
     const float factor = unit(codes, query);
     for (size_t j = 0; j < codes.dim; j++) {
         centred[j] = query[j] * factor - (inner ? 0.0f : codes.mean[j]);
     }
+    if (codes.metric == kL1) {
+        return {nullptr, 0, 0, 0, 0, centred.data()};
+    }
+    coded.bytes.assign(codes.stride, 0);
+    int8_t* bytes = coded.bytes.data();
     const float most = largest(centred.data(), codes.dim);
     const float inverse = most > 0 ? 127 / most : 0;
     int32_t sum = 0;
+    const float scale = most / 127;
+    float square = 0;   // of the query
+    float decoded = 0;  // of the query as its code has it, and of what that lacks
+    float shift = 0;
     for (size_t j = 0; j < codes.dim; j++) {
         const int code = round_code(centred[j] * inverse) - 128;
         bytes[j] = static_cast<int8_t>(code);
         sum += code;
+        const float value = scale * static_cast<float>(code);
+        const float rest = centred[j] - value;
+        square += centred[j] * centred[j];
+        decoded += value * value + rest * rest;
+        shift += centred[j] * codes.mean[j];
     }
-    std::fill(bytes + codes.dim, bytes + codes.stride, int8_t{0});
-    const float scale = most / 127;
-    return {bytes, 128 * sum, inner ? scale : 2 * scale, 0, inner ? 0u : 1u};
+    Query coded_query{bytes, 128 * sum, inner ? scale : 2 * scale, 0, inner ? 0u : 1u, nullptr, scale, square};
+    // |x − q|² = |x|² − 2x·q + |q|². What the query's rounding r takes from x·q is r·q + r·(x − q): where x is near, little
+    // besides r·q is lost, which is known; where x is farther from q than from the mean, r·x is less.
+    coded_query.offsets[0] = inner ? -shift : decoded;
+    coded_query.offsets[1] = inner ? -shift : square;
+    return coded_query;
 }
 
-Query row_query(const RektorCodes& codes, uint32_t row, Measure measure, int8_t* bytes) {
-    const int32_t sum = kernels(best_kernel()).to_signed(code_of(codes, row), bytes, codes.stride);
+Query row_query(const RektorCodes& codes, uint32_t row, Measure measure, Coded& coded) {
+    const uint8_t* code = code_of(codes, row);
+    if (of_bits(codes.metric)) {
+        return {reinterpret_cast<const int8_t*>(code), 0, 0, 0, 0, nullptr};
+    }
     const float* scale = at(codes.scales, row, kScales);
+    if (codes.metric == kL1) {
+        coded.values.resize(codes.stride);
+        float* values = coded.values.data();
+        for (size_t j = 0; j < codes.stride; j++) {
+            values[j] = scale[0] * static_cast<float>(code[j] - 128);
+        }
+        return {nullptr, 0, 0, 0, 0, values, scale[0]};
+    }
+    coded.bytes.resize(codes.stride);
+    int8_t* bytes = coded.bytes.data();
+    const int32_t sum = kernels(best_kernel()).to_signed(code, bytes, codes.stride);
     if (measure == Measure::kDot) {
         // −x·y = −(x − m)·(y − m) − m·x − m·y + m·m, of which scale[2] holds m·m/2 − m·x.
-        return {bytes, 128 * sum, scale[0], scale[2], 2};
+        return {bytes, 128 * sum, scale[0], scale[2], 2, nullptr, scale[0], scale[1]};
     }
-    return {bytes, 128 * sum, 2 * scale[0], scale[1], 1};
+    return {bytes, 128 * sum, 2 * scale[0], scale[1], 1, nullptr, scale[0], scale[1]};
 }
 
 }  // namespace rektor
@@ -81,21 +116,27 @@ extern "C" void rektor_encode(const RektorCodes* codes, const float* x, uint8_t*
     const float factor = unit(*codes, x);
     const size_t dim = codes->dim;
     float most = 0;
-    double norm = 0;
     double shift = 0;
     for (size_t j = 0; j < dim; j++) {
         const float value = x[j] * factor - codes->mean[j];
         const float size = std::fabs(value);
         most = size > most ? size : most;
-        norm += static_cast<double>(value) * value;
         shift += codes->mean[j] * (0.5 * codes->mean[j] - x[j]);
     }
     const float inverse = most > 0 ? 127 / most : 0;
+    scale[0] = most / 127;
+    // The squared norm, less 2 × code · rounding: with it the code's own rounding takes little from the distance to near
+    // points, as it would from |x|².
+    double norm = 0;
     for (size_t j = 0; j < dim; j++) {
-        code[j] = static_cast<uint8_t>(round_code((x[j] * factor - codes->mean[j]) * inverse));
+        const float value = x[j] * factor - codes->mean[j];
+        const int rounded = round_code(value * inverse);
+        code[j] = static_cast<uint8_t>(rounded);
+        const double decoded = static_cast<double>(scale[0]) * (rounded - 128);
+        const double rest = value - decoded;
+        norm += decoded * decoded + rest * rest;
     }
     std::fill(code + dim, code + codes->stride, uint8_t{128});
-    scale[0] = most / 127;
     scale[1] = static_cast<float>(norm);
     scale[2] = static_cast<float>(shift);
     scale[3] = 0;
@@ -107,4 +148,9 @@ extern "C" uint32_t rektor_best_kernel() {
 
 extern "C" int32_t rektor_dot(uint32_t kernel, const uint8_t* code, const int8_t* query, size_t stride) {
     return kernels(kernel).dot(query, code, stride);
+}
+
+extern "C" float rektor_manhattan(uint32_t kernel, const uint8_t* code, const float* query, float scale,
+                                  size_t stride) {
+    return kernels(kernel).manhattan(query, code, scale, stride);
 }

@@ -31,19 +31,41 @@ void unmap(T* memory, size_t count) {
     }
 }
 
+// Rows as points to which distances are taken, by their codes.
+struct CodePoints {
+    const RektorView& view;
+    Measure measure;
+    Coded& memory;
+    Query query{};
+
+    ByCode of(uint32_t row) {
+        query = row_query(view.codes, row, measure, memory);
+        return ByCode(view, query);
+    }
+};
+// The same by their vectors: where codes cannot tell rows apart.
+struct VectorPoints {
+    const RektorView& view;
+    Measure measure;
+
+    ByVector of(uint32_t row) {
+        return ByVector(view, row, measure);
+    }
+};
+
 // FAISS's (and HNSW's) choice: from near to far, each that is nearer to the new node than to any chosen before.
 // Equals are refused, or copies of one row would use up every list.
-void choose(const RektorView& view, const std::vector<Candidate>& candidates, size_t most, Scratch& s,
+template <class Points>
+void choose(const RektorView& view, Points points, const std::vector<Candidate>& candidates, size_t most,
             std::vector<uint32_t>& chosen) {
-    const Kernels& kernels = rektor::kernels(best_kernel());
     chosen.clear();
     uint32_t chosen_rows[kBatch];
     for (const Candidate& candidate : candidates) {
         const uint32_t row = *at(view.nodes, candidate.id, 1);
-        const Query query = row_query(view.codes, row, s.measure, s.other.data());
+        const auto distances = points.of(row);
         bool good = true;
         for (size_t i = 0; good && i < chosen.size(); i++) {
-            good = distance(kernels, view.codes, query, chosen_rows[i]) > candidate.distance;
+            good = distances.one(chosen_rows[i]) > candidate.distance;
         }
         if (good) {
             chosen_rows[chosen.size()] = row;
@@ -56,9 +78,9 @@ void choose(const RektorView& view, const std::vector<Candidate>& candidates, si
 }
 
 // Adds `to` to the list of `from`, which may drop others for it, or it for others.
-void add_link(RektorGraph& graph, const RektorView& view, uint32_t from, uint32_t to, int level, uint32_t half,
-              Scratch& s) {
-    const Kernels& kernels = rektor::kernels(best_kernel());
+template <class Points>
+void add_link(RektorGraph& graph, const RektorView& view, Points points, uint32_t from, uint32_t to, int level,
+              uint32_t half, Scratch& s) {
     const std::lock_guard<std::mutex> lock(graph.locks[from % kLocks]);
     const Links links = links_of(graph, from, level, half);
     if (links.slots[links.count - 1] < 0) {
@@ -78,30 +100,43 @@ void add_link(RektorGraph& graph, const RektorView& view, uint32_t from, uint32_
     }
     nodes[links.count] = to;
     rows[links.count] = *at(view.nodes, to, 1);
-    const Query query = row_query(view.codes, *at(view.nodes, from, 1), s.measure, s.other.data());
-    distances(kernels, view.codes, query, rows, links.count + 1, found);
+    points.of(*at(view.nodes, from, 1)).many(rows, links.count + 1, found);
     s.list.clear();
     for (size_t i = 0; i <= links.count; i++) {
         s.list.push_back({found[i], nodes[i]});
     }
     std::sort(s.list.begin(), s.list.end(), Nearer());
-    choose(view, s.list, links.count, s, s.kept);
+    choose(view, points, s.list, links.count, s.kept);
     for (size_t i = 0; i < links.count; i++) {
         store(links.slots + i, i < s.kept.size() ? static_cast<int32_t>(s.kept[i]) : -1);
     }
 }
 
-bool same_code(const RektorCodes& codes, uint32_t a, uint32_t b) {
+// Whether rows are copies: of the same code, and not only nearly of the same vector.
+bool same(const RektorView& view, uint32_t a, uint32_t b) {
+    const RektorCodes& codes = view.codes;
+    if (std::memcmp(code_of(codes, a), code_of(codes, b), codes.stride) != 0) {
+        return false;
+    }
+    if (of_bits(codes.metric)) {
+        return true;
+    }
     const float* x = at(codes.scales, a, kScales);
     const float* y = at(codes.scales, b, kScales);
-    return x[0] == y[0] && x[1] == y[1] && std::memcmp(code_of(codes, a), code_of(codes, b), codes.stride) == 0;
+    if (x[0] != y[0] || x[1] != y[1]) {
+        return false;
+    }
+    // Cosine distances of copies, of whatever length, differ from zero by the rounding of floats.
+    constexpr float kRounding = 5e-7f;
+    const float distance = ByVector(view, a, Measure::kSquare).one(b);
+    return distance <= (codes.metric == kCosine ? kRounding : 0);
 }
 
 // Copies of a row hang on the first of them: linked, they would form a region with no way out.
 bool hang_on_twin(RektorGraph& graph, const RektorView& view, uint32_t node, const std::vector<Candidate>& near) {
     const uint32_t row = *at(view.nodes, node, 1);
     for (const Candidate& candidate : near) {
-        if (same_code(view.codes, row, *at(view.nodes, candidate.id, 1))) {
+        if (same(view, row, *at(view.nodes, candidate.id, 1))) {
             const std::lock_guard<std::mutex> lock(graph.locks[candidate.id % kLocks]);
             store(graph.twins + node, load(graph.twins + candidate.id));
             store(graph.twins + candidate.id, static_cast<int32_t>(node + 1));
@@ -137,27 +172,55 @@ bool link_first(RektorGraph& graph, uint32_t node, int level, const Scratch& s) 
     return true;
 }
 
+// Whether codes cannot tell apart the nearest that a walk for links found.
+bool hopeless_near(const RektorView& view, const Query& query, const std::vector<Candidate>& near) {
+    // Fewer rows in one place are all found by a walk that finds one of them.
+    constexpr size_t kBunch = 16;
+    if (near.size() < kBunch || of_bits(view.codes.metric)) {
+        return false;
+    }
+    const Candidate& last = near[kBunch - 1];
+    const Doubt off = doubt(view.codes, query, *at(view.nodes, last.id, 1), last.distance);
+    return hopeless(off, near.front().distance, last.distance);
+}
+
 // Chooses what a half of the node's lists will hold, on the levels that the graph has; false if it hangs on a twin.
 bool find_links(RektorGraph& graph, const RektorView& view, uint32_t node, uint64_t entry, size_t ef, uint32_t half,
                 Scratch& s) {
-    const Kernels& kernels = rektor::kernels(best_kernel());
     const int top = static_cast<int>(entry >> 32);
     const uint32_t first = static_cast<uint32_t>(entry);
     const int level = std::min(graph.hnsw.levels[node] - 1, top);
-    const Query query = row_query(view.codes, *at(view.nodes, node, 1), s.measure, s.query.data());
-    Candidate start{distance(kernels, view.codes, query, *at(view.nodes, first, 1)), first};
+    const uint32_t row = *at(view.nodes, node, 1);
+    const Query query = row_query(view.codes, row, s.measure, s.query);
+    const ByCode by_code(view, query);
+    const ByVector by_vector(view, row, s.measure);
+    Candidate start{by_code.one(*at(view.nodes, first, 1)), first};
     for (int l = top; l > level; l--) {
-        start = descend(graph, view, query, l, start, s);
+        start = descend(graph, view, by_code, l, start, s);
     }
     s.chosen[half].resize(std::max<size_t>(s.chosen[half].size(), level + 1));
     for (int l = level; l >= 0; l--) {
-        explore(graph, view, query, l, ef, start, s, [&](Candidate c) { keep(s.best, ef, c); });
+        const auto admit = [&](Candidate c) { keep(s.best, ef, c); };
+        explore(graph, view, by_code, l, ef, start, s, admit);
         std::sort_heap(s.best.begin(), s.best.end(), Nearer());
+        const bool exact = hopeless_near(view, query, s.best);
+        if (exact) {
+            start.distance = by_vector.one(*at(view.nodes, start.id, 1));
+            explore(graph, view, by_vector, l, ef, start, s, admit);
+            std::sort_heap(s.best.begin(), s.best.end(), Nearer());
+        }
         start = s.best.front();
         if (l == 0 && hang_on_twin(graph, view, node, s.best)) {
             return false;
         }
-        choose(view, s.best, links_of(graph, node, l, half).count, s, s.chosen[half][l]);
+        const size_t most = links_of(graph, node, l, half).count;
+        if (exact) {
+            choose(view, VectorPoints{view, s.measure}, s.best, most, s.chosen[half][l]);
+            start.distance = by_code.one(*at(view.nodes, start.id, 1));
+        } else {
+            choose(view, CodePoints{view, s.measure, s.other}, s.best, most, s.chosen[half][l]);
+        }
+        s.exact_levels[half] = l == level ? uint64_t{exact} << l : s.exact_levels[half] | uint64_t{exact} << l;
     }
     return true;
 }
@@ -167,8 +230,6 @@ void link(RektorGraph& graph, const RektorView& view, uint32_t node, size_t ef, 
     if (graph.entry.load(std::memory_order_acquire) == kNoEntry && link_first(graph, node, level, s)) {
         return;
     }
-    s.query.resize(view.codes.stride);
-    s.other.resize(view.codes.stride);
     constexpr Measure kMeasures[] = {Measure::kSquare, Measure::kDot};
     const uint64_t entry = graph.entry.load(std::memory_order_acquire);
     for (uint32_t half = 0; half < graph.halves; half++) {
@@ -181,9 +242,13 @@ void link(RektorGraph& graph, const RektorView& view, uint32_t node, size_t ef, 
     write_lists(graph, node, level, levels, s);
     for (int l = 0; l < levels; l++) {
         for (uint32_t half = 0; half < graph.halves; half++) {
-            s.measure = kMeasures[half];
+            const Measure measure = kMeasures[half];
             for (const uint32_t other : s.chosen[half][l]) {
-                add_link(graph, view, other, node, l, half, s);
+                if ((s.exact_levels[half] >> l & 1) != 0) {
+                    add_link(graph, view, VectorPoints{view, measure}, other, node, l, half, s);
+                } else {
+                    add_link(graph, view, CodePoints{view, measure, s.other}, other, node, l, half, s);
+                }
             }
         }
     }
@@ -216,38 +281,6 @@ void allocate(RektorGraph& graph, uint32_t metric, uint32_t capacity) {
 Scratch& scratch() {
     static thread_local Scratch s;
     return s;
-}
-
-Candidate descend(const RektorGraph& graph, const RektorView& view, const Query& query, int level, Candidate start,
-                  Scratch& s) {
-    const Kernels& kernels = rektor::kernels(best_kernel());
-    uint32_t nodes[kBatch];
-    uint32_t rows[kBatch];
-    float found[kBatch];
-    for (Candidate best = start;; start = best) {
-        size_t count = 0;
-        for (uint32_t half = 0; half < graph.halves; half++) {
-            const Links links = links_of(graph, start.id, level, half);
-            for (size_t i = 0; i < links.count; i++) {
-                const int32_t node = load(links.slots + i);
-                if (node < 0) {
-                    break;
-                }
-                nodes[count] = static_cast<uint32_t>(node);
-                rows[count++] = *at(view.nodes, static_cast<uint32_t>(node), 1);
-            }
-        }
-        distances(kernels, view.codes, query, rows, count, found);
-        s.computed += count;
-        for (size_t i = 0; i < count; i++) {
-            if (found[i] < best.distance) {
-                best = {found[i], nodes[i]};
-            }
-        }
-        if (best.id == start.id) {
-            return best;
-        }
-    }
 }
 
 }  // namespace rektor

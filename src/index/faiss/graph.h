@@ -12,7 +12,7 @@
 //      after, each slot of which is a node of that level.
 #pragma once
 
-#include "codes.h"
+#include "distance.h"
 
 #include <faiss/impl/HNSW.h>
 
@@ -99,10 +99,10 @@ struct Scratch {
     uint16_t mark = 0;
     std::vector<Candidate> frontier;  // nearest on top
     std::vector<Candidate> best;      // farthest on top
-    std::vector<int8_t> query;
-    std::vector<int8_t> other;
-    std::vector<float> centred;
+    Coded query;
+    Coded other;
     std::vector<std::vector<uint32_t>> chosen[2];  // while linking: by half, and level
+    uint64_t exact_levels[2] = {};                 // the levels on which these were chosen by vectors
     std::vector<uint32_t> kept;
     Measure measure = Measure::kSquare;
     std::vector<Candidate> list;
@@ -127,6 +127,10 @@ struct Scratch {
 };
 Scratch& scratch();
 
+// Adds the `ef` live rows that FAISS's own index puts nearest to a centred query, of those that are allowed, if not null.
+void probe(const RektorLists& lists, const RektorView& view, const float* centred, size_t ef, RektorAllowed allowed,
+           const void* context, std::vector<uint32_t>& rows);
+
 // Keeps the `most` nearest in a heap with the farthest on top.
 inline void keep(std::vector<Candidate>& best, size_t most, Candidate candidate) {
     if (best.size() < most) {
@@ -140,15 +144,43 @@ inline void keep(std::vector<Candidate>& best, size_t most, Candidate candidate)
 }
 
 // Goes from `start` to ever nearer nodes on a level, until none is.
-Candidate descend(const RektorGraph& graph, const RektorView& view, const Query& query, int level, Candidate start,
-                  Scratch& s);
+template <class Distances>
+Candidate descend(const RektorGraph& graph, const RektorView& view, const Distances& distances, int level,
+                  Candidate start, Scratch& s) {
+    uint32_t nodes[kBatch];
+    uint32_t rows[kBatch];
+    float found[kBatch];
+    for (Candidate best = start;; start = best) {
+        size_t count = 0;
+        for (uint32_t half = 0; half < graph.halves; half++) {
+            const Links links = links_of(graph, start.id, level, half);
+            for (size_t i = 0; i < links.count; i++) {
+                const int32_t node = load(links.slots + i);
+                if (node < 0) {
+                    break;
+                }
+                nodes[count] = static_cast<uint32_t>(node);
+                rows[count++] = *at(view.nodes, static_cast<uint32_t>(node), 1);
+            }
+        }
+        distances.many(rows, count, found);
+        s.computed += count;
+        for (size_t i = 0; i < count; i++) {
+            if (found[i] < best.distance) {
+                best = {found[i], nodes[i]};
+            }
+        }
+        if (best.id == start.id) {
+            return best;
+        }
+    }
+}
 
 // Walks a level from `start`, nearest first, calling admit(candidate) for each node near enough; it stops when `best`
 // holds `ef`, which admit may change, and all of them are nearer than what is left.
-template <class Admit>
-void explore(const RektorGraph& graph, const RektorView& view, const Query& query, int level, const size_t& ef,
+template <class Distances, class Admit>
+void explore(const RektorGraph& graph, const RektorView& view, const Distances& distances, int level, const size_t& ef,
              Candidate start, Scratch& s, Admit admit) {
-    const Kernels& kernels = rektor::kernels(best_kernel());
     s.begin(graph.capacity);
     s.frontier.clear();
     s.best.clear();
@@ -182,7 +214,7 @@ void explore(const RektorGraph& graph, const RektorView& view, const Query& quer
             rows[i] = *at(view.nodes, nodes[i], 1);
             __builtin_prefetch(&graph.hnsw.offsets[nodes[i]]);
         }
-        distances(kernels, view.codes, query, rows, count, found);
+        distances.many(rows, count, found);
         s.computed += count;
         for (size_t i = 0; i < count; i++) {
             if (s.best.size() < ef || found[i] < s.best.front().distance) {

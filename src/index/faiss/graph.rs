@@ -212,7 +212,8 @@ impl Graph {
         if end - serial >= PARALLEL_FROM && threads > 1 {
             std::thread::scope(|scope| {
                 for _ in 1..threads {
-                    scope.spawn(|| work(end));
+                    // Where no more threads are allowed, this one does it all.
+                    let _helper = std::thread::Builder::new().spawn_scoped(scope, || work(end));
                 }
                 work(end);
             });

@@ -24,6 +24,8 @@ use crate::vector::Metric;
 
 /// Rows that the mean is taken of, and from which on rows are linked: fewer are scanned in some 20 µs.
 const MEAN_ROWS: u64 = 2_048;
+/// Times the median norm, beyond which a row has no part in the mean: log-normal norms hardly reach it.
+const ABSURD: f64 = 16.0;
 
 /// The writer's side.
 #[derive(Debug)]
@@ -54,15 +56,17 @@ pub(in crate::index) struct Rows {
 impl Rows {
     /// No rows.
     pub(in crate::index) fn new(spec: IndexSpec) -> Self {
-        let dim = spec.dim.get();
-        let codes = || Arc::new(Codes::new(dim, spec.metric, None));
+        let vectors = Arc::new(Store::new(spec.form().words()));
+        let codes = || Arc::new(Codes::new(&spec, None, &vectors));
         Self {
             spec,
-            vectors: Arc::new(Store::new(dim)),
+            vectors: Arc::clone(&vectors),
             live: Bitmap::default(),
             dial: Arc::default(),
             lineage: match spec.options.method {
-                Method::Hnsw => Some(Arc::new(Lineage::new(codes()))),
+                Method::Hnsw | Method::Ivf | Method::Factory => {
+                    Some(Arc::new(Lineage::new(codes())))
+                }
                 Method::Flat => None,
             },
             pending: Vec::new(),
@@ -115,11 +119,7 @@ impl Rows {
     /// Rows that are loaded get the codes that a stored graph was linked by. Before the first.
     pub(in crate::index) fn expect_graph(&mut self, image: &GraphImage) {
         if self.lineage.is_some() && self.next == 0 {
-            let codes = Codes::new(
-                self.spec.dim.get(),
-                self.spec.metric,
-                Some(image.mean.clone()),
-            );
+            let codes = Codes::new(&self.spec, Some(image.mean.clone()), &self.vectors);
             self.lineage = Some(Arc::new(Lineage::new(Arc::new(codes))));
         }
     }
@@ -138,6 +138,10 @@ impl Rows {
         for (row, code, scales) in image.dead(&self.live)? {
             // SAFETY: not live, so not loaded, so nobody was ever given this row.
             unsafe { lineage.codes.set(row, code, scales)? };
+            // Walks pass through it, by its vector too.
+            self.vectors.reserve(row)?;
+            // SAFETY: as above.
+            unsafe { self.vectors.set(row, &lineage.codes.decoded(code, scales)) };
         }
         let rest: Vec<u32> = self
             .live
@@ -260,7 +264,7 @@ impl Rows {
             return Ok(());
         };
         let mean = self.mean();
-        let codes = Codes::new(self.spec.dim.get(), self.spec.metric, Some(mean));
+        let codes = Codes::new(&self.spec, Some(mean), &self.vectors);
         for row in self.live.iter() {
             // SAFETY: live rows were written; nobody else has seen these codes.
             unsafe { codes.encode(row, self.vectors.get(row))? };
@@ -281,18 +285,30 @@ impl Rows {
         Ok(())
     }
 
-    /// The mean of the live vectors, of the unit vectors under cosine.
+    /// The mean of the live vectors, of the unit vectors under cosine. A few absurdly large ones are left out: they would
+    /// draw it so far away that the codes of all others were alike.
     fn mean(&self) -> Box<[f32]> {
         let mut sums = vec![0.0_f64; self.spec.dim.get()];
         let mut count = 0.0;
-        for row in self.live.iter() {
+        let norm = |row: u32| {
             // SAFETY: live rows were written.
             let vector = unsafe { self.vectors.get(row) };
-            let norm = vector
-                .iter()
-                .map(|x| f64::from(*x) * f64::from(*x))
-                .sum::<f64>()
-                .sqrt();
+            let squares = vector.iter().map(|x| f64::from(*x) * f64::from(*x));
+            squares.sum::<f64>().sqrt()
+        };
+        let mut norms: Vec<f64> = self.live.iter().map(norm).collect();
+        let middle = norms.len() / 2;
+        let usual = match norms.get_mut(middle) {
+            Some(_) => *norms.select_nth_unstable_by(middle, f64::total_cmp).1,
+            None => 0.0,
+        };
+        for row in self.live.iter() {
+            let norm = norm(row);
+            if norm > ABSURD * usual && self.spec.metric != Metric::Cosine {
+                continue;
+            }
+            // SAFETY: live rows were written.
+            let vector = unsafe { self.vectors.get(row) };
             let factor = if self.spec.metric == Metric::Cosine {
                 1.0 / norm
             } else {

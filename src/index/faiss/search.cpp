@@ -1,8 +1,6 @@
 // A query → the nearest live rows: through the graph and the rows not linked yet by codes, then by stored vectors.
 #include "graph.h"
 
-#include <faiss/utils/distances.h>
-
 #include <sys/resource.h>
 
 #include <algorithm>
@@ -12,42 +10,6 @@ using namespace rektor;
 
 namespace rektor {
 namespace {
-
-// Of the candidates weighed by their codes, so many are compared exactly: k, doubled, and a few for small k. With few
-// dimensions the codes' errors do not average out, but vectors are cheap to compare: there it is this many components.
-constexpr size_t kExactComponents = 4096;
-size_t compared_exactly(size_t k, size_t dim) {
-    return std::max(2 * k + 4, kExactComponents / dim);
-}
-// Vectors fetched ahead of the one being compared.
-constexpr size_t kVectorsAhead = 3;
-
-// The distance as pgvector's operator computes it.
-struct Exact {
-    const float* query;
-    size_t dim;
-    uint32_t metric;
-    float query_norm;
-
-    Exact(const RektorView& view, const float* query)
-            : query(query),
-              dim(view.codes.dim),
-              metric(view.codes.metric),
-              query_norm(metric == kCosine ? faiss::fvec_norm_L2sqr(query, view.codes.dim) : 0) {}
-
-    float distance(const float* x) const {
-        if (metric == kL2) {
-            return std::sqrt(faiss::fvec_L2sqr(query, x, dim));
-        }
-        const float dot = faiss::fvec_inner_product(query, x, dim);
-        if (metric == kInnerProduct) {
-            return -dot;
-        }
-        const double norms = static_cast<double>(query_norm) * faiss::fvec_norm_L2sqr(x, dim);
-        const double similarity = static_cast<double>(dot) / std::sqrt(norms);
-        return static_cast<float>(1 - (similarity > 1 ? 1 : similarity < -1 ? -1 : similarity));
-    }
-};
 
 // Distance and row as one number that sorts as they do: NaN last, and equal distances by row.
 uint64_t sort_key(float distance, uint32_t row) {
@@ -60,32 +22,43 @@ uint64_t sort_key(float distance, uint32_t row) {
     return static_cast<uint64_t>(bits) << 32 | row;
 }
 
+float key_distance(uint64_t key) {
+    uint32_t bits = static_cast<uint32_t>(key >> 32);
+    bits ^= (bits >> 31) != 0 ? 1u << 31 : UINT32_MAX;
+    float distance;
+    std::memcpy(&distance, &bits, sizeof distance);
+    return distance;
+}
+
 int64_t give(std::vector<uint64_t>& keys, size_t k, uint32_t* rows, float* distances) {
     const size_t count = std::min(k, keys.size());
     std::partial_sort(keys.begin(), keys.begin() + static_cast<ptrdiff_t>(count), keys.end());
     for (size_t i = 0; i < count; i++) {
-        uint32_t bits = static_cast<uint32_t>(keys[i] >> 32);
-        bits ^= (bits >> 31) != 0 ? 1u << 31 : UINT32_MAX;
-        std::memcpy(distances + i, &bits, sizeof bits);
+        distances[i] = key_distance(keys[i]);
         rows[i] = static_cast<uint32_t>(keys[i]);
     }
     return static_cast<int64_t>(count);
 }
 
-void prefetch_vector(const RektorView& view, uint32_t row) {
-    const float* x = at(view.vectors, row, view.codes.dim);
-    for (size_t j = 0; j < view.codes.dim; j += 16) {
-        __builtin_prefetch(x + j);
-    }
-}
-
 // Every live row may be found; nothing is to be decided on the way.
 struct Every {
+    RektorAllowed allowed() const {
+        return nullptr;
+    }
+    const void* context() const {
+        return nullptr;
+    }
+    size_t weighed(size_t ef) const {
+        return ef;
+    }
     bool operator()(uint32_t) const {
         return true;
     }
     bool goes_on(bool, size_t*, Scratch&) {
         return true;
+    }
+    bool gave_up() const {
+        return false;
     }
 };
 
@@ -106,11 +79,21 @@ struct Asked {
     size_t ef;
     double share;
     uint64_t seen = 0;
-    uint64_t allowed = 0;
-    bool gave_up = false;
+    uint64_t met = 0;
+    bool ended = false;
 
     Asked(const RektorFilter& filter, size_t k, size_t ef) : filter(filter), k(k), ef(ef), share(filter.share) {}
 
+    RektorAllowed allowed() const {
+        return filter.allowed;
+    }
+    const void* context() const {
+        return filter.context;
+    }
+    // Candidates among all rows, of which as many are allowed as are kept.
+    size_t weighed(size_t ef) const {
+        return static_cast<size_t>(static_cast<double>(k) / filter.share) + ef - k;
+    }
     bool operator()(uint32_t row) const {
         return filter.allowed(filter.context, row);
     }
@@ -118,17 +101,20 @@ struct Asked {
     // allowed is cheaper than going on.
     bool goes_on(bool is_allowed, size_t* keeps, Scratch& s) {
         seen++;
-        allowed += is_allowed ? 1 : 0;
+        met += is_allowed ? 1 : 0;
         share += ((is_allowed ? 1.0 : 0.0) - share) / kRecent;
         const double expected = filter.share * static_cast<double>(seen);
-        const bool starved = seen >= kTold && static_cast<double>(allowed) < kStarved * expected;
+        const bool starved = seen >= kTold && static_cast<double>(met) < kStarved * expected;
         *keeps = starved ? ef : k + static_cast<size_t>(static_cast<double>(ef - k) * share);
         while (s.best.size() > *keeps) {
             std::pop_heap(s.best.begin(), s.best.end(), Nearer());
             s.best.pop_back();
         }
-        gave_up = s.computed > (starved ? filter.most_starved : filter.most);
-        return !gave_up;
+        ended = s.computed > (starved ? filter.most_starved : filter.most);
+        return !ended;
+    }
+    bool gave_up() const {
+        return ended;
     }
 };
 
@@ -150,20 +136,20 @@ void admit_twins(const RektorGraph& graph, const RektorView& view, Candidate of,
 }
 
 // Leaves the ef nearest live linked rows that are allowed in s.best; not all of them where it gives up.
-template <class Allows>
-void walk(const RektorGraph& graph, const RektorView& view, const Query& query, size_t& ef, Allows& allows, Scratch& s) {
-    const Kernels& kernels = rektor::kernels(best_kernel());
+template <class Distances, class Allows>
+void walk(const RektorGraph& graph, const RektorView& view, const Distances& distances, size_t& ef, Allows& allows,
+          Scratch& s) {
     const uint64_t entry = graph.entry.load(std::memory_order_acquire);
     if (entry == kNoEntry) {
         return;
     }
     const uint32_t first = static_cast<uint32_t>(entry);
-    Candidate start{distance(kernels, view.codes, query, *at(view.nodes, first, 1)), first};
+    Candidate start{distances.one(*at(view.nodes, first, 1)), first};
     s.computed++;
     for (int level = static_cast<int>(entry >> 32); level > 0; level--) {
-        start = descend(graph, view, query, level, start, s);
+        start = descend(graph, view, distances, level, start, s);
     }
-    explore(graph, view, query, 0, ef, start, s, [&](Candidate c) {
+    explore(graph, view, distances, 0, ef, start, s, [&](Candidate c) {
         // Nodes from `linked` on are scanned instead.
         const uint32_t row = *at(view.nodes, c.id, 1);
         const bool found = c.id < view.linked && is_live(view, row) && allows(row);
@@ -180,9 +166,9 @@ void walk(const RektorGraph& graph, const RektorView& view, const Query& query, 
 }
 
 // Adds the nearest of the rows that are not linked to s.best.
-template <class Allows>
-void scan_head(const RektorView& view, const Query& query, size_t ef, const Allows& allows, Scratch& s) {
-    const Kernels& kernels = rektor::kernels(best_kernel());
+template <class Distances, class Allows>
+void scan_head(const RektorView& view, const Distances& distances, size_t ef, const Allows& allows,
+               Scratch& s) {
     uint32_t rows[kBatch];
     float found[kBatch];
     for (uint32_t node = view.linked; node < view.extent;) {
@@ -193,7 +179,7 @@ void scan_head(const RektorView& view, const Query& query, size_t ef, const Allo
                 rows[count++] = row;
             }
         }
-        distances(kernels, view.codes, query, rows, count, found);
+        distances.many(rows, count, found);
         s.computed += count;
         for (size_t i = 0; i < count; i++) {
             keep(s.best, ef, {found[i], rows[i]});
@@ -201,87 +187,190 @@ void scan_head(const RektorView& view, const Query& query, size_t ef, const Allo
     }
 }
 
-// Compares the best of the candidates by their vectors, and gives the k nearest.
-int64_t give_best(const RektorView& view, const float* x, size_t k, uint32_t* rows, float* distances,
-                  uint64_t* computed, Scratch& s) {
-    const size_t count = std::min(s.best.size(), compared_exactly(k, view.codes.dim));
-    std::partial_sort(s.best.begin(), s.best.begin() + static_cast<ptrdiff_t>(count), s.best.end(), Nearer());
-    const Exact exact(view, x);
+// How many deviations off a code may be before its row is left out unseen …
+constexpr double kSure = 3;
+// … and before so many candidates by codes are taken to hold all that matter: one in twenty rows as near as the last of
+// the answer would be missed, and few lie just there.
+constexpr double kLikely = 1.65;
+
+// Compares a candidate by its vector; s.exact keeps the k nearest, the farthest of them on top.
+void compare(const RektorView& view, const ByVector& by_vector, uint32_t row, size_t k, Scratch& s) {
+    const float distance = by_vector.to(at(view.vectors, row, view.codes.dim));
+    const uint64_t key = sort_key(distance, row);
+    s.computed++;
+    if (s.exact.size() < k) {
+        s.exact.push_back(key);
+        std::push_heap(s.exact.begin(), s.exact.end());
+    } else if (key < s.exact.front()) {
+        std::pop_heap(s.exact.begin(), s.exact.end());
+        s.exact.back() = key;
+        std::push_heap(s.exact.begin(), s.exact.end());
+    }
+}
+
+// Compares as many of the candidates in s.best by their vectors as may be among the k nearest, by what their codes may be
+// off by. False if codes are of no use: there may be other rows, not among the candidates, that codes put no farther away.
+bool rank(const RektorView& view, Query& query, const ByVector& by_vector, size_t k, size_t ef, bool all, Scratch& s) {
     s.exact.clear();
-    for (size_t i = 0; i < std::min(count, kVectorsAhead); i++) {
+    const size_t first = std::min(k, s.best.size());
+    if (first == 0) {
+        return true;
+    }
+    const Candidate farthest = s.best.front();
+    const auto begin = s.best.begin();
+    const auto middle = begin + static_cast<ptrdiff_t>(first);
+    std::nth_element(begin, middle - 1, s.best.end(), Nearer());
+    for (size_t i = 0; i < std::min(first, kVectorsAhead); i++) {
         prefetch_vector(view, s.best[i].id);
     }
-    for (size_t i = 0; i < count; i++) {
-        if (i + kVectorsAhead < count) {
+    for (size_t i = 0; i < first; i++) {
+        if (i + kVectorsAhead < first) {
             prefetch_vector(view, s.best[i + kVectorsAhead].id);
         }
-        const uint32_t row = s.best[i].id;
-        s.exact.push_back(sort_key(exact.distance(at(view.vectors, row, view.codes.dim)), row));
+        compare(view, by_vector, s.best[i].id, k, s);
     }
-    *computed = s.computed + count;
-    return give(s.exact, k, rows, distances);
+    if (of_bits(view.codes.metric)) {
+        return true;  // codes are exact
+    }
+    const auto last = [&] { return by_vector.comparable(key_distance(s.exact.front())); };
+    query.outside = last() > at(view.codes.scales, s.best[0].id, kScales)[1];
+    const auto may_be_nearer = [&](const Candidate& c, double deviations) {
+        return doubt(view.codes, query, c.id, last()).nearer(query.whole(c.distance), last(), deviations);
+    };
+    const auto end = std::partition(middle, s.best.end(), [&](const Candidate& c) { return may_be_nearer(c, kSure); });
+    std::sort(middle, end, Nearer());
+    for (auto c = middle; c < end; c++) {
+        if (c + kVectorsAhead < end) {
+            prefetch_vector(view, (c + kVectorsAhead)->id);
+        }
+        if (may_be_nearer(*c, kSure)) {
+            compare(view, by_vector, c->id, k, s);
+        }
+    }
+    if (s.best.size() < ef || !may_be_nearer(farthest, kLikely)) {
+        return true;
+    }
+    if (all) {
+        return false;
+    }
+    const float nearest = std::min_element(begin, middle, Nearer())->distance;
+    return !hopeless(doubt(view.codes, query, farthest.id, last()), query.whole(nearest), query.whole(farthest.distance));
+}
+
+// Ranks all of s.best, which are the k nearest by their vectors.
+void rank_again(const RektorView& view, const ByVector& by_vector, size_t k, Scratch& s) {
+    s.exact.clear();
+    for (const Candidate& c : s.best) {
+        compare(view, by_vector, c.id, k, s);
+    }
+}
+
+int64_t give_ranked(const ByVector& by_vector, size_t k, uint32_t* rows, float* distances, uint64_t* computed,
+                    Scratch& s) {
+    *computed = s.computed;
+    const int64_t count = give(s.exact, k, rows, distances);
+    for (int64_t i = 0; i < count; i++) {
+        distances[i] = by_vector.shown(distances[i]);
+    }
+    return count;
+}
+
+// Adds the nearest of those rows to s.best.
+template <class Distances>
+void compare_rows(const uint32_t* rows, size_t count, const Distances& distances, size_t ef, Scratch& s) {
+    float found[kBatch];
+    for (size_t done = 0; done < count;) {
+        const size_t now = std::min(kBatch, count - done);
+        distances.many(rows + done, now, found);
+        for (size_t i = 0; i < now; i++) {
+            keep(s.best, ef, {found[i], rows[done + i]});
+        }
+        done += now;
+    }
+    s.computed += count;
+}
+
+// Candidates that a scan keeps for k rows: among so many codes are mostly sure to have them.
+size_t scanned_for(size_t k) {
+    return 4 * k + 8;
 }
 
 template <class Allows>
-int64_t search(const RektorGraph* graph, const RektorView& view, const float* x, size_t k, size_t ef, Allows& allows,
-               uint32_t* rows, float* distances, uint64_t* computed) {
+int64_t search(const RektorGraph* graph, const RektorLists* lists, const RektorView& view, const float* x, size_t k,
+               size_t ef, const Allows& allows, uint32_t* rows, float* distances, uint64_t* computed) {
     Scratch& s = scratch();
     s.computed = 0;
-    s.best.clear();
-    s.query.resize(view.codes.stride);
-    const Query query = code_query(view.codes, x, s.query.data(), s.centred);
-    if (graph != nullptr) {
-        walk(*graph, view, query, ef, allows, s);
+    Query query = code_query(view.codes, x, s.query);
+    const bool all = graph == nullptr && lists == nullptr;
+    if (all) {
+        ef = std::max(ef, scanned_for(k));
     }
-    scan_head(view, query, ef, allows, s);
-    return give_best(view, x, k, rows, distances, computed, s);
+    std::vector<uint32_t> listed;
+    if (lists != nullptr) {
+        ef = allows.weighed(ef);
+        probe(*lists, view, s.query.values.data(), ef, allows.allowed(), allows.context(), listed);
+    }
+    const auto gather = [&](const auto& by) {
+        s.best.clear();
+        compare_rows(listed.data(), listed.size(), by, ef, s);
+        if (graph != nullptr) {
+            Allows now = allows;  // each walk counts anew
+            walk(*graph, view, by, ef, now, s);
+            if (now.gave_up()) {
+                *computed = s.computed;
+                return false;
+            }
+        }
+        scan_head(view, by, ef, allows, s);
+        return true;
+    };
+    const ByVector by_vector(view, x, view.codes.metric);
+    if (!gather(ByCode(view, query))) {
+        return 0;
+    }
+    if (!rank(view, query, by_vector, k, ef, all, s)) {
+        if (!gather(by_vector)) {
+            return 0;
+        }
+        rank_again(view, by_vector, k, s);
+    }
+    return give_ranked(by_vector, k, rows, distances, computed, s);
 }
 
 int64_t search_rows(const RektorView& view, const float* x, size_t k, const uint32_t* among, size_t count,
                     uint32_t* rows, float* distances, uint64_t* computed) {
+    const size_t wanted = scanned_for(k);
     Scratch& s = scratch();
-    const Kernels& kernels = rektor::kernels(best_kernel());
-    s.computed = count;
-    s.best.clear();
-    s.query.resize(view.codes.stride);
-    const Query query = code_query(view.codes, x, s.query.data(), s.centred);
-    const size_t wanted = compared_exactly(k, view.codes.dim);
-    float found[kBatch];
-    for (size_t done = 0; done < count;) {
-        const size_t now = std::min(kBatch, count - done);
-        rektor::distances(kernels, view.codes, query, among + done, now, found);
-        for (size_t i = 0; i < now; i++) {
-            keep(s.best, wanted, {found[i], among[done + i]});
-        }
-        done += now;
+    s.computed = 0;
+    Query query = code_query(view.codes, x, s.query);
+    const auto gather = [&](const auto& by) {
+        s.best.clear();
+        compare_rows(among, count, by, wanted, s);
+    };
+    const ByVector by_vector(view, x, view.codes.metric);
+    gather(ByCode(view, query));
+    if (!rank(view, query, by_vector, k, wanted, true, s)) {
+        gather(by_vector);
+        rank_again(view, by_vector, k, s);
     }
-    return give_best(view, x, k, rows, distances, computed, s);
+    return give_ranked(by_vector, k, rows, distances, computed, s);
 }
 
 int64_t scan(const RektorView& view, const float* x, size_t k, uint32_t* rows, float* distances, uint64_t* computed) {
-    std::vector<uint64_t>& keys = scratch().exact;  // the k smallest, largest on top
-    keys.clear();
-    *computed = 0;
-    const Exact exact(view, x);
+    Scratch& s = scratch();
+    s.exact.clear();
+    s.computed = 0;
+    const ByVector by_vector(view, x, view.codes.metric);
     for (size_t page = 0; k > 0 && page < view.live_pages; page++) {
         for (uint32_t word = 0; word < 512; word++) {
             for (uint64_t bits = view.live[page][word]; bits != 0; bits &= bits - 1) {
                 const uint32_t row = static_cast<uint32_t>(page << kPageShift) + word * 64 +
                                      static_cast<uint32_t>(__builtin_ctzll(bits));
-                const uint64_t key = sort_key(exact.distance(at(view.vectors, row, view.codes.dim)), row);
-                ++*computed;
-                if (keys.size() < k) {
-                    keys.push_back(key);
-                    std::push_heap(keys.begin(), keys.end());
-                } else if (key < keys.front()) {
-                    std::pop_heap(keys.begin(), keys.end());
-                    keys.back() = key;
-                    std::push_heap(keys.begin(), keys.end());
-                }
+                compare(view, by_vector, row, k, s);
             }
         }
     }
-    return give(keys, k, rows, distances);
+    return give_ranked(by_vector, k, rows, distances, computed, s);
 }
 
 }  // namespace
@@ -292,23 +381,21 @@ extern "C" void rektor_low_priority() {
     setpriority(PRIO_PROCESS, 0, 19);
 }
 
-extern "C" int64_t rektor_search(const RektorGraph* graph, const RektorView* view, const float* query, size_t k,
-                                 size_t ef, uint32_t* rows, float* distances, uint64_t* computed) {
+extern "C" int64_t rektor_search(const RektorGraph* graph, const RektorLists* lists, const RektorView* view,
+                                 const float* query, size_t k, size_t ef, uint32_t* rows, float* distances,
+                                 uint64_t* computed) {
     try {
-        Every every;
-        return search(graph, *view, query, k, ef, every, rows, distances, computed);
+        return search(graph, lists, *view, query, k, ef, Every(), rows, distances, computed);
     } catch (const std::exception&) {
         return -1;
     }
 }
 
-extern "C" int64_t rektor_search_allowed(const RektorGraph* graph, const RektorView* view, const float* query, size_t k,
-                                         size_t ef, const RektorFilter* filter, uint32_t* rows, float* distances,
-                                         uint64_t* computed) {
+extern "C" int64_t rektor_search_allowed(const RektorGraph* graph, const RektorLists* lists, const RektorView* view,
+                                         const float* query, size_t k, size_t ef, const RektorFilter* filter,
+                                         uint32_t* rows, float* distances, uint64_t* computed) {
     try {
-        Asked asked(*filter, k, ef);
-        const int64_t found = search(graph, *view, query, k, ef, asked, rows, distances, computed);
-        return asked.gave_up ? 0 : found;
+        return search(graph, lists, *view, query, k, ef, Asked(*filter, k, ef), rows, distances, computed);
     } catch (const std::exception&) {
         return -1;
     }

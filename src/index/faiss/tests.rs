@@ -3,7 +3,7 @@
 use super::*;
 use crate::catalog::{IndexOptions, Method};
 use crate::index::IndexSpec;
-use crate::vector::{Dim, Metric};
+use crate::vector::{Dim, Metric, Vector};
 
 fn random(state: &mut u64) -> u64 {
     *state ^= *state << 13;
@@ -26,17 +26,7 @@ fn spec(dim: usize, metric: Metric, method: Method) -> IndexSpec {
 
 #[test]
 fn kernels_equal_plain_arithmetic() {
-    // SAFETY: no arguments.
-    let best = unsafe { ffi::rektor_best_kernel() };
-    let kernels: Vec<u32> = [
-        (0, true),
-        (1, std::is_x86_feature_detected!("avxvnni")),
-        (2, best == 2),
-    ]
-    .into_iter()
-    .filter_map(|(kernel, here)| here.then_some(kernel))
-    .collect();
-    assert!(kernels.contains(&best));
+    let kernels = kernels_here();
     let mut state = 1;
     for stride in (64..=640).step_by(64) {
         for round in 0..20 {
@@ -74,12 +64,141 @@ fn kernels_equal_plain_arithmetic() {
     }
 }
 
+/// The kernels that this processor has.
+fn kernels_here() -> Vec<u32> {
+    // SAFETY: no arguments.
+    let best = unsafe { ffi::rektor_best_kernel() };
+    let here = [
+        (0, true),
+        (1, std::is_x86_feature_detected!("avxvnni")),
+        (2, best == 2),
+    ];
+    let kernels: Vec<u32> = here
+        .into_iter()
+        .filter_map(|(kernel, here)| here.then_some(kernel))
+        .collect();
+    assert!(kernels.contains(&best));
+    kernels
+}
+
+#[test]
+fn l1_kernels_equal_plain_arithmetic() {
+    let mut state = 3;
+    for stride in (64..=640).step_by(64) {
+        for round in 0..20 {
+            let code: Vec<u8> = (0..stride)
+                .map(|_| random(&mut state).to_le_bytes()[0])
+                .collect();
+            let query: Vec<f32> = (0..stride)
+                .map(|_| (random(&mut state) % 2_001) as f32 / 10.0 - 100.0)
+                .collect();
+            let scale = [0.0, 0.7, 3.0][round % 3];
+            let expected: f64 = code
+                .iter()
+                .zip(&query)
+                .map(|(c, q)| (f64::from(*q) - f64::from(scale) * (f64::from(*c) - 128.0)).abs())
+                .sum();
+            for kernel in kernels_here() {
+                // SAFETY: both have `stride` components, a multiple of 64, and this processor has the kernel.
+                let found = unsafe {
+                    ffi::rektor_manhattan(kernel, code.as_ptr(), query.as_ptr(), scale, stride)
+                };
+                let wrong = (f64::from(found) - expected).abs();
+                assert!(
+                    wrong <= 1e-5 * expected,
+                    "kernel {kernel}, {stride}: {found}, not {expected}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn bit_kernels_equal_plain_arithmetic() {
+    // SAFETY: no arguments.
+    let best = unsafe { ffi::rektor_best_bit_kernel() };
+    let mut state = 5;
+    for words in (1..=70).chain([2_000]) {
+        for round in 0..6_u32 {
+            // all set, none set, sparse, anything
+            let mut string = |shift: u32| -> Vec<f32> {
+                let mut word = || match round {
+                    0 => u32::MAX,
+                    1 => 0,
+                    2 => 1 << (random(&mut state) % 32),
+                    _ => (random(&mut state) >> shift) as u32,
+                };
+                (0..words).map(|_| f32::from_bits(word())).collect()
+            };
+            let (a, b) = (string(0), string(32));
+            for metric in Metric::OF_BITS {
+                let expected = metric.distance(&a, &b);
+                for kernel in 0..=best {
+                    // SAFETY: both have so many bytes, and this processor has the kernel.
+                    let found = unsafe {
+                        ffi::rektor_bits(
+                            kernel,
+                            codes::raw_metric(metric),
+                            a.as_ptr().cast(),
+                            b.as_ptr().cast(),
+                            words * 4,
+                        )
+                    };
+                    let wrong = (f64::from(found) - expected).abs();
+                    assert!(
+                        wrong <= 1e-7,
+                        "{metric:?}, kernel {kernel}, {words} words: {found}, not {expected}"
+                    );
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn searches_of_bits_equal_scans_in_every_length() {
+    let mut state = 11;
+    for dim in (1..=300).chain([1_536, 64_000]) {
+        for metric in Metric::OF_BITS {
+            let spec = spec(dim, metric, Method::Hnsw);
+            let mut bits = || {
+                let words =
+                    (0..spec.form().words()).map(|_| f32::from_bits(random(&mut state) as u32));
+                Vector::from_words(spec.form(), words.collect()).unwrap()
+            };
+            let mut rows = Rows::new(spec);
+            for _ in 0..12 {
+                rows.insert(bits().as_slice()).unwrap();
+            }
+            rows.remove(3);
+            let view = rows.publish(None);
+            let query = bits();
+            let (scanned, _) = view.scan(query.as_slice(), 4).unwrap();
+            let (searched, _) = view.search(query.as_slice(), 4, 12).unwrap();
+            // Of rows at the same distance any may come.
+            let distances = |rows: &[(u32, f32)]| rows.iter().map(|row| row.1).collect::<Vec<_>>();
+            assert_eq!(
+                distances(&searched),
+                distances(&scanned),
+                "{dim} bits, {metric:?}"
+            );
+            for (row, distance) in scanned.into_iter().chain(searched) {
+                let expected = metric.distance(query.as_slice(), view.vector(row).unwrap());
+                assert!(
+                    (f64::from(distance) - expected).abs() < 1e-7,
+                    "{dim}: {distance}, not {expected}"
+                );
+            }
+        }
+    }
+}
+
 /// For every dimension: the nearest by codes and then by vectors is the nearest, with its true distance.
 #[test]
 fn searches_by_codes_equal_scans_in_every_dimension() {
     let mut state = 7;
     for dim in (1..=600).chain([1_536, 4_096, 16_000]) {
-        for metric in [Metric::L2, Metric::InnerProduct, Metric::Cosine] {
+        for metric in Metric::OF_NUMBERS {
             let mut vector = || -> Vec<f32> {
                 (0..dim)
                     .map(|_| (random(&mut state) % 2_001) as f32 / 100.0 - 10.005)

@@ -64,6 +64,16 @@ fn normalised() {
     check(spec(DIM, Metric::Cosine), || clusters.next());
 }
 
+/// Norms differ by factors, so that the scales of the codes do too.
+#[test]
+fn log_normal_norms_by_l1() {
+    let (mut clusters, mut random) = (Clusters::new(8, DIM), Random(9));
+    check(spec(DIM, Metric::L1), || {
+        let factor = random.normal().exp();
+        clusters.next().into_iter().map(|x| x * factor).collect()
+    });
+}
+
 #[test]
 fn log_normal_norms_by_inner_product() {
     let (mut clusters, mut random) = (Clusters::new(4, DIM), Random(5));
@@ -146,6 +156,48 @@ fn a_rebuild_is_measured_as_well() {
         last.stats().dead == 0 && last.stats().unlinked == 0
     });
     let queries: Vec<_> = std::iter::repeat_with(|| other.next())
+        .take(QUERIES)
+        .collect();
+    let recall = reached(&last, &queries, 10, Effort::Recall(DEFAULT_RECALL));
+    assert!(recall >= DEFAULT_RECALL - TOLERANCE, "recall {recall}");
+}
+
+/// A third dead is rebuilt when recall has come to cost much more than it did, and not before.
+#[test]
+fn a_third_dead_is_rebuilt_when_recall_has_become_dear() {
+    let mut clusters = Clusters::new(11, DIM);
+    let rows = std::iter::repeat_with(|| clusters.next()).take(ROWS);
+    let (mut writer, first) = linked(spec(DIM, Metric::L2), rows);
+    drop(first);
+    for number in 0..ROWS as u64 * 2 / 5 {
+        writer
+            .apply(RowChange::Delete { key: key(number) })
+            .unwrap();
+    }
+    let mut last = writer.publish(Lsn::new(2));
+    let dead = last.stats().dead;
+    assert!(dead * 3 > ROWS as u64 && dead * 2 < ROWS as u64);
+    // What the linker would do, it would have begun before it links this row.
+    writer.apply(upsert(u64::MAX, clusters.next())).unwrap();
+    last = writer.publish(Lsn::new(3));
+    wait_until("linking", || last.stats().unlinked == 0);
+    assert_eq!(writer.publish(Lsn::new(4)).stats().dead, dead);
+    let question = Question {
+        query: clusters.next(),
+        k: 10,
+        effort: last.candidates(Effort::Recall(DEFAULT_RECALL), 10),
+    };
+    for _ in 0..100 {
+        let dial = last.view().dial();
+        dial.checked(&question, 0.5, std::time::Duration::ZERO);
+    }
+    let mut lsn = 4;
+    wait_until("a rebuild", || {
+        lsn += 1;
+        last = writer.publish(Lsn::new(lsn));
+        last.stats().dead == 0
+    });
+    let queries: Vec<_> = std::iter::repeat_with(|| clusters.next())
         .take(QUERIES)
         .collect();
     let recall = reached(&last, &queries, 10, Effort::Recall(DEFAULT_RECALL));

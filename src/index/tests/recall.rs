@@ -22,21 +22,35 @@ fn check(spec: IndexSpec, mut next: impl FnMut() -> Vec<f32>, at_least: f64) {
 
 #[test]
 fn clusters_under_every_metric() {
-    for metric in [Metric::L2, Metric::InnerProduct, Metric::Cosine] {
+    for metric in Metric::OF_NUMBERS {
         let mut clusters = Clusters::new(1, DIM);
         check(spec(DIM, metric), || clusters.next(), 0.95);
     }
 }
 
 #[test]
+fn clusters_of_bits() {
+    for metric in Metric::OF_BITS {
+        // With few bits nearly all distances are equal to others.
+        for dim in [24, 256, 1_000] {
+            let spec = spec(dim, metric);
+            let mut clusters = BitClusters::new(12, spec.form());
+            check(spec, || clusters.next(), 0.95);
+        }
+    }
+}
+
+#[test]
 fn one_massive_dimension() {
-    let mut clusters = Clusters::new(2, DIM);
+    let clusters = std::cell::RefCell::new(Clusters::new(2, DIM));
     let next = || {
-        let mut vector = clusters.next();
+        let mut vector = clusters.borrow_mut().next();
         vector[7] = 300.0 + 0.1 * vector[7];
         vector
     };
-    check(spec(DIM, Metric::L2), next, 0.95);
+    for metric in [Metric::L2, Metric::L1] {
+        check(spec(DIM, metric), &next, 0.95);
+    }
 }
 
 #[test]
@@ -209,7 +223,7 @@ fn the_graph_is_enlarged_while_it_is_searched() {
 #[test]
 fn every_size_of_lists_works() {
     for (m, ef_construction) in [(2, 4), (3, 8), (100, 200)] {
-        for metric in [Metric::L2, Metric::InnerProduct] {
+        for metric in [Metric::L2, Metric::InnerProduct, Metric::L1] {
             let mut clusters = Clusters::new(11, 8);
             let mut spec = spec(8, metric);
             spec.options = IndexOptions {
