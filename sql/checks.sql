@@ -139,13 +139,14 @@ begin
 end
 $$;
 
--- 'vector', 'halfvec' or 'real[]' if vectors of that type can be indexed, else null.
+-- 'vector', 'halfvec', 'bit' or 'real[]' if vectors of that type can be indexed, else null.
 create or replace function rektor.vector_type(type_id oid) returns text
 language sql stable
 set search_path = pg_catalog, pg_temp
 begin atomic
     select case
         when t.oid = 'real[]'::regtype then 'real[]'
+        when t.oid = 'bit'::regtype and exists (select from pg_extension x where x.extname = 'vector') then 'bit'
         when t.typname in ('vector', 'halfvec') and e.extname = 'vector' then t.typname::text
     end
     from pg_type t
@@ -155,7 +156,7 @@ begin atomic
     where t.oid = type_id;
 end;
 
--- The number of dimensions that the column's type declares, as pgvector's types can; null if it does not.
+-- The number of dimensions that the column's type declares, as pgvector's types and bit can; null if it does not.
 create or replace function rektor.declared_dimensions(relation oid, column_number smallint) returns int
 language sql stable
 set search_path = pg_catalog, pg_temp
@@ -163,7 +164,7 @@ begin atomic
     select a.atttypmod
     from pg_attribute a
     where a.attrelid = relation and a.attnum = column_number and not a.attisdropped and a.atttypmod > 0
-        and rektor.vector_type(a.atttypid) in ('vector', 'halfvec');
+        and rektor.vector_type(a.atttypid) in ('vector', 'halfvec', 'bit');
 end;
 
 -- Raises unless the column exists and its changes are replicated.
@@ -232,7 +233,7 @@ begin
             using errcode = '22023',
             detail = case cardinality(words)
                 when 1 then format('The only valid value is "%s".', words[1])
-                else format('Valid values are "%s" and "%s".', words[1], words[2])
+                else format('Valid values are "%s", and "%s".', array_to_string(words[:cardinality(words) - 1], '", "'), words[cardinality(words)])
             end;
     end if;
     return lower(value);
@@ -257,12 +258,23 @@ begin
     for option, value in select * from jsonb_each_text(options) loop
         case option
             when 'method' then
-                checked := checked || jsonb_build_object(option, rektor.check_option_word(option, value, '{hnsw,flat}'));
+                checked := checked || jsonb_build_object(option, rektor.check_option_word(option, value, '{hnsw,flat,ivf,factory}'));
             when 'storage' then
                 checked := checked || jsonb_build_object(option, rektor.check_option_word(option, value, '{f32}'));
             when 'm' then
                 m := rektor.check_option_range(option, value, 2, 100);
                 checked := checked || jsonb_build_object(option, m);
+            when 'lists' then
+                checked := checked || jsonb_build_object(option, rektor.check_option_range(option, value, 1, 32768));
+            when 'factory' then
+                -- FAISS's words as src/catalog.rs has them; that they fit the column is seen when the index is made.
+                if value is null or length(value) > 64
+                    or value !~ '^((PCA|PCAR|RR)\d+,|OPQ\d+(_\d+)?,)?(IVF\d+(_HNSW\d+)?,(Flat|SQ[468]|SQfp16|SQbf16|RaBitQ|PQ\d+(x4|x8|x4fs|x4fsr)?)|HNSW\d+(,(Flat|SQ[468]|SQfp16|SQbf16|RaBitQ))?)$' then
+                    raise exception 'invalid value for option "factory": %', coalesce(value, '')
+                        using errcode = '22023',
+                        detail = 'Known are IVFn,code and HNSWm,code behind an optional transform; codes are Flat, SQ8, SQfp16, PQmx4fs and RaBitQ.';
+                end if;
+                checked := checked || jsonb_build_object(option, value);
             when 'ef_construction' then
                 ef_construction := rektor.check_option_range(option, value, 4, 1000);
                 checked := checked || jsonb_build_object(option, ef_construction);
@@ -270,6 +282,9 @@ begin
                 raise exception 'unrecognized parameter "%"', option using errcode = '22023';
         end case;
     end loop;
+    if (checked ->> 'method' = 'factory') is distinct from (checked ? 'factory') and (checked ->> 'method' = 'factory' or checked ? 'factory') then
+        raise exception 'method "factory" and option "factory" go together' using errcode = '22023';
+    end if;
     if ef_construction < 2 * m then
         if checked ? 'ef_construction' then
             raise exception 'ef_construction must be greater than or equal to 2 * m' using errcode = '22023';

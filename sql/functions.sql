@@ -50,7 +50,10 @@ as $$
 declare
     dimensions int;
 begin
-    execute format('select cardinality(%I::real[]) from %s where %1$I is not null limit 1', column_name, relation) into dimensions;
+    execute format('select %s from %s where %I is not null limit 1',
+        case (select a.atttypid from pg_attribute a where a.attrelid = relation and a.attname = column_name)
+            when 'bit'::regtype then format('length(%I)', column_name)
+            else format('cardinality(%I::real[])', column_name) end, relation, column_name) into dimensions;
     return nullif(dimensions, 0);
 end
 $$;
@@ -75,6 +78,7 @@ declare
     metric text;
     declared int;
     dimensions int;
+    most_dimensions int;
     chosen name := name;
     included name;
 begin
@@ -96,13 +100,18 @@ begin
     indexed_column := rektor.check_column(relation, column_name);
 
     opclass := coalesce(opclass, case rektor.vector_type(indexed_column.atttypid)
-        when 'halfvec' then 'halfvec_l2_ops' else 'vector_l2_ops' end);
-    class_type := substring(opclass from '^(vector|halfvec)_(?:l2|ip|cosine|l1)_ops$');
-    metric := substring(opclass from '_(l2|ip|cosine|l1)_ops$');
+        when 'halfvec' then 'halfvec_l2_ops' when 'bit' then 'bit_hamming_ops' else 'vector_l2_ops' end);
+    class_type := coalesce(
+        substring(opclass from '^(vector|halfvec)_(?:l2|ip|cosine|l1)_ops$'), substring(opclass from '^(bit)_(?:hamming|jaccard)_ops$'));
+    metric := substring(opclass from '^[a-z]+_([a-z0-9]+)_ops$');
+    most_dimensions := case class_type when 'bit' then 64000 else 16000 end;
     if class_type is null then
         raise exception 'operator class "%" does not exist for access method "faiss"', opclass
             using errcode = '42704',
-            hint = 'There are vector_l2_ops, vector_ip_ops, vector_cosine_ops, vector_l1_ops and the same of halfvec.';
+            hint = 'There are vector_l2_ops, vector_ip_ops, vector_cosine_ops, vector_l1_ops, the same of halfvec, bit_hamming_ops and bit_jaccard_ops.';
+    end if;
+    if class_type = 'bit' and indexed_column.atttypid = 'varbit'::regtype then
+        raise exception 'type not supported for faiss index' using errcode = '0A000', hint = 'Use bit(n).';
     end if;
     type_name := rektor.vector_type(indexed_column.atttypid);
     if type_name is null or class_type <> replace(type_name, 'real[]', 'vector') then
@@ -116,7 +125,7 @@ begin
     -- pgvector's type modifier is the number of dimensions.
     declared := case when type_name <> 'real[]' and indexed_column.atttypmod > 0 then indexed_column.atttypmod end;
     if options ? 'dimensions' then
-        dimensions := rektor.check_option_range('dimensions', options ->> 'dimensions', 1, 16000);
+        dimensions := rektor.check_option_range('dimensions', options ->> 'dimensions', 1, most_dimensions);
         if dimensions <> declared then
             raise exception 'column "%" has % dimensions, not %', column_name, declared, dimensions using errcode = '22023';
         end if;
@@ -128,8 +137,8 @@ begin
         raise exception 'column does not have dimensions'
             using errcode = '22023', hint = 'Name them: WITH (dimensions = …).';
     end if;
-    if dimensions > 16000 then
-        raise exception 'column cannot have more than 16000 dimensions for faiss index' using errcode = '54000';
+    if dimensions > most_dimensions then
+        raise exception 'column cannot have more than % dimensions for faiss index', most_dimensions using errcode = '54000';
     end if;
 
     chosen := coalesce(chosen, rektor.choose_name(relation, array[column_name] || coalesce(include, '{}')));
@@ -228,7 +237,7 @@ begin
         if option = 'dimensions' then
             raise exception 'dimensions of an index cannot be changed'
                 using errcode = '0A000', hint = 'Drop the index and create another one.';
-        elsif option not in ('method', 'm', 'ef_construction', 'storage') then
+        elsif option not in ('method', 'm', 'ef_construction', 'storage', 'lists', 'factory') then
             raise exception 'unrecognized parameter "%"', option using errcode = '22023';
         end if;
     end loop;

@@ -78,7 +78,7 @@ begin
     perform rektor.check_table(new.relation);
     if rektor.vector_type((rektor.check_column(new.relation, new.column_name)).atttypid) is null then
         raise exception 'column "%" cannot be indexed', new.column_name
-            using errcode = '42804', hint = 'Vectors are of type vector, halfvec or real[].';
+            using errcode = '42804', hint = 'Vectors are of type vector, halfvec, real[] or bit.';
     end if;
     foreach included in array new.include loop
         perform rektor.check_include(new.relation, included);

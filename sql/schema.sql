@@ -11,7 +11,7 @@ create table if not exists rektor.index (
     relation regclass not null,
     column_name name not null,
     metric text not null,
-    dimensions int not null check (dimensions between 1 and 16000),
+    dimensions int not null,
     include name[] not null default '{}',
     options jsonb not null default '{}' check (jsonb_typeof(options) = 'object'),
     reindexed bigint not null default 0,
@@ -20,7 +20,10 @@ create table if not exists rektor.index (
 );
 -- Anew each time: an older version knew fewer.
 alter table rektor.index drop constraint if exists index_metric_check;
-alter table rektor.index add constraint index_metric_check check (metric in ('l2', 'ip', 'cosine', 'l1'));
+alter table rektor.index add constraint index_metric_check check (metric in ('l2', 'ip', 'cosine', 'l1', 'hamming', 'jaccard'));
+alter table rektor.index drop constraint if exists index_dimensions_check;
+alter table rektor.index add constraint index_dimensions_check
+    check (dimensions between 1 and 64000);
 -- Columns are followed by attribute number, as Postgres's own indexes do: those of column_name and include, in that order.
 -- They hold for the table with that OID, in the row that the transaction of that number wrote. pg_dump writes names: a row
 -- that a restore wrote has numbers of another table and transaction, and its names count.

@@ -1,5 +1,5 @@
-//! Vectors: the text and binary forms of `vector`, `halfvec` and `real[]` → finite `f32` numbers, and exact distances.
-//! Never lets a NaN, an infinity or an empty vector through, and never panics on any input.
+//! Vectors: the text and binary forms of `vector`, `halfvec`, `real[]` and `bit` → 32-bit words (finite `f32` numbers, or 32
+//! bits each), and exact distances. Never lets a NaN, an infinity or an empty vector through, and never panics on any input.
 
 use std::fmt;
 
@@ -8,7 +8,10 @@ use serde::{Deserialize, Serialize};
 /// Most dimensions a vector may have: pgvector's `VECTOR_MAX_DIM`.
 pub const MAX_DIM: usize = 16_000;
 
-/// The number of dimensions of a vector, 1 to [`MAX_DIM`].
+/// Most bits a string of bits may have: what pgvector's HNSW indexes.
+pub const MAX_BITS: usize = 64_000;
+
+/// The number of dimensions of a vector, 1 to [`MAX_DIM`], or of the bits of a string, 1 to [`MAX_BITS`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "usize", into = "usize")]
 pub struct Dim(u16);
@@ -31,7 +34,7 @@ impl Dim {
     /// A dimension, if it is one.
     #[must_use]
     pub fn new(dimensions: usize) -> Option<Self> {
-        (1..=MAX_DIM)
+        (1..=MAX_BITS)
             .contains(&dimensions)
             .then(|| u16::try_from(dimensions).ok().map(Self))
             .flatten()
@@ -59,6 +62,8 @@ pub enum VectorType {
     Halfvec,
     /// PostgreSQL's own `real[]`.
     RealArray,
+    /// PostgreSQL's own `bit(n)`.
+    Bit,
 }
 
 impl VectorType {
@@ -69,6 +74,7 @@ impl VectorType {
             Self::Vector => "vector",
             Self::Halfvec => "halfvec",
             Self::RealArray => "real[]",
+            Self::Bit => "bit",
         }
     }
 }
@@ -84,18 +90,36 @@ pub enum Metric {
     Cosine,
     /// Taxicab distance, `<+>`.
     L1,
+    /// Bits that differ, `<~>`.
+    Hamming,
+    /// 1 − bits set in both ÷ bits set in either, `<%>`.
+    Jaccard,
 }
 
 impl Metric {
+    /// Those that compare numbers.
+    pub const OF_NUMBERS: [Self; 4] = [Self::L2, Self::InnerProduct, Self::Cosine, Self::L1];
+    /// Those that compare bits.
+    pub const OF_BITS: [Self; 2] = [Self::Hamming, Self::Jaccard];
+
     /// Every metric.
-    pub const ALL: [Self; 4] = [Self::L2, Self::InnerProduct, Self::Cosine, Self::L1];
+    fn all() -> impl Iterator<Item = Self> {
+        Self::OF_NUMBERS.into_iter().chain(Self::OF_BITS)
+    }
+
+    /// What vectors of so many dimensions are under this metric.
+    #[must_use]
+    pub const fn form(self, dim: Dim) -> Form {
+        match self {
+            Self::L2 | Self::InnerProduct | Self::Cosine | Self::L1 => Form::Numbers(dim),
+            Self::Hamming | Self::Jaccard => Form::Bits(dim),
+        }
+    }
 
     /// The metric that an operator orders by.
     #[must_use]
     pub fn from_operator(operator: &str) -> Option<Self> {
-        Self::ALL
-            .into_iter()
-            .find(|metric| metric.operator() == operator)
+        Self::all().find(|metric| metric.operator() == operator)
     }
 
     /// The operator that orders by this distance.
@@ -106,6 +130,8 @@ impl Metric {
             Self::InnerProduct => "<#>",
             Self::Cosine => "<=>",
             Self::L1 => "<+>",
+            Self::Hamming => "<~>",
+            Self::Jaccard => "<%>",
         }
     }
 
@@ -117,23 +143,41 @@ impl Metric {
             Self::InnerProduct => "ip",
             Self::Cosine => "cosine",
             Self::L1 => "l1",
+            Self::Hamming => "hamming",
+            Self::Jaccard => "jaccard",
         }
     }
 
     /// The metric of that [`name`](Self::name).
     #[must_use]
     pub fn from_name(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|metric| metric.name() == name)
+        Self::all().find(|metric| metric.name() == name)
     }
 
     /// The distance that the operator returns, computed in double precision. The cosine distance of a zero vector is NaN.
-    /// Both slices have the same length.
+    /// Both slices are words of the metric's [`Form`], and have the same length.
     #[must_use]
     pub fn distance(self, a: &[f32], b: &[f32]) -> f64 {
         let pairs = || a.iter().zip(b).map(|(x, y)| (f64::from(*x), f64::from(*y)));
+        let bits = |operation: fn(u32, u32) -> u32| {
+            let words = a.iter().zip(b).map(|(x, y)| (x.to_bits(), y.to_bits()));
+            words
+                .map(|(x, y)| f64::from(operation(x, y).count_ones()))
+                .sum::<f64>()
+        };
         match self {
             Self::L2 => pairs().map(|(x, y)| (x - y) * (x - y)).sum::<f64>().sqrt(),
             Self::L1 => pairs().map(|(x, y)| (x - y).abs()).sum::<f64>(),
+            Self::Hamming => bits(|x, y| x ^ y),
+            Self::Jaccard => {
+                let both = bits(|x, y| x & y);
+                // As pgvector says it: also of two strings without any bit set.
+                if both == 0.0 {
+                    1.0
+                } else {
+                    1.0 - both / bits(|x, y| x | y)
+                }
+            }
             Self::InnerProduct => -pairs().map(|(x, y)| x * y).sum::<f64>(),
             Self::Cosine => {
                 let (mut dot, mut aa, mut bb) = (0.0, 0.0, 0.0);
@@ -148,14 +192,45 @@ impl Metric {
     }
 }
 
+/// What the vectors of an index are made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// So many numbers.
+    Numbers(Dim),
+    /// So many bits.
+    Bits(Dim),
+}
+
+impl Form {
+    /// How many numbers or bits.
+    #[must_use]
+    pub const fn dim(self) -> Dim {
+        match self {
+            Self::Numbers(dim) | Self::Bits(dim) => dim,
+        }
+    }
+
+    /// How many words they take.
+    #[must_use]
+    pub const fn words(self) -> usize {
+        match self {
+            Self::Numbers(dim) => dim.get(),
+            Self::Bits(dim) => dim.get().div_ceil(WORD_BITS),
+        }
+    }
+}
+
+/// Bits of a word.
+const WORD_BITS: usize = 32;
+
 /// Why a value is no vector that can be indexed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum VectorError {
     /// No dimension at all.
     #[error("vector must have at least 1 dimension")]
     Empty,
-    /// More than [`MAX_DIM`] dimensions.
-    #[error("vector cannot have more than {MAX_DIM} dimensions")]
+    /// More than [`MAX_DIM`] dimensions, or [`MAX_BITS`] bits.
+    #[error("vector cannot have more than {MAX_DIM} dimensions, or {MAX_BITS} bits")]
     TooLong,
     /// A component is NaN.
     #[error("NaN not allowed in vector")]
@@ -174,9 +249,29 @@ pub enum VectorError {
     Malformed,
 }
 
-/// A vector of 1 to [`MAX_DIM`] finite components.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Vector(Box<[f32]>);
+/// A vector of 1 to [`MAX_DIM`] finite components, or of 1 to [`MAX_BITS`] bits.
+#[derive(Clone, Debug)]
+pub struct Vector {
+    /// Of bits: 32 each, in the order in which PostgreSQL has them in memory, the last filled up with zeros. So the engine
+    /// stores one kind of thing; a word that is no number is never used as one.
+    words: Box<[f32]>,
+    /// How many bits, if they are bits.
+    bits: Option<Dim>,
+}
+
+impl PartialEq for Vector {
+    /// In every bit: words of bits may look like NaN.
+    fn eq(&self, other: &Self) -> bool {
+        let words = |vector: &Self| {
+            vector
+                .words
+                .iter()
+                .map(|word| word.to_bits())
+                .collect::<Vec<_>>()
+        };
+        self.bits == other.bits && words(self) == words(other)
+    }
+}
 
 impl Vector {
     /// A vector of these components.
@@ -198,7 +293,55 @@ impl Vector {
                 return Err(VectorError::Infinite);
             }
         }
-        Ok(Self(components.into_boxed_slice()))
+        Ok(Self {
+            words: components.into_boxed_slice(),
+            bits: None,
+        })
+    }
+
+    /// A string of so many bits, eight in each byte, the first the highest. What is beyond them counts as zero.
+    fn of_bits(bits: usize, bytes: &[u8]) -> Result<Self, VectorError> {
+        if bits == 0 {
+            return Err(VectorError::Empty);
+        }
+        let dim = Dim::new(bits).ok_or(VectorError::TooLong)?;
+        if bytes.len() != bits.div_ceil(8) {
+            return Err(VectorError::Malformed);
+        }
+        let word = |(first, bytes): (usize, &[u8])| {
+            let mut word = [0; WORD_BITS / 8];
+            word.iter_mut()
+                .zip(bytes)
+                .for_each(|(to, from)| *to = *from);
+            // The highest bit of the first byte is the first.
+            let known = u32::try_from(bits - first * WORD_BITS).map_or(u32::MAX, |left| {
+                u32::MAX.checked_shl(32 - left.min(32)).unwrap_or(0)
+            });
+            let word = u32::from_be_bytes(word) & known;
+            f32::from_bits(u32::from_ne_bytes(word.to_be_bytes()))
+        };
+        Ok(Self {
+            words: bytes.chunks(WORD_BITS / 8).enumerate().map(word).collect(),
+            bits: Some(dim),
+        })
+    }
+
+    /// The vector of these words.
+    ///
+    /// # Errors
+    /// When they are none of that form.
+    pub fn from_words(form: Form, words: Vec<f32>) -> Result<Self, VectorError> {
+        if words.len() != form.words() {
+            return Err(VectorError::Malformed);
+        }
+        match form {
+            Form::Numbers(_) => Self::new(words),
+            Form::Bits(dim) => {
+                let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_ne_bytes()).collect();
+                let bytes = bytes.get(..dim.get().div_ceil(8));
+                Self::of_bits(dim.get(), bytes.ok_or(VectorError::Malformed)?)
+            }
+        }
     }
 
     /// Decodes the type's binary form, as `COPY BINARY`, pgoutput and binary parameters carry it.
@@ -207,6 +350,13 @@ impl Vector {
     /// When the bytes are not exactly one value of the type, or no vector.
     pub fn from_binary(kind: VectorType, bytes: &[u8]) -> Result<Self, VectorError> {
         Self::new(match kind {
+            VectorType::Bit => {
+                let (length, bytes) = bytes
+                    .split_first_chunk::<4>()
+                    .ok_or(VectorError::Malformed)?;
+                let bits = usize::try_from(i32::from_be_bytes(*length));
+                return Self::of_bits(bits.map_err(|_| VectorError::Malformed)?, bytes);
+            }
             VectorType::Vector => header_and_components::<4>(bytes)?
                 .map(|c| f32::from_be_bytes(*c))
                 .collect(),
@@ -217,7 +367,7 @@ impl Vector {
         })
     }
 
-    /// Decodes the type's text form: `[1,2]`, or `{1,2}` for `real[]`.
+    /// Decodes the type's text form: `[1,2]`, `{1,2}` for `real[]`, `101`, `b101` or `x5` for `bit`.
     ///
     /// # Errors
     /// When the text is not in that form, or no vector.
@@ -225,6 +375,7 @@ impl Vector {
         let (open, close) = match kind {
             VectorType::Vector | VectorType::Halfvec => ('[', ']'),
             VectorType::RealArray => ('{', '}'),
+            VectorType::Bit => return bits_from_text(text),
         };
         let inner = text
             .trim_matches(is_space)
@@ -248,13 +399,13 @@ impl Vector {
     /// Encodes as the type's binary form.
     #[must_use]
     pub fn to_binary(&self, kind: VectorType) -> Vec<u8> {
-        let count = u16::try_from(self.0.len()).unwrap_or(u16::MAX); // at most MAX_DIM, by construction
-        let mut bytes = Vec::with_capacity(20 + self.0.len() * 8);
+        let count = u16::try_from(self.dim()).unwrap_or(u16::MAX); // at most MAX_BITS, by construction
+        let mut bytes = Vec::with_capacity(20 + self.words.len() * 8);
         match kind {
             VectorType::Vector | VectorType::Halfvec => {
                 bytes.extend_from_slice(&count.to_be_bytes());
                 bytes.extend_from_slice(&[0, 0]);
-                for component in &self.0 {
+                for component in &self.words {
                     if kind == VectorType::Vector {
                         bytes.extend_from_slice(&component.to_be_bytes());
                     } else {
@@ -262,11 +413,16 @@ impl Vector {
                     }
                 }
             }
+            VectorType::Bit => {
+                bytes.extend_from_slice(&u32::from(count).to_be_bytes());
+                bytes.extend(self.words.iter().flat_map(|word| word.to_ne_bytes()));
+                bytes.truncate(4 + self.dim().div_ceil(8));
+            }
             VectorType::RealArray => {
                 for word in [1, 0, FLOAT4_OID, u32::from(count), 1] {
                     bytes.extend_from_slice(&word.to_be_bytes());
                 }
-                for component in &self.0 {
+                for component in &self.words {
                     bytes.extend_from_slice(&4_u32.to_be_bytes());
                     bytes.extend_from_slice(&component.to_be_bytes());
                 }
@@ -275,22 +431,31 @@ impl Vector {
         bytes
     }
 
-    /// The components.
+    /// The components; of bits, the words that hold them.
     #[must_use]
     pub fn as_slice(&self) -> &[f32] {
-        &self.0
+        &self.words
     }
 
-    /// The number of components.
+    /// The number of components, or of bits.
     #[must_use]
     pub fn dim(&self) -> usize {
-        self.0.len()
+        self.bits.map_or(self.words.len(), Dim::get)
+    }
+
+    /// What it is made of.
+    #[must_use]
+    pub fn form(&self) -> Option<Form> {
+        match self.bits {
+            Some(bits) => Some(Form::Bits(bits)),
+            None => Dim::new(self.words.len()).map(Form::Numbers),
+        }
     }
 
     /// Whether every component is zero: such a vector has no cosine distance.
     #[must_use]
     pub fn is_zero(&self) -> bool {
-        self.0.iter().all(|component| *component == 0.0)
+        self.words.iter().all(|component| *component == 0.0)
     }
 }
 
@@ -298,6 +463,9 @@ impl Vector {
 pub const FLOAT4_OID: u32 = 700;
 /// `pg_type.oid` of `real[]`.
 pub const FLOAT4_ARRAY_OID: u32 = 1021;
+
+/// `pg_type.oid` of `bit`.
+pub const BIT_OID: u32 = 1560;
 
 /// The white space that PostgreSQL's parsers skip.
 fn is_space(c: char) -> bool {
@@ -351,6 +519,29 @@ fn array_components(bytes: &[u8]) -> Result<Vec<f32>, VectorError> {
         return Err(VectorError::Malformed);
     }
     Ok(components)
+}
+
+/// A string of bits as PostgreSQL reads it: digits of 0 and 1, also behind `b`, or hexadecimal ones behind `x`.
+fn bits_from_text(text: &str) -> Result<Vector, VectorError> {
+    let (digits, width) = match text.strip_prefix(['x', 'X']) {
+        Some(digits) => (digits, 4),
+        None => (text.strip_prefix(['b', 'B']).unwrap_or(text), 1),
+    };
+    let bits = digits.len() * width;
+    if bits > MAX_BITS {
+        return Err(VectorError::TooLong);
+    }
+    let mut bytes = vec![0_u8; bits.div_ceil(8)];
+    for (number, digit) in digits.chars().enumerate() {
+        let value = digit
+            .to_digit(if width == 1 { 2 } else { 16 })
+            .ok_or(VectorError::Malformed)?;
+        let first = number * width;
+        let byte = bytes.get_mut(first / 8).ok_or(VectorError::Malformed)?;
+        // Below 16, and within the byte: its width divides 8.
+        *byte |= u8::try_from(value).unwrap_or(0) << (8 - width - first % 8);
+    }
+    Vector::of_bits(bits, &bytes)
 }
 
 /// One number of a text form. Finite digits that overflow are [`VectorError::Infinite`], as a stored value could not be.
@@ -408,6 +599,92 @@ mod tests {
     }
 
     #[test]
+    fn golden_binary_forms_of_bits() {
+        // select bit_send(B'1011'), bit_send(X'0123456789ABCDEF0'), in PostgreSQL 16
+        for (bytes, text, words) in [
+            (&b"\0\0\0\x04\xb0"[..], "1011", &[0xb000_0000_u32][..]),
+            (
+                b"\0\0\0\x44\x01\x23\x45\x67\x89\xab\xcd\xef\0",
+                "x0123456789ABCDEF0",
+                &[0x0123_4567, 0x89ab_cdef, 0],
+            ),
+        ] {
+            let vector = Vector::from_binary(VectorType::Bit, bytes).unwrap();
+            let found: Vec<u32> = vector
+                .as_slice()
+                .iter()
+                .map(|word| u32::from_be_bytes(word.to_ne_bytes()))
+                .collect();
+            assert_eq!(found, words);
+            assert_eq!(vector.to_binary(VectorType::Bit), bytes);
+            assert_eq!(Vector::from_text(VectorType::Bit, text).unwrap(), vector);
+            let form = vector.form().unwrap();
+            let again = Vector::from_words(form, vector.as_slice().to_vec()).unwrap();
+            assert_eq!(again, vector);
+            assert!(Vector::from_words(form, vec![0.0; words.len() + 1]).is_err());
+            for end in 0..bytes.len() {
+                let cut = Vector::from_binary(VectorType::Bit, &bytes[..end]);
+                assert_eq!(cut, Err(VectorError::Malformed), "cut at {end}");
+            }
+            let longer = [bytes, &[0]].concat();
+            assert!(Vector::from_binary(VectorType::Bit, &longer).is_err());
+        }
+        // What is beyond the last bit counts as zero, as PostgreSQL reads it.
+        assert_eq!(
+            Vector::from_binary(VectorType::Bit, b"\0\0\0\x04\xbf"),
+            Vector::from_text(VectorType::Bit, "1011")
+        );
+        for (length, error) in [
+            (0, VectorError::Empty),
+            (-1, VectorError::Malformed),
+            (64_001, VectorError::TooLong),
+            (i32::MAX, VectorError::TooLong),
+        ] {
+            let bytes = [&i32::to_be_bytes(length)[..], &vec![0; 8_001]].concat();
+            let bytes = if length == 0 { &bytes[..4] } else { &bytes };
+            assert_eq!(
+                Vector::from_binary(VectorType::Bit, bytes),
+                Err(error),
+                "{length} bits"
+            );
+        }
+    }
+
+    #[test]
+    fn texts_of_bits() {
+        for (text, expected) in [
+            ("b101", Ok("101")),
+            ("B101", Ok("101")),
+            ("x5", Ok("0101")),
+            ("XfE", Ok("11111110")),
+            ("", Err(VectorError::Empty)),
+            ("b", Err(VectorError::Empty)),
+            ("102", Err(VectorError::Malformed)),
+            (" 101", Err(VectorError::Malformed)),
+            ("xg", Err(VectorError::Malformed)),
+            ("1é1", Err(VectorError::Malformed)),
+            ("+1", Err(VectorError::Malformed)),
+        ] {
+            let expected = expected.map(|bits| Vector::from_text(VectorType::Bit, bits).unwrap());
+            assert_eq!(
+                Vector::from_text(VectorType::Bit, text),
+                expected,
+                "{text:?}"
+            );
+        }
+        let most = "1".repeat(MAX_BITS);
+        assert_eq!(
+            Vector::from_text(VectorType::Bit, &most).unwrap().dim(),
+            MAX_BITS
+        );
+        let more = format!("{most}0");
+        assert_eq!(
+            Vector::from_text(VectorType::Bit, &more),
+            Err(VectorError::TooLong)
+        );
+    }
+
+    #[test]
     fn text_forms() {
         let check = |kind, text: &str, expected: Result<&[f32], VectorError>| {
             let found = Vector::from_text(kind, text);
@@ -458,15 +735,36 @@ mod tests {
         assert_eq!(Metric::InnerProduct.distance(&a, &a), -1.0);
         assert_eq!(Metric::Cosine.distance(&a, &b), 1.0);
         assert!(Metric::Cosine.distance(&a, &[0.0, 0.0]).is_nan());
+        // select B'1100' <~> B'1010', B'1100' <%> B'1010', B'1100' <%> B'0000', B'0000' <%> B'0000'
+        let bits = |text| Vector::from_text(VectorType::Bit, text).unwrap();
+        let (a, b, zero) = (bits("1100"), bits("1010"), bits("0000"));
+        let distance =
+            |metric: Metric, a: &Vector, b: &Vector| metric.distance(a.as_slice(), b.as_slice());
+        assert_eq!(distance(Metric::Hamming, &a, &b), 2.0);
+        assert_eq!(distance(Metric::Jaccard, &a, &b), 1.0 - 1.0 / 3.0);
+        assert_eq!(distance(Metric::Jaccard, &a, &zero), 1.0);
+        assert_eq!(distance(Metric::Jaccard, &zero, &zero), 1.0);
     }
 
     proptest! {
         #[test]
         fn no_bytes_panic(bytes in proptest::collection::vec(any::<u8>(), 0..64), text in ".{0,64}") {
-            for kind in [VectorType::Vector, VectorType::Halfvec, VectorType::RealArray] {
+            for kind in [VectorType::Vector, VectorType::Halfvec, VectorType::RealArray, VectorType::Bit] {
                 let _ = Vector::from_binary(kind, &bytes);
                 let _ = Vector::from_text(kind, &text);
             }
+        }
+
+        #[test]
+        fn bits_round_trip(bits in proptest::collection::vec(any::<bool>(), 1..200)) {
+            let text: String = bits.iter().map(|bit| if *bit { '1' } else { '0' }).collect();
+            let vector = Vector::from_text(VectorType::Bit, &text).unwrap();
+            prop_assert_eq!(vector.dim(), bits.len());
+            let binary = vector.to_binary(VectorType::Bit);
+            prop_assert_eq!(&Vector::from_binary(VectorType::Bit, &binary).unwrap(), &vector);
+            let set = bits.iter().filter(|bit| **bit).count();
+            let zero = vec![0.0; vector.as_slice().len()];
+            prop_assert_eq!(Metric::Hamming.distance(vector.as_slice(), &zero), set as f64);
         }
 
         #[test]

@@ -6,4 +6,5 @@ pub mod fixture;
 mod high;
 mod rights;
 mod statements;
+mod types;
 mod visibility;

@@ -102,7 +102,7 @@ impl Loader {
         };
         match (place, vector) {
             (Place::Row(row), Ok(vector)) => {
-                if vector.dim() != writer.spec.dim.get() {
+                if vector.form() != Some(writer.spec.form()) {
                     return wrong("has another dimension");
                 }
                 if writer.spec.metric == Metric::Cosine && vector.is_zero() {

@@ -23,9 +23,10 @@
 //!   codes.rs     8-bit codes;  graph.rs  handle of a C++ graph;  store.rs  chunks that never move
 //!   shim.h ffi.rs      the line between Rust and C++
 //!   distance.h         distances by codes and by vectors, and how far the first may be from the second
-//!   kernels.cpp        dot products of bytes for three kinds of processor
+//!   kernels.cpp        dot products of bytes for three kinds of processor;  bits.cpp  distances of bits for two
 //!   codes.cpp          vectors and queries → bytes
 //!   graph.cpp          FAISS's HNSW structure, linked while it is searched
+//!   lists.rs lists.cpp  FAISS's own indexes, added to while they are searched
 //!   search.cpp         the walk, the scan of what is not linked, exact comparison
 //! ```
 //!
@@ -67,7 +68,7 @@ pub use writer::{
 };
 
 use crate::catalog::IndexOptions;
-use crate::vector::{Dim, Metric};
+use crate::vector::{Dim, Form, Metric};
 
 /// Candidates that a search weighs when nobody says otherwise.
 pub const DEFAULT_EF: usize = 64;
@@ -120,6 +121,14 @@ pub struct IndexSpec {
     pub options: IndexOptions,
     /// Number of INCLUDE columns.
     pub include: usize,
+}
+
+impl IndexSpec {
+    /// What its vectors are made of.
+    #[must_use]
+    pub const fn form(&self) -> Form {
+        self.metric.form(self.dim)
+    }
 }
 
 /// Why an index cannot do what is asked. Each leaves the index as it was.

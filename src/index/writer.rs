@@ -4,13 +4,13 @@ use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use super::attributes::Attributes;
-use super::faiss::Rows;
+use super::faiss::{Rows, check_lists};
 use super::keys::{KeyMap, Place};
 use super::linker::Linker;
 use super::loader::Changed;
 use super::pages::Records;
 use super::{IndexError, IndexSpec, Snapshot, record};
-use crate::catalog::{IndexOptions, RowKey, ValueKind};
+use crate::catalog::{IndexOptions, Method, RowKey, ValueKind};
 use crate::lsn::Lsn;
 use crate::vector::{Metric, Vector};
 
@@ -144,7 +144,7 @@ impl Writer {
     /// An empty index.
     ///
     /// # Errors
-    /// When the options are beyond what the engine has room for.
+    /// When the options are beyond what the engine has room for, or FAISS can make no index of them.
     pub fn new(spec: IndexSpec) -> Result<Self, IndexError> {
         let IndexOptions {
             m, ef_construction, ..
@@ -153,6 +153,9 @@ impl Writer {
             return Err(IndexError::Engine(format!(
                 "m = {m}, ef_construction = {ef_construction}"
             )));
+        }
+        if matches!(spec.options.method, Method::Ivf | Method::Factory) {
+            check_lists(&spec)?;
         }
         Ok(Self {
             spec,
@@ -337,7 +340,7 @@ impl Writer {
 
     /// What storing `vector` means for the row now at `source`.
     fn check<'a>(&self, vector: &'a Vector, source: Option<Place>) -> NewVector<'a> {
-        if vector.dim() != self.spec.dim.get() {
+        if vector.form() != Some(self.spec.form()) {
             return NewVector::LeftOut(LeftOut::WrongDimension);
         }
         if self.spec.metric == Metric::Cosine && vector.is_zero() {
@@ -397,6 +400,12 @@ impl Writer {
             Place::Row(row) => self.records.get(row),
             Place::LeftOut(slot) => self.left_out.records.get(slot),
         }
+    }
+
+    /// Whether a rebuild waits for the next [`publish`](Self::publish).
+    #[must_use]
+    pub fn is_rebuilt(&self) -> bool {
+        self.linker.as_ref().is_some_and(Linker::is_rebuilt)
     }
 
     /// Makes everything applied visible, at once, as the state at `lsn`.

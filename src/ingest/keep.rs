@@ -188,7 +188,7 @@ fn write_index(
         id: index.entry.definition.id,
         identity,
         lsn: index.lsn,
-        dim: snapshot.spec().dim.get(),
+        form: snapshot.spec().form(),
         include,
     });
     let is_there = |place: Place| match place {

@@ -41,7 +41,8 @@ pub(crate) fn measure(snapshot: &Snapshot) -> Option<f64> {
 
 /// How many of a row's nearest rows a search finds, of how many.
 fn one(snapshot: &Snapshot, row: RowId) -> Option<Result<(u32, u32), IndexError>> {
-    let query = Vector::new(snapshot.vector(row)?.to_vec()).ok()?;
+    let words = snapshot.vector(row)?.to_vec();
+    let query = Vector::from_words(snapshot.spec().form(), words).ok()?;
     let searched = || {
         let exact = snapshot.search_exact(&query, NEIGHBORS)?;
         let found = snapshot.search(&query, NEIGHBORS, DEFAULT_EF)?;

@@ -45,6 +45,8 @@ fn framework_shapes() {
         (22, "SELECT *, embedding <=> $1 AS distance FROM public.vector_store WHERE embedding <=> $2 < $3 AND metadata::jsonb @@ '$.a == 1'::jsonpath ORDER BY distance LIMIT $4".into(), Ok(("embedding", Metric::Cosine))),
         (23, "SELECT *, (1 + (embedding <#> $1)) AS distance FROM public.vector_store WHERE (1 + (embedding <#> $2)) < $3 ORDER BY distance LIMIT $4".into(), Err(R::NotADistance)),
         (26, "SELECT id FROM items ORDER BY embedding <+> $1::vector LIMIT 5".into(), Ok(("embedding", Metric::L1))),
+        (3, "SELECT id FROM items ORDER BY embedding <~> B'101' LIMIT 5".into(), Ok(("embedding", Metric::Hamming))),
+        (3, "SELECT id FROM items ORDER BY embedding <%> '101'::bit(3) LIMIT 5".into(), Ok(("embedding", Metric::Jaccard))),
         (24, format!("WITH temp AS (SELECT (2 - (embedding <=> {q})) / 2 AS score FROM items) SELECT * FROM temp WHERE score >= 0.5 ORDER BY score desc LIMIT 5"), Err(R::With)),
         (25, format!(r#"SELECT "t".*, "t"."embedding" <-> {q} AS neighbor_distance FROM "t" WHERE "t"."embedding" IS NOT NULL AND "t"."id" != 1 ORDER BY "t"."embedding" <-> {q} LIMIT 5"#), Ok(("embedding", Metric::L2))),
         (26, "SELECT id, embedding::text FROM items ORDER BY embedding <-> $1::vector LIMIT 5".into(), Ok(("embedding", Metric::L2))),
@@ -333,10 +335,6 @@ fn reasons() {
             R::AmbiguousSortKey,
         ),
         (
-            "SELECT * FROM t ORDER BY e <~> $1 LIMIT 1",
-            R::UnsupportedOperator,
-        ),
-        (
             "SELECT * FROM t ORDER BY e <-> $1::text::vector LIMIT 1",
             R::QueryNotConstant,
         ),
@@ -610,6 +608,15 @@ fn query_vectors() {
             Literal("{1,2}".into()),
             Some((VectorType::RealArray, None)),
         ),
+        ("B'101'", Literal("101".into()), None),
+        ("X'1f'", Literal("x1f".into()), None),
+        (
+            "'b101'::bit(3)",
+            Literal("b101".into()),
+            Some((VectorType::Bit, Some(3))),
+        ),
+        // One bit, as SQL has it.
+        ("$1::bit", Parameter(1), Some((VectorType::Bit, Some(1)))),
     ];
     for (text, vector, cast) in table {
         for sql in [

@@ -178,7 +178,8 @@ impl<'a> Scan<'a> {
         };
         self.first_word(word);
         match word {
-            b"l2_distance" | b"cosine_distance" | b"inner_product" | b"l1_distance" => {
+            b"l2_distance" | b"cosine_distance" | b"inner_product" | b"l1_distance"
+            | b"hamming_distance" | b"jaccard_distance" => {
                 self.found.distance = true;
             }
             b"faiss" | b"rektor" => self.found.ddl = true,

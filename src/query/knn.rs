@@ -354,7 +354,6 @@ impl<'a> Distance<'a> {
             return Err(RelayReason::NotADistance);
         }
         let metric = match operation.name.last().and_then(parse::string) {
-            Some("<~>" | "<%>") => return Err(RelayReason::UnsupportedOperator),
             Some(operator) => Metric::from_operator(operator).ok_or(RelayReason::NotADistance)?,
             None => return Err(RelayReason::NotADistance),
         };

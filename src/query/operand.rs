@@ -25,7 +25,7 @@ pub enum Bound {
 /// Where the query vector comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum QueryVector {
-    /// A literal's text, `[…]` or `{…}`; not yet looked at.
+    /// A literal's text, `[…]`, `{…}` or bits; not yet looked at.
     Literal(String),
     /// `$n`, from 1.
     Parameter(u16),
@@ -71,6 +71,16 @@ fn uncast_vector(node: &Node) -> Result<Option<QueryVector>, RelayReason> {
             val: Some(Val::Sval(text)),
             ..
         })) => Ok(Some(QueryVector::Literal(text.sval.clone()))),
+        // B'101' comes as b101, which means the same in a string.
+        Some(Tree::AConst(AConst {
+            val: Some(Val::Bsval(bits)),
+            ..
+        })) => Ok(Some(QueryVector::Literal(
+            bits.bsval
+                .strip_prefix('b')
+                .unwrap_or(&bits.bsval)
+                .to_owned(),
+        ))),
         Some(_) | None => Ok(None),
     }
 }
@@ -79,7 +89,7 @@ fn parameter_number(number: i32) -> Option<u16> {
     u16::try_from(number).ok().filter(|number| *number > 0)
 }
 
-/// `vector`, `halfvec`, `real[]`, `float4[]`, with or without schema and modifier.
+/// `vector`, `halfvec`, `real[]`, `float4[]`, `bit(n)`, with or without schema and modifier.
 fn vector_type(name: &TypeName) -> Option<QueryCast> {
     let names = parse::names(&name.names)?;
     if name.setof || name.pct_type {
@@ -89,6 +99,7 @@ fn vector_type(name: &TypeName) -> Option<QueryCast> {
     let kind = match (*names.last()?, array) {
         ("vector", false) => VectorType::Vector,
         ("halfvec", false) => VectorType::Halfvec,
+        ("bit", false) => VectorType::Bit,
         ("float4", true) | ("_float4", false) => VectorType::RealArray,
         _ => return None,
     };
@@ -122,10 +133,11 @@ fn array_text(node: &Node, kind: VectorType) -> Option<String> {
             Val::Boolval(_) | Val::Sval(_) | Val::Bsval(_) => return None,
         }
     }
-    Some(match kind {
-        VectorType::Vector | VectorType::Halfvec => format!("[{text}]"),
-        VectorType::RealArray => format!("{{{text}}}"),
-    })
+    match kind {
+        VectorType::Vector | VectorType::Halfvec => Some(format!("[{text}]")),
+        VectorType::RealArray => Some(format!("{{{text}}}")),
+        VectorType::Bit => None,
+    }
 }
 
 pub(super) fn limit(select: &SelectStmt) -> Result<Bound, RelayReason> {

@@ -67,9 +67,6 @@ pub enum RelayReason {
     /// The sort key is an alias or an ordinal that may mean something else.
     #[error("the sort key's alias or ordinal is ambiguous")]
     AmbiguousSortKey,
-    /// A distance without an index method: `<~>`, `<%>`.
-    #[error("no index serves this distance operator")]
-    UnsupportedOperator,
     /// The query is neither a parameter nor a literal, nor a cast of one to a vector type.
     #[error("the query vector is neither a parameter nor a literal")]
     QueryNotConstant,

@@ -51,7 +51,7 @@ pub(super) fn read(
         }
     };
     let vector = vector.map_err(|_| RelayReason::MalformedQuery)?;
-    if vector.dim() != index.dim.get() {
+    if vector.form() != Some(index.form()) {
         return Err(RelayReason::WrongDimension);
     }
     if index.metric == Metric::Cosine && vector.is_zero() {

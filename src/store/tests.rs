@@ -7,7 +7,7 @@ use super::disk::fault::{Fault, FaultDisk, Random};
 use super::*;
 use crate::catalog::RowKey;
 use crate::index::{LeftOut, Place};
-use crate::vector::Vector;
+use crate::vector::{Dim, Form, Vector};
 
 fn origin() -> Origin {
     Origin {
@@ -28,7 +28,7 @@ fn header(id: i64, lsn: u64, identity: &str) -> IndexHeader {
         id: IndexId(id),
         identity: identity.to_owned(),
         lsn: Lsn::new(lsn),
-        dim: 2,
+        form: Form::Numbers(Dim::new(2).unwrap()),
         include: 1,
     }
 }

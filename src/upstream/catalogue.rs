@@ -9,12 +9,12 @@ use tokio::time::Instant;
 use tokio_postgres::Row;
 
 use crate::catalog::{
-    ColumnNumber, IncludeColumn, IndexDefinition, IndexId, IndexOptions, KeyColumn, KeyType,
-    Method, QualifiedName, RelationId, TypeId, VectorColumn,
+    ColumnNumber, Factory, IncludeColumn, IndexDefinition, IndexId, IndexOptions, KeyColumn,
+    KeyType, Method, QualifiedName, RelationId, TypeId, VectorColumn,
 };
 use crate::upstream::UpstreamError;
 use crate::upstream::sql::SqlSession;
-use crate::vector::{Dim, FLOAT4_ARRAY_OID, Metric, VectorType};
+use crate::vector::{BIT_OID, Dim, FLOAT4_ARRAY_OID, Form, MAX_DIM, Metric, VectorType};
 use crate::wal::pgoutput::Relation;
 
 /// The publication that carries `rektor.index` and every indexed table.
@@ -247,6 +247,18 @@ fn entry(row: &Row) -> Result<IndexEntry, UpstreamError> {
     }) else {
         return Err(UpstreamError::Protocol("no dimension".into()));
     };
+    match (metric.form(dim), column.kind) {
+        (Form::Bits(_), VectorType::Bit) => {}
+        (Form::Numbers(dim), VectorType::Vector | VectorType::Halfvec | VectorType::RealArray)
+            if dim.get() <= MAX_DIM => {}
+        (form, kind) => problems.push(format!(
+            "column {} is of type {}, which has no distance {} of {} dimensions",
+            column.name,
+            kind.sql_name(),
+            metric.name(),
+            form.dim()
+        )),
+    }
     let options = options(row.try_get("options")?).unwrap_or_else(|problem| {
         problems.push(problem);
         IndexOptions::default()
@@ -352,6 +364,7 @@ fn vector_column(row: &Row, problems: &mut Vec<String>) -> Result<VectorColumn, 
     let type_name: Option<String> = row.try_get("column_type_name")?;
     let kind = match (type_id, type_name.as_deref()) {
         (Some(FLOAT4_ARRAY_OID), _) => Some(VectorType::RealArray),
+        (Some(BIT_OID), _) => Some(VectorType::Bit),
         (_, Some("vector")) => Some(VectorType::Vector),
         (_, Some("halfvec")) => Some(VectorType::Halfvec),
         (Some(_) | None, Some(_) | None) => None,
@@ -360,7 +373,7 @@ fn vector_column(row: &Row, problems: &mut Vec<String>) -> Result<VectorColumn, 
         problems.push(format!("column {name} does not exist"));
     } else if kind.is_none() {
         problems.push(format!(
-            "column {name} is of type {}, not vector, halfvec or real[]",
+            "column {name} is of type {}, not vector, halfvec, real[] or bit",
             type_name.unwrap_or_default()
         ));
     }
@@ -471,11 +484,10 @@ fn options(text: &str) -> Result<IndexOptions, String> {
         let invalid = || format!("option {name} cannot be {text}");
         match name.as_str() {
             "method" => {
-                options.method = [Method::Hnsw, Method::Flat]
-                    .into_iter()
-                    .find(|method| method.name() == text)
-                    .ok_or_else(invalid)?;
+                options.method = Method::from_name(&text).ok_or_else(invalid)?;
             }
+            "lists" => options.lists = text.parse().map_err(|_| invalid())?,
+            "factory" => options.factory = Some(Factory::new(&text).ok_or_else(invalid)?),
             "m" => options.m = text.parse().map_err(|_| invalid())?,
             "ef_construction" => options.ef_construction = text.parse().map_err(|_| invalid())?,
             // For columns without a type modifier; the row carries the dimensions in any case.
@@ -523,9 +535,10 @@ mod tests {
         );
         for (text, part) in [
             ("[]", "no JSON"),
-            (r#"{"method": "ivf"}"#, "method"),
+            (r#"{"method": "magic"}"#, "method"),
             (r#"{"m": -1}"#, "m cannot be -1"),
-            (r#"{"lists": 3}"#, "lists"),
+            (r#"{"factory": "LSH"}"#, "factory"),
+            (r#"{"probes": 3}"#, "probes"),
         ] {
             assert!(options(text).unwrap_err().contains(part), "{text}");
         }

@@ -1,7 +1,14 @@
 //! Compiles the C++ shim against the headers that faiss-sys installs, for the same processors as FAISS itself.
 
 fn main() {
-    const SOURCES: [&str; 4] = ["kernels.cpp", "codes.cpp", "graph.cpp", "search.cpp"];
+    const SOURCES: [&str; 6] = [
+        "kernels.cpp",
+        "bits.cpp",
+        "codes.cpp",
+        "graph.cpp",
+        "lists.cpp",
+        "search.cpp",
+    ];
     const HEADERS: [&str; 5] = ["shim.h", "kernels.h", "codes.h", "distance.h", "graph.h"];
     let folder = std::path::Path::new("src/index/faiss");
     for file in SOURCES.iter().chain(&HEADERS).chain(&["build.rs"]) {

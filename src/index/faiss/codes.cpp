@@ -43,6 +43,9 @@ inline int round_code(float value) {
 }  // namespace
 
 Query code_query(const RektorCodes& codes, const float* query, Coded& coded) {
+    if (of_bits(codes.metric)) {
+        return {reinterpret_cast<const int8_t*>(query), 0, 0, 0, 0, nullptr};
+    }
     std::vector<float>& centred = coded.values;
     centred.assign(codes.stride, 0);
     // q·x = q·mean + q·(x − mean): for inner product the query stays where it is.
@@ -83,6 +86,9 @@ Query code_query(const RektorCodes& codes, const float* query, Coded& coded) {
 
 Query row_query(const RektorCodes& codes, uint32_t row, Measure measure, Coded& coded) {
     const uint8_t* code = code_of(codes, row);
+    if (of_bits(codes.metric)) {
+        return {reinterpret_cast<const int8_t*>(code), 0, 0, 0, 0, nullptr};
+    }
     const float* scale = at(codes.scales, row, kScales);
     if (codes.metric == kL1) {
         coded.values.resize(codes.stride);

@@ -33,7 +33,7 @@ inline bool is_live(const RektorView& view, uint32_t row) {
 // What codes are compared with: a query, or a row during linking.
 //   distance(x) = bias − weight × scale(x) × (dot(x) − correction) [+ addend(x)]
 // For queries it leaves out what is the same for every row, so it may be negative; it orders rows as the metric does.
-// Under L1 it is the sum of the components' distances, of floats.
+// Under L1 it is the sum of the components' distances, of floats; bits are compared as they are.
 struct Query {
     const int8_t* bytes;
     int32_t correction;
@@ -58,12 +58,12 @@ struct Coded {
     std::vector<float> values;
 };
 
-// How rows are compared with each other, except under L1.
+// How rows are compared with each other, where the metric leaves a choice.
 enum class Measure { kSquare, kDot };
 
 // Coded form of a client's query; lives in `coded`.
 Query code_query(const RektorCodes& codes, const float* query, Coded& coded);
-// A row as a query: squared L2 (of unit vectors under cosine), negative inner product, or L1.
+// A row as a query: squared L2 (of unit vectors under cosine), negative inner product, L1, or the distance of bits.
 Query row_query(const RektorCodes& codes, uint32_t row, Measure measure, Coded& coded);
 
 // Never NaN: heaps and sorts rely on an order.
@@ -80,7 +80,20 @@ inline float from_dot(const RektorCodes& codes, const Query& q, uint32_t row, in
     return ordered(d);
 }
 
+inline bool of_bits(uint32_t metric) {
+    return metric == kHamming || metric == kJaccard;
+}
+
+inline float bits_distance(uint32_t metric, const void* a, const void* b, size_t bytes) {
+    const BitKernels& kernels = bit_kernels(best_bit_kernel());
+    const auto distance = metric == kHamming ? kernels.hamming : kernels.jaccard;
+    return distance(static_cast<const uint8_t*>(a), static_cast<const uint8_t*>(b), bytes);
+}
+
 inline float distance(const Kernels& kernels, const RektorCodes& codes, const Query& q, uint32_t row) {
+    if (of_bits(codes.metric)) {
+        return bits_distance(codes.metric, q.bytes, code_of(codes, row), codes.stride);
+    }
     if (q.values != nullptr) {
         return ordered(kernels.manhattan(q.values, code_of(codes, row), *at(codes.scales, row, kScales), codes.stride));
     }
@@ -92,6 +105,15 @@ inline void distances(const Kernels& kernels, const RektorCodes& codes, const Qu
                       size_t count, float* out) {
     const uint8_t* addresses[kBatch];
     int32_t dots[kBatch];
+    if (of_bits(codes.metric)) {
+        const BitKernels& bits = bit_kernels(best_bit_kernel());
+        for (size_t i = 0; i < count; i++) {
+            addresses[i] = code_of(codes, rows[i]);
+        }
+        const auto all = codes.metric == kHamming ? bits.hammings : bits.jaccards;
+        all(reinterpret_cast<const uint8_t*>(q.bytes), addresses, count, codes.stride, out);
+        return;
+    }
     if (q.values != nullptr) {
         const float* scales[kBatch];
         for (size_t i = 0; i < count; i++) {

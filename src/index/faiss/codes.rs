@@ -1,9 +1,11 @@
-//! Vectors → 8-bit codes, a scale and a norm per row, around the mean of the index.
+//! Vectors → 8-bit codes, a scale and a norm per row, around the mean of the index. Bits are their own codes.
+
+use std::sync::Arc;
 
 use super::ffi::{self, RawCodes};
 use super::store::Store;
 use crate::index::{IndexError, IndexSpec};
-use crate::vector::Metric;
+use crate::vector::{Form, Metric};
 
 /// Codes are padded to whole steps of the widest kernel.
 const STEP: usize = 64;
@@ -12,8 +14,19 @@ const STEP: usize = 64;
 pub(super) const SCALES: usize = 4;
 
 /// Bytes of a code.
-pub(super) fn stride(dim: usize) -> usize {
-    dim.next_multiple_of(STEP)
+pub(super) fn stride(form: Form) -> usize {
+    match form {
+        Form::Numbers(dim) => dim.get().next_multiple_of(STEP),
+        Form::Bits(_) => form.words() * size_of::<f32>(),
+    }
+}
+
+/// Components of the mean.
+pub(super) fn mean_length(form: Form) -> usize {
+    match form {
+        Form::Numbers(dim) => dim.get(),
+        Form::Bits(_) => 0,
+    }
 }
 
 /// The codes of rows, by row id.
@@ -22,24 +35,35 @@ pub(super) struct Codes {
     codes: Store<u8>,
     /// See `shim.h`.
     scales: Store<f32>,
+    /// Where bits are: `codes` and `scales` stay empty.
+    bits: Option<Arc<Store<f32>>>,
     mean: Box<[f32]>,
     centred: bool,
+    form: Form,
     metric: Metric,
 }
 
 impl Codes {
-    /// No codes yet, around `mean` or, before it is known, around zero.
-    pub(super) fn new(dim: usize, metric: Metric, mean: Option<Box<[f32]>>) -> Self {
+    /// No codes yet, around `mean` or, before it is known, around zero. Those of bits are the stored rows themselves.
+    pub(super) fn new(
+        spec: &IndexSpec,
+        mean: Option<Box<[f32]>>,
+        stored: &Arc<Store<f32>>,
+    ) -> Self {
+        let form = spec.form();
+        let bits = matches!(form, Form::Bits(_)).then(|| Arc::clone(stored));
         Self {
-            codes: Store::new(stride(dim)),
+            codes: Store::new(stride(form)),
             scales: Store::new(SCALES),
-            centred: mean.is_some(),
-            mean: mean.unwrap_or_else(|| vec![0.0; dim].into()),
-            metric,
+            centred: mean.is_some() || bits.is_some(),
+            bits,
+            mean: mean.unwrap_or_else(|| vec![0.0; mean_length(form)].into()),
+            form,
+            metric: spec.metric,
         }
     }
 
-    /// Whether the mean was chosen.
+    /// Whether the mean was chosen; bits have none.
     pub(super) fn centred(&self) -> bool {
         self.centred
     }
@@ -59,6 +83,14 @@ impl Codes {
     /// # Safety
     /// They were written, and nobody writes them while the slices live.
     pub(super) unsafe fn get(&self, row: u32) -> (&[u8], &[f32]) {
+        if let Some(bits) = &self.bits {
+            // SAFETY: the caller's promise.
+            let words = unsafe { bits.get(row) };
+            // SAFETY: the same memory, which may be read as bytes.
+            let bytes =
+                unsafe { std::slice::from_raw_parts(words.as_ptr().cast(), size_of_val(words)) };
+            return (bytes, &[0.0; SCALES]);
+        }
         // SAFETY: the caller's promise.
         unsafe { (self.codes.get(row), self.scales.get(row)) }
     }
@@ -82,6 +114,14 @@ impl Codes {
         code: &[u8],
         scales: &[f32],
     ) -> Result<(), IndexError> {
+        if let Some(bits) = &self.bits {
+            let (words, _) = code.as_chunks::<4>();
+            let words: Vec<f32> = words.iter().map(|word| f32::from_ne_bytes(*word)).collect();
+            bits.reserve(row)?;
+            // SAFETY: reserved, and the caller has the row for itself.
+            unsafe { bits.set(row, &words) };
+            return Ok(());
+        }
         self.codes.reserve(row)?;
         self.scales.reserve(row)?;
         // SAFETY: reserved, and the caller has the row for itself.
@@ -92,12 +132,15 @@ impl Codes {
         Ok(())
     }
 
-    /// Writes the code of `row`.
+    /// Writes the code of `row`; of bits, whose row is stored anyway, nothing.
     ///
     /// # Safety
     /// Nobody else reads or writes the codes of `row` during the call.
     pub(super) unsafe fn encode(&self, row: u32, vector: &[f32]) -> Result<(), IndexError> {
-        assert_eq!(vector.len(), self.mean.len(), "components of a vector");
+        assert_eq!(vector.len(), self.form.words(), "words of a vector");
+        if self.bits.is_some() {
+            return Ok(());
+        }
         let mut code = vec![0; self.codes.width()];
         let mut scales = [0.0; SCALES];
         let raw = self.raw();
@@ -117,10 +160,13 @@ impl Codes {
     /// For the shim; valid as long as the codes.
     pub(super) fn raw(&self) -> RawCodes {
         RawCodes {
-            codes: self.codes.table(),
+            codes: match &self.bits {
+                Some(bits) => bits.table().cast(),
+                None => self.codes.table(),
+            },
             scales: self.scales.table(),
             mean: self.mean.as_ptr(),
-            dim: self.mean.len(),
+            dim: self.form.words(),
             stride: self.codes.width(),
             metric: raw_metric(self.metric),
         }
@@ -128,6 +174,9 @@ impl Codes {
 
     /// Bytes of the codes of `rows` rows.
     pub(super) fn bytes(&self, rows: u32) -> usize {
+        if self.bits.is_some() {
+            return 0;
+        }
         self.codes.bytes(rows) + self.scales.bytes(rows)
     }
 }
@@ -138,7 +187,7 @@ pub(super) fn raw_without(spec: &IndexSpec) -> RawCodes {
         codes: std::ptr::null(),
         scales: std::ptr::null(),
         mean: std::ptr::null(),
-        dim: spec.dim.get(),
+        dim: spec.form().words(),
         stride: 0,
         metric: raw_metric(spec.metric),
     }
@@ -151,5 +200,7 @@ pub(super) fn raw_metric(metric: Metric) -> u32 {
         Metric::InnerProduct => 1,
         Metric::Cosine => 2,
         Metric::L1 => 3,
+        Metric::Hamming => 4,
+        Metric::Jaccard => 5,
     }
 }

@@ -1,7 +1,7 @@
 // Distances of rows from one point, by codes or by stored vectors, and how far the first may be from the second.
 //
 // Both order rows as the metric does and are comparable once `Query::offset` is added to those by codes: squared L2 (of
-// unit vectors under cosine), negative inner product, L1.
+// unit vectors under cosine), negative inner product, L1, Hamming and Jaccard, of which codes are exact: no doubt is asked for.
 #pragma once
 
 #include "codes.h"
@@ -60,6 +60,9 @@ struct ByVector {
     }
     // As pgvector computes it, but for the square under L2.
     float to(const float* x) const {
+        if (of_bits(metric)) {
+            return bits_distance(metric, point, x, dim * sizeof(float));
+        }
         if (metric == kL2) {
             return faiss::fvec_L2sqr(point, x, dim);
         }

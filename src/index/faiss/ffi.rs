@@ -26,6 +26,12 @@ pub(super) struct RawView {
     pub(super) extent: u32,
 }
 
+/// `RektorLists`.
+#[repr(C)]
+pub(super) struct RawLists {
+    _opaque: [u8; 0],
+}
+
 /// `RektorGraph`.
 #[repr(C)]
 pub(super) struct RawGraph {
@@ -38,6 +44,16 @@ unsafe extern "C" {
     pub(super) fn rektor_best_kernel() -> u32;
     #[cfg(test)]
     pub(super) fn rektor_dot(kernel: u32, code: *const u8, query: *const i8, stride: usize) -> i32;
+    #[cfg(test)]
+    pub(super) fn rektor_best_bit_kernel() -> u32;
+    #[cfg(test)]
+    pub(super) fn rektor_bits(
+        kernel: u32,
+        metric: u32,
+        a: *const u8,
+        b: *const u8,
+        bytes: usize,
+    ) -> f32;
     #[cfg(test)]
     pub(super) fn rektor_manhattan(
         kernel: u32,
@@ -92,8 +108,34 @@ unsafe extern "C" {
         count: usize,
         entry: u32,
     ) -> *mut RawGraph;
+    pub(super) fn rektor_lists_new(
+        factory: *const std::ffi::c_char,
+        view: *const RawView,
+        nodes: *const u32,
+        count: usize,
+        lists: usize,
+        threads: u32,
+        error: *mut std::ffi::c_char,
+        room: usize,
+    ) -> *mut RawLists;
+    pub(super) fn rektor_lists_check(
+        factory: *const std::ffi::c_char,
+        dim: usize,
+        metric: u32,
+        error: *mut std::ffi::c_char,
+        room: usize,
+    ) -> i32;
+    pub(super) fn rektor_lists_free(lists: *mut RawLists);
+    pub(super) fn rektor_lists_add(
+        lists: *mut RawLists,
+        view: *const RawView,
+        nodes: *const u32,
+        count: usize,
+    ) -> i32;
+    pub(super) fn rektor_lists_row_bytes(lists: *const RawLists) -> usize;
     pub(super) fn rektor_search(
         graph: *const RawGraph,
+        lists: *const RawLists,
         view: *const RawView,
         query: *const f32,
         k: usize,
@@ -104,6 +146,7 @@ unsafe extern "C" {
     ) -> i64;
     pub(super) fn rektor_search_allowed(
         graph: *const RawGraph,
+        lists: *const RawLists,
         view: *const RawView,
         query: *const f32,
         k: usize,

@@ -115,9 +115,15 @@ void add_link(RektorGraph& graph, const RektorView& view, Points points, uint32_
 // Whether rows are copies: of the same code, and not only nearly of the same vector.
 bool same(const RektorView& view, uint32_t a, uint32_t b) {
     const RektorCodes& codes = view.codes;
+    if (std::memcmp(code_of(codes, a), code_of(codes, b), codes.stride) != 0) {
+        return false;
+    }
+    if (of_bits(codes.metric)) {
+        return true;
+    }
     const float* x = at(codes.scales, a, kScales);
     const float* y = at(codes.scales, b, kScales);
-    if (x[0] != y[0] || x[1] != y[1] || std::memcmp(code_of(codes, a), code_of(codes, b), codes.stride) != 0) {
+    if (x[0] != y[0] || x[1] != y[1]) {
         return false;
     }
     // Cosine distances of copies, of whatever length, differ from zero by the rounding of floats.
@@ -170,7 +176,7 @@ bool link_first(RektorGraph& graph, uint32_t node, int level, const Scratch& s) 
 bool hopeless_near(const RektorView& view, const Query& query, const std::vector<Candidate>& near) {
     // Fewer rows in one place are all found by a walk that finds one of them.
     constexpr size_t kBunch = 16;
-    if (near.size() < kBunch) {
+    if (near.size() < kBunch || of_bits(view.codes.metric)) {
         return false;
     }
     const Candidate& last = near[kBunch - 1];

@@ -1,4 +1,4 @@
-// Dot products and L1 distances of byte codes, chosen once for the processor. No FAISS header here: kernels.cpp has functions compiled
+// Dot products and L1 distances of byte codes, and distances of bits, chosen once for the processor. No FAISS header here: kernels.cpp has functions compiled
 // for newer processors, into which nothing shared with the rest of the program may be inlined.
 #pragma once
 
@@ -24,5 +24,19 @@ struct Kernels {
 // 2 AVX-512 VNNI, 1 AVX-VNNI, 0 AVX2.
 const Kernels& kernels(uint32_t kind);
 uint32_t best_kernel();
+
+// Distances of strings of bits: any multiple of four bytes.
+struct BitKernels {
+    // out[i] = bits that differ between the query and codes[i]; prefetches the codes ahead.
+    void (*hammings)(const uint8_t* query, const uint8_t* const* codes, size_t count, size_t bytes, float* out);
+    float (*hamming)(const uint8_t* a, const uint8_t* b, size_t bytes);
+    // 1 − bits set in both ÷ bits set in either; 1 when none is set in both.
+    void (*jaccards)(const uint8_t* query, const uint8_t* const* codes, size_t count, size_t bytes, float* out);
+    float (*jaccard)(const uint8_t* a, const uint8_t* b, size_t bytes);
+};
+
+// 1 AVX-512 VPOPCNTDQ, 0 AVX2.
+const BitKernels& bit_kernels(uint32_t kind);
+uint32_t best_bit_kernel();
 
 }  // namespace rektor

@@ -7,6 +7,7 @@ mod codes;
 mod ffi;
 mod graph;
 mod lineage;
+mod lists;
 mod measure;
 mod rows;
 mod store;
@@ -15,6 +16,7 @@ mod stored;
 mod tests;
 mod view;
 
+pub(super) use lists::check as check_lists;
 pub(super) use rows::Rows;
 pub use stored::{GraphImage, GraphSource};
 pub(super) use view::{Ranked, Rebuild, RowView};

@@ -56,15 +56,17 @@ pub(in crate::index) struct Rows {
 impl Rows {
     /// No rows.
     pub(in crate::index) fn new(spec: IndexSpec) -> Self {
-        let dim = spec.dim.get();
-        let codes = || Arc::new(Codes::new(dim, spec.metric, None));
+        let vectors = Arc::new(Store::new(spec.form().words()));
+        let codes = || Arc::new(Codes::new(&spec, None, &vectors));
         Self {
             spec,
-            vectors: Arc::new(Store::new(dim)),
+            vectors: Arc::clone(&vectors),
             live: Bitmap::default(),
             dial: Arc::default(),
             lineage: match spec.options.method {
-                Method::Hnsw => Some(Arc::new(Lineage::new(codes()))),
+                Method::Hnsw | Method::Ivf | Method::Factory => {
+                    Some(Arc::new(Lineage::new(codes())))
+                }
                 Method::Flat => None,
             },
             pending: Vec::new(),
@@ -117,11 +119,7 @@ impl Rows {
     /// Rows that are loaded get the codes that a stored graph was linked by. Before the first.
     pub(in crate::index) fn expect_graph(&mut self, image: &GraphImage) {
         if self.lineage.is_some() && self.next == 0 {
-            let codes = Codes::new(
-                self.spec.dim.get(),
-                self.spec.metric,
-                Some(image.mean.clone()),
-            );
+            let codes = Codes::new(&self.spec, Some(image.mean.clone()), &self.vectors);
             self.lineage = Some(Arc::new(Lineage::new(Arc::new(codes))));
         }
     }
@@ -266,7 +264,7 @@ impl Rows {
             return Ok(());
         };
         let mean = self.mean();
-        let codes = Codes::new(self.spec.dim.get(), self.spec.metric, Some(mean));
+        let codes = Codes::new(&self.spec, Some(mean), &self.vectors);
         for row in self.live.iter() {
             // SAFETY: live rows were written; nobody else has seen these codes.
             unsafe { codes.encode(row, self.vectors.get(row))? };

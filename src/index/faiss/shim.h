@@ -12,23 +12,23 @@ constexpr uint32_t kChunkShift = 14;
 // Rows of a page of the live bitmap: 1 << kPageShift, as in pages.rs.
 constexpr uint32_t kPageShift = 15;
 
-enum RektorMetric : uint32_t { kL2 = 0, kInnerProduct = 1, kCosine = 2, kL1 = 3 };
+enum RektorMetric : uint32_t { kL2 = 0, kInnerProduct = 1, kCosine = 2, kL1 = 3, kHamming = 4, kJaccard = 5 };
 
-// The 8-bit codes of rows: x ≈ mean + scale × (code − 128).
+// The 8-bit codes of rows: x ≈ mean + scale × (code − 128). Under Hamming and Jaccard the rows themselves: bits.
 struct RektorCodes {
-    const uint8_t* const* codes;  // stride bytes a row; the bytes beyond dim are 128
+    const uint8_t* const* codes;  // stride bytes a row; the bytes beyond dim are 128, those of bits 0
     // Four floats a row: scale, squared norm of x − mean less what rounding does to it, what centring takes from its inner products, unused.
     const float* const* scales;
     const float* mean;            // dim floats
-    size_t dim;
-    size_t stride;  // dim rounded up to a multiple of 64
+    size_t dim;     // words of a stored row: its components, or 32 bits each
+    size_t stride;  // dim rounded up to a multiple of 64; of bits 4 × dim, and neither scales nor a mean
     uint32_t metric;
 };
 
 // What a search may read.
 struct RektorView {
     RektorCodes codes;
-    const float* const* vectors;   // dim floats a row
+    const float* const* vectors;   // dim words a row
     const uint64_t* const* live;   // pages of the bitmap of live rows
     size_t live_pages;
     const uint32_t* const* nodes;  // the row of each node
@@ -44,6 +44,10 @@ uint32_t rektor_best_kernel();
 int32_t rektor_dot(uint32_t kernel, const uint8_t* code, const int8_t* query, size_t stride);
 // Sum of |query − scale × (code − 128)| over stride components. For tests.
 float rektor_manhattan(uint32_t kernel, const uint8_t* code, const float* query, float scale, size_t stride);
+
+// Distance of bytes of bits under kHamming or kJaccard, by kernel 0, AVX2, or 1, AVX-512 VPOPCNTDQ. For tests.
+uint32_t rektor_best_bit_kernel();
+float rektor_bits(uint32_t kernel, uint32_t metric, const uint8_t* a, const uint8_t* b, size_t bytes);
 
 // Gives the calling thread the least priority there is, for good.
 void rektor_low_priority();
@@ -73,16 +77,31 @@ size_t rektor_graph_links(const RektorGraph* graph, uint32_t node, uint32_t node
 RektorGraph* rektor_graph_load(uint32_t m, uint32_t metric, uint32_t capacity, uint32_t nodes, const uint8_t* levels,
                                const uint32_t* twins, const int32_t* slots, size_t count, uint32_t entry);
 
-// Finds k of the nearest live rows, nearest first, weighing ef candidates; `graph` may be null when nothing is linked.
+struct RektorLists;
+
+// An index of FAISS's own, trained with `count` nodes and empty: of that many inverted lists, or what a factory string
+// says. Null when it cannot be; `error` then says why, in `room` bytes.
+RektorLists* rektor_lists_new(const char* factory, const RektorView* view, const uint32_t* nodes, size_t count,
+                              size_t lists, uint32_t threads, char* error, size_t room);
+// Whether there can be such an index of so many dimensions: 0, or -1 and the reason.
+int32_t rektor_lists_check(const char* factory, size_t dim, uint32_t metric, char* error, size_t room);
+void rektor_lists_free(RektorLists* lists);
+// Adds nodes, by one thread at a time; any number may search. 0 when done, -1 when there is no memory.
+int32_t rektor_lists_add(RektorLists* lists, const RektorView* view, const uint32_t* nodes, size_t count);
+// Bytes a row.
+size_t rektor_lists_row_bytes(const RektorLists* lists);
+
+// Finds k of the nearest live rows, nearest first, weighing ef candidates, of `graph` or of `lists`; both may be null
+// when nothing is linked.
 // Returns how many, or -1 when there is no memory.
-int64_t rektor_search(const RektorGraph* graph, const RektorView* view, const float* query, size_t k, size_t ef,
-                      uint32_t* rows, float* distances, uint64_t* computed);
+int64_t rektor_search(const RektorGraph* graph, const RektorLists* lists, const RektorView* view, const float* query,
+                      size_t k, size_t ef, uint32_t* rows, float* distances, uint64_t* computed);
 // The same among the rows that `allowed` says yes to; it is asked of live rows. Gives up, and returns 0, once the walk has
 // computed more than `most` distances.
 typedef bool (*RektorAllowed)(const void* context, uint32_t row);
-int64_t rektor_search_allowed(const RektorGraph* graph, const RektorView* view, const float* query, size_t k, size_t ef,
-                              uint64_t most, RektorAllowed allowed, const void* context, uint32_t* rows,
-                              float* distances, uint64_t* computed);
+int64_t rektor_search_allowed(const RektorGraph* graph, const RektorLists* lists, const RektorView* view,
+                              const float* query, size_t k, size_t ef, uint64_t most, RektorAllowed allowed,
+                              const void* context, uint32_t* rows, float* distances, uint64_t* computed);
 // The same among so many live rows, all of them compared by their codes.
 int64_t rektor_search_rows(const RektorView* view, const float* query, size_t k, const uint32_t* among, size_t count,
                            uint32_t* rows, float* distances, uint64_t* computed);

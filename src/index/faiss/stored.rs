@@ -1,7 +1,7 @@
 //! A graph while it is searched and linked into → bytes, and bytes → a graph that walks may trust.
 //! Never takes a link, a level or a twin from bytes without having checked where it leads.
 //!
-//! The bytes, all little-endian: magic, m and metric, dimensions, nodes, entry, number of dead nodes; the mean; of each node
+//! The bytes, all little-endian: magic, m and metric, dimensions, nodes, entry, number of dead nodes; the mean (of bits none); of each node
 //! its row, its levels, 1 + its next twin; all link lists; code and scales of each dead node; the curve of its recall: nodes
 //! when it was measured, points of its two parts (0 without a curve), effort and share missed of each in 64 bits. Live rows are
 //! stored elsewhere, and their codes follow from them and the mean.
@@ -83,7 +83,7 @@ impl GraphSource<'_> {
         for field in [
             u32::from(self.shape.m),
             codes::raw_metric(self.shape.metric),
-            number(codes.mean().len())?,
+            number(self.view.spec().dim.get())?,
             self.nodes,
             self.entry,
             number(dead().count())?,
@@ -196,14 +196,17 @@ impl GraphImage {
         if count > MAX_ROWS / 2 || entry >= nodes || dead > count {
             return Err("impossible numbers");
         }
-        let mean = rest.f32s(spec.dim.get()).ok_or(SHORT)?.into();
+        let mean = rest
+            .f32s(codes::mean_length(spec.form()))
+            .ok_or(SHORT)?
+            .into();
         let rows = rest.u32s(count).ok_or(SHORT)?;
         let levels = rest.take(count).ok_or(SHORT)?.to_vec();
         let twins = rest.u32s(count).ok_or(SHORT)?;
         let total = levels.iter().map(|levels| shape.slots(u32::from(*levels)));
         let slots = rest.u32s(total.sum()).ok_or(SHORT)?;
         let slots = slots.into_iter().map(u32::cast_signed).collect();
-        let stride = codes::stride(spec.dim.get());
+        let stride = codes::stride(spec.form());
         let (mut dead_codes, mut scales) = (Vec::new(), Vec::new());
         for _ in 0..dead {
             dead_codes.extend_from_slice(rest.take(stride).ok_or(SHORT)?);

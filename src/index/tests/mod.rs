@@ -4,6 +4,7 @@ mod concurrency;
 mod dial;
 mod filters;
 mod hard;
+mod lists;
 mod model;
 mod recall;
 mod stored;
@@ -13,7 +14,7 @@ use std::sync::Arc;
 use super::*;
 use crate::catalog::RowKey;
 use crate::lsn::Lsn;
-use crate::vector::Vector;
+use crate::vector::{Form, Vector};
 
 /// Seeded random numbers (SplitMix64), so that a failure repeats.
 struct Random(u64);
@@ -72,6 +73,53 @@ impl Clusters {
     }
 }
 
+/// Strings of bits around others, each bit another with a chance of one in eight.
+struct BitClusters {
+    centres: Vec<Vec<u64>>,
+    random: Random,
+    form: Form,
+}
+
+impl BitClusters {
+    fn new(seed: u64, form: Form) -> Self {
+        let mut random = Random(seed);
+        let centres = (0..40)
+            .map(|_| (0..form.words()).map(|_| random.next()).collect())
+            .collect();
+        Self {
+            centres,
+            random,
+            form,
+        }
+    }
+
+    #[allow(clippy::cast_possible_truncation)]
+    fn next(&mut self) -> Vec<f32> {
+        let centre = self.random.index(self.centres.len());
+        let words = self.centres[centre].iter().map(|word| {
+            let flipped = self.random.next() & self.random.next() & self.random.next();
+            f32::from_bits((word ^ flipped) as u32)
+        });
+        let words = words.collect();
+        let bits = Vector::from_words(self.form, words).unwrap();
+        bits.as_slice().to_vec()
+    }
+}
+
+/// Clusters of what the index is made of.
+fn clusters(spec: IndexSpec, seed: u64) -> Box<dyn FnMut() -> Vec<f32>> {
+    match spec.form() {
+        Form::Numbers(dim) => {
+            let mut clusters = Clusters::new(seed, dim.get());
+            Box::new(move || clusters.next())
+        }
+        Form::Bits(_) => {
+            let mut clusters = BitClusters::new(seed, spec.form());
+            Box::new(move || clusters.next())
+        }
+    }
+}
+
 fn spec(dim: usize, metric: Metric) -> IndexSpec {
     IndexSpec {
         dim: Dim::new(dim).unwrap(),
@@ -86,10 +134,14 @@ fn key(number: u64) -> RowKey {
 }
 
 fn upsert(number: u64, vector: Vec<f32>) -> RowChange {
+    set(number, Vector::new(vector).unwrap())
+}
+
+fn set(number: u64, vector: Vector) -> RowChange {
     RowChange::Upsert {
         old_key: None,
         key: key(number),
-        vector: VectorChange::Set(Vector::new(vector).unwrap()),
+        vector: VectorChange::Set(vector),
         include: vec![],
     }
 }
@@ -108,9 +160,10 @@ fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
 
 /// An index of these vectors, all linked, keys counted from 0.
 fn linked(spec: IndexSpec, vectors: impl Iterator<Item = Vec<f32>>) -> (Writer, Arc<Snapshot>) {
-    let upserts = (0..)
-        .zip(vectors)
-        .map(|(number, vector)| upsert(number, vector));
+    let upserts = (0..).zip(vectors).map(|(number, vector)| {
+        let vector = Vector::from_words(spec.form(), vector).unwrap();
+        set(number, vector)
+    });
     linked_with(Writer::new(spec).unwrap(), upserts)
 }
 
@@ -131,7 +184,7 @@ fn linked_with(
 fn recall(snapshot: &Snapshot, queries: &[Vec<f32>], k: usize, ef: usize) -> f64 {
     let (mut found, mut wanted) = (0, 0);
     for query in queries {
-        let query = Vector::new(query.clone()).unwrap();
+        let query = Vector::from_words(snapshot.spec().form(), query.clone()).unwrap();
         let exact = snapshot.search_exact(&query, k).unwrap().neighbors;
         let last = exact.last().unwrap().distance;
         let got = snapshot.search(&query, k, ef).unwrap();

@@ -22,9 +22,21 @@ fn check(spec: IndexSpec, mut next: impl FnMut() -> Vec<f32>, at_least: f64) {
 
 #[test]
 fn clusters_under_every_metric() {
-    for metric in Metric::ALL {
+    for metric in Metric::OF_NUMBERS {
         let mut clusters = Clusters::new(1, DIM);
         check(spec(DIM, metric), || clusters.next(), 0.95);
+    }
+}
+
+#[test]
+fn clusters_of_bits() {
+    for metric in Metric::OF_BITS {
+        // With few bits nearly all distances are equal to others.
+        for dim in [24, 256, 1_000] {
+            let spec = spec(dim, metric);
+            let mut clusters = BitClusters::new(12, spec.form());
+            check(spec, || clusters.next(), 0.95);
+        }
     }
 }
 

@@ -333,10 +333,10 @@ impl Comparer {
 
 /// How many rows of an index are read whole at a time.
 fn whole_rows(view: &View, index: IndexId) -> usize {
-    let dim = view
+    let words = view
         .index(index)
-        .map_or(1, |index| index.definition.dim.get());
-    (WHOLE_BYTES / (dim * 4)).clamp(1, CHUNK)
+        .map_or(1, |index| index.definition.form().words());
+    (WHOLE_BYTES / (words * 4)).clamp(1, CHUNK)
 }
 
 /// What to read of a watch's table, and how to understand it.

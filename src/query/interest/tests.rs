@@ -43,6 +43,7 @@ fn what_matters_is_seen() {
         ("SELECT a << -> b, a < -b, a <= b, a <> b", ""),
         ("SELECT L2_Distance(a, b)", "d"),
         ("SELECT cosine_distance (a, b), inner_product(a, b)", "d"),
+        ("SELECT hamming_distance(a, b), jaccard_distance(a, b)", "d"),
         ("SELECT 'x; -- ' <-> c", "d"),
         ("SELECT '/* ' <-> c", "d"),
         // DDL

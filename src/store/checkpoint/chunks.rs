@@ -11,6 +11,7 @@ use super::super::disk::Disk;
 use super::rows::{ChunkReader, StoredRow, read_whole};
 use super::{FileEntry, IndexEntry};
 use crate::index::Place;
+use crate::vector::{Dim, Form};
 
 /// A chunk is closed at the row that takes it beyond this: large enough that millions of rows are some hundred files, small
 /// enough that writing one again is nothing.
@@ -214,11 +215,18 @@ impl RowReader {
         if bytes > self.dead.len() {
             return Err(self.damaged("manifest", "dead rows of fewer chunks than it names"));
         }
+        let dim = Dim::new(self.entry.dim);
+        let dim = dim.ok_or_else(|| self.damaged("manifest", "no number of dimensions"))?;
+        let form = if self.entry.bits {
+            Form::Bits(dim)
+        } else {
+            Form::Numbers(dim)
+        };
         let rows = ChunkReader::open(
             &*self.disk,
             &self.directory,
             &chunk.file,
-            self.entry.dim,
+            form,
             self.entry.include,
             chunk.rows,
         )?;

@@ -46,6 +46,9 @@ struct IndexEntry {
     /// As a number of bytes.
     lsn: u64,
     dim: usize,
+    /// Whether the dimensions are bits.
+    #[serde(default)]
+    bits: bool,
     include: usize,
     rows: u64,
     chunks: Vec<ChunkEntry>,

@@ -9,7 +9,7 @@ use super::super::disk::{Disk, DiskFile};
 use super::FileEntry;
 use crate::catalog::RowKey;
 use crate::index::{LeftOut, Place};
-use crate::vector::Vector;
+use crate::vector::{Form, Vector};
 
 const MAGIC: [u8; 8] = *b"RKTROWS\x02";
 /// A block is closed at the row that takes it beyond this.
@@ -131,7 +131,7 @@ const NULL: u32 = u32::MAX;
 #[derive(Debug)]
 pub(super) struct RowFile {
     file: CheckedFile,
-    dim: usize,
+    form: Form,
     include: usize,
     block: Vec<u8>,
     places: Vec<u32>,
@@ -140,14 +140,14 @@ pub(super) struct RowFile {
 impl RowFile {
     pub(super) fn begin(
         mut file: CheckedFile,
-        dim: usize,
+        form: Form,
         include: usize,
     ) -> Result<Self, StoreError> {
         let written = file.write_all(&MAGIC);
         written.map_err(StoreError::at(&file.path))?;
         Ok(Self {
             file,
-            dim,
+            form,
             include,
             block: Vec::new(),
             places: Vec::new(),
@@ -188,10 +188,10 @@ impl RowFile {
     ) -> Result<(), StoreError> {
         self.value(Some(key))?;
         match vector {
-            Ok(components) if components.len() == self.dim => {
+            Ok(words) if words.len() == self.form.words() => {
                 self.block.push(HAS_VECTOR);
-                for component in components {
-                    self.block.extend_from_slice(&component.to_le_bytes());
+                for word in words {
+                    self.block.extend_from_slice(&word.to_le_bytes());
                 }
             }
             Ok(_) => return Err(StoreError::Order("a vector of another dimension")),
@@ -289,7 +289,7 @@ pub(super) struct ChunkReader {
     source: io::BufReader<Box<dyn Read + Send>>,
     path: PathBuf,
     expected: FileEntry,
-    dim: usize,
+    form: Form,
     include: usize,
     rows_left: u64,
     bytes_left: u64,
@@ -313,7 +313,7 @@ impl ChunkReader {
         disk: &dyn Disk,
         directory: &Path,
         entry: &FileEntry,
-        dim: usize,
+        form: Form,
         include: usize,
         rows: u64,
     ) -> Result<Self, StoreError> {
@@ -323,7 +323,7 @@ impl ChunkReader {
             source: io::BufReader::with_capacity(WRITE_BYTES, source),
             expected: entry.clone(),
             path,
-            dim,
+            form,
             include,
             rows_left: rows,
             bytes_left: entry.size,
@@ -386,7 +386,7 @@ impl ChunkReader {
         }
         let rest = self.block.get(self.at..).unwrap_or_default();
         let mut fields = Fields(rest);
-        let row = fields.row(self.dim, self.include);
+        let row = fields.row(self.form, self.include);
         self.at += rest.len() - fields.0.len();
         let left = self.rows_left.checked_sub(1);
         match (row, left) {
@@ -437,15 +437,15 @@ impl<'a> Fields<'a> {
         self.take(usize::try_from(length).ok()?).map(Some)
     }
 
-    fn row(&mut self, dim: usize, include: usize) -> Option<StoredRow> {
+    fn row(&mut self, form: Form, include: usize) -> Option<StoredRow> {
         let place = Place::unpack(u32::from_le_bytes(*self.take(4)?.first_chunk()?));
         let key = RowKey::from_encoded(self.value()??);
         let vector = match self.u8()? {
             HAS_VECTOR => {
-                let bytes = self.take(dim.checked_mul(4)?)?;
-                let (components, _) = bytes.as_chunks::<4>();
-                let components = components.iter().map(|c| f32::from_le_bytes(*c)).collect();
-                Ok(Vector::new(components).ok()?)
+                let bytes = self.take(form.words().checked_mul(4)?)?;
+                let (words, _) = bytes.as_chunks::<4>();
+                let words = words.iter().map(|word| f32::from_le_bytes(*word)).collect();
+                Ok(Vector::from_words(form, words).ok()?)
             }
             code => Err(reason_of(code)?),
         };

@@ -16,6 +16,7 @@ use super::{
 use crate::catalog::IndexId;
 use crate::index::{LeftOut, Place};
 use crate::lsn::Lsn;
+use crate::vector::Form;
 
 /// What an index is, beside its rows.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,8 +27,8 @@ pub struct IndexHeader {
     pub identity: String,
     /// Transactions whose commit record lies before this position are in the rows.
     pub lsn: Lsn,
-    /// Dimensions of every vector.
-    pub dim: usize,
+    /// What every vector is made of.
+    pub form: Form,
     /// INCLUDE columns of every row.
     pub include: usize,
 }
@@ -224,7 +225,7 @@ impl IndexWriter<'_, '_> {
                 );
                 let file = self.generation.create(name)?;
                 self.files += 1;
-                let file = RowFile::begin(file, self.header.dim, self.header.include)?;
+                let file = RowFile::begin(file, self.header.form, self.header.include)?;
                 self.file.insert(file)
             }
         };
@@ -265,7 +266,8 @@ impl IndexWriter<'_, '_> {
             id: self.header.id.0,
             identity: self.header.identity,
             lsn: self.header.lsn.as_u64(),
-            dim: self.header.dim,
+            dim: self.header.form.dim().get(),
+            bits: matches!(self.header.form, Form::Bits(_)),
             include: self.header.include,
             rows: entries.iter().map(|chunk| chunk.live).sum(),
             chunks: entries,
