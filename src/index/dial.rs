@@ -184,8 +184,14 @@ impl Checks {
     fn correction(&self, curve: &Curve) -> f64 {
         let expected = self.expected / self.count;
         let missed = (self.missed + PRIOR_CHECKS * expected) / (self.count + PRIOR_CHECKS);
-        let points = &curve.misses[0];
-        let factor = interpolated(points, expected) / interpolated(points, missed);
+        let factor = |missed: f64| {
+            let points = &curve.misses[0];
+            interpolated(points, expected) / interpolated(points, missed)
+        };
+        // A few queries that missed nothing say little of the next, which may miss all: less effort is chosen only by what
+        // they missed and a deviation more.
+        let sure = missed + (missed / self.count).sqrt();
+        let factor = factor(missed).max(factor(sure).min(1.0));
         factor.clamp(LEAST_CORRECTION, MOST_CORRECTION)
     }
 }
