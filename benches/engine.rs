@@ -14,7 +14,7 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use rektor::catalog::{IndexOptions, RowKey};
+use rektor::catalog::{IndexOptions, Method, RowKey};
 use rektor::index::{IndexSpec, RowChange, Snapshot, VectorChange, Writer};
 use rektor::lsn::Lsn;
 use rektor::vector::{Dim, Metric, Vector};
@@ -28,11 +28,16 @@ const EFFORTS: [usize; 15] = [
 const WARM_UP: usize = 50;
 
 fn main() {
-    let mut arguments = std::env::args().skip(1);
-    let Some(folder) = arguments.find(|argument| argument != "--bench") else {
-        println!("usage: engine DIR, made by benches/peers.py");
+    let mut arguments = std::env::args()
+        .skip(1)
+        .filter(|argument| argument != "--bench");
+    let Some(folder) = arguments.next() else {
+        println!("usage: engine DIR [METHOD], DIR made by benches/peers.py");
         return;
     };
+    let method = arguments
+        .next()
+        .map(|name| Method::from_name(&name).unwrap());
     let folder = PathBuf::from(folder);
     let meta = std::fs::read_to_string(folder.join("meta.json")).unwrap();
     let meta: Value = serde_json::from_str(&meta).unwrap();
@@ -42,6 +47,7 @@ fn main() {
         dim: Dim::new(dim).unwrap(),
         metric: Metric::Cosine,
         options: IndexOptions {
+            method: method.unwrap_or_default(),
             m: u16::try_from(number("m")).unwrap(),
             ef_construction: u16::try_from(number("ef_construction")).unwrap(),
             ..IndexOptions::default()
@@ -102,8 +108,8 @@ fn build(spec: IndexSpec, path: &Path) -> (Writer, std::sync::Arc<Snapshot>, Dur
         };
         writer.apply(change).unwrap();
         id += 1;
-        if id.is_multiple_of(16_384) {
-            writer.publish(Lsn::new(u64::from(id))); // so that linking begins
+        if id.is_multiple_of(16_384) && spec.options.method == Method::Hnsw {
+            writer.publish(Lsn::new(u64::from(id))); // so that linking begins; lists are trained with all rows
         }
     }
     let snapshot = writer.publish(Lsn::new(u64::MAX));

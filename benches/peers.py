@@ -34,7 +34,7 @@ RECALLS = [0.90, 0.95, 0.99]
 PACKAGES_DIMENSIONS = 384
 SYNTHETIC_DIMENSIONS, LATENT, CLUSTERS, NOISE = 768, 64, 2_000, 0.05
 WARM_UP = 50  # queries before each measurement
-SYSTEMS = ["rektor", "faiss-hnsw", "faiss-hnsw-sq8", "faiss-ivf-pq4", "hnswlib", "scann", "pgvector"]
+SYSTEMS = ["rektor", "rektor-ivf", "faiss-hnsw", "faiss-hnsw-sq8", "faiss-ivf-pq4", "hnswlib", "scann", "pgvector"]
 SLOW_TO_BUILD = ["faiss-hnsw-sq8"]
 
 
@@ -316,7 +316,8 @@ class Child:
     """A system's process, and the curve measured so far: effort → points."""
 
     def __init__(self, kind, folder, engine):
-        command = [engine, folder] if kind == "rektor" else [sys.executable, __file__, "--peer", kind, folder]
+        own = {"rektor": [engine, folder], "rektor-ivf": [engine, folder, "ivf"]}
+        command = own[kind] if kind in own else [sys.executable, __file__, "--peer", kind, folder]
         self.kind = kind
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self.built = self.answer()

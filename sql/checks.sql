@@ -257,12 +257,23 @@ begin
     for option, value in select * from jsonb_each_text(options) loop
         case option
             when 'method' then
-                checked := checked || jsonb_build_object(option, rektor.check_option_word(option, value, '{hnsw,flat}'));
+                checked := checked || jsonb_build_object(option, rektor.check_option_word(option, value, '{hnsw,flat,ivf,factory}'));
             when 'storage' then
                 checked := checked || jsonb_build_object(option, rektor.check_option_word(option, value, '{f32,f16,bf16,i8}'));
             when 'm' then
                 m := rektor.check_option_range(option, value, 2, 100);
                 checked := checked || jsonb_build_object(option, m);
+            when 'lists' then
+                checked := checked || jsonb_build_object(option, rektor.check_option_range(option, value, 1, 32768));
+            when 'factory' then
+                -- FAISS's words as src/catalog.rs has them; that they fit the column is seen when the index is made.
+                if value is null or length(value) > 64
+                    or value !~ '^((PCA|PCAR|RR)\d+,|OPQ\d+(_\d+)?,)?(IVF\d+(_HNSW\d+)?,(Flat|SQ[468]|SQfp16|SQbf16|RaBitQ|PQ\d+(x4|x8|x4fs|x4fsr)?)|HNSW\d+(,(Flat|SQ[468]|SQfp16|SQbf16|RaBitQ))?)$' then
+                    raise exception 'invalid value for option "factory": %', coalesce(value, '')
+                        using errcode = '22023',
+                        detail = 'Known are IVFn,code and HNSWm,code behind an optional transform; codes are Flat, SQ8, SQfp16, PQmx4fs and RaBitQ.';
+                end if;
+                checked := checked || jsonb_build_object(option, value);
             when 'ef_construction' then
                 ef_construction := rektor.check_option_range(option, value, 4, 1000);
                 checked := checked || jsonb_build_object(option, ef_construction);
@@ -272,6 +283,9 @@ begin
     end loop;
     if checked ->> 'storage' = 'i8' and checked ->> 'method' = 'flat' then
         raise exception 'storage "i8" keeps no vectors for method "flat" to compare' using errcode = '22023';
+    end if;
+    if (checked ->> 'method' = 'factory') is distinct from (checked ? 'factory') and (checked ->> 'method' = 'factory' or checked ? 'factory') then
+        raise exception 'method "factory" and option "factory" go together' using errcode = '22023';
     end if;
     if ef_construction < 2 * m then
         if checked ? 'ef_construction' then

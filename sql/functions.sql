@@ -237,7 +237,7 @@ begin
         if option = 'dimensions' then
             raise exception 'dimensions of an index cannot be changed'
                 using errcode = '0A000', hint = 'Drop the index and create another one.';
-        elsif option not in ('method', 'm', 'ef_construction', 'storage') then
+        elsif option not in ('method', 'm', 'ef_construction', 'storage', 'lists', 'factory') then
             raise exception 'unrecognized parameter "%"', option using errcode = '22023';
         end if;
     end loop;

@@ -168,6 +168,10 @@ pub enum Method {
     Hnsw,
     /// An exact scan of every row.
     Flat,
+    /// FAISS's inverted lists with 4-bit codes.
+    Ivf,
+    /// What a FAISS factory string names.
+    Factory,
 }
 
 impl Method {
@@ -177,8 +181,116 @@ impl Method {
         match self {
             Self::Hnsw => "hnsw",
             Self::Flat => "flat",
+            Self::Ivf => "ivf",
+            Self::Factory => "factory",
         }
     }
+
+    /// The method of that [`name`](Self::name).
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        [Self::Hnsw, Self::Flat, Self::Ivf, Self::Factory]
+            .into_iter()
+            .find(|method| method.name() == name)
+    }
+}
+
+/// A FAISS factory string of those that can be indexed with: `[transform,]IVFn[_HNSWm],code` or `[transform,]HNSWm[,code]`.
+/// The exact re-ranking comes after it, so it has no refinement of its own.
+#[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Factory {
+    bytes: [u8; Self::MOST],
+    length: u8,
+}
+
+impl Factory {
+    /// Longest text: the longest useful one has some 40 bytes.
+    const MOST: usize = 64;
+
+    /// The text, if it is on the list.
+    #[must_use]
+    pub fn new(text: &str) -> Option<Self> {
+        let mut parts = text.split(',').peekable();
+        parts.next_if(|part| is_transform(part));
+        let structure = parts.next()?;
+        let code = parts.next();
+        let known = match numbered(structure, "IVF") {
+            Some("") => code.is_some_and(is_code),
+            Some(rest) => {
+                rest.strip_prefix("_HNSW").is_some_and(is_number) && code.is_some_and(is_code)
+            }
+            // Lists alone rank product codes with a selection of rows.
+            None => {
+                numbered(structure, "HNSW") == Some("")
+                    && code.is_none_or(|code| is_code(code) && !code.starts_with("PQ"))
+            }
+        };
+        let mut bytes = [0; Self::MOST];
+        bytes
+            .get_mut(..text.len())?
+            .copy_from_slice(text.as_bytes());
+        let length = u8::try_from(text.len()).ok()?;
+        (known && parts.next().is_none()).then_some(Self { bytes, length })
+    }
+
+    /// The text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        let bytes = self.bytes.get(..usize::from(self.length));
+        // Made of a text of that length.
+        bytes
+            .and_then(|bytes| std::str::from_utf8(bytes).ok())
+            .unwrap_or("")
+    }
+}
+
+impl fmt::Debug for Factory {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.as_str().fmt(f)
+    }
+}
+
+impl TryFrom<String> for Factory {
+    type Error = &'static str;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        Self::new(&text).ok_or("a factory string that cannot be indexed with")
+    }
+}
+
+impl From<Factory> for String {
+    fn from(factory: Factory) -> Self {
+        factory.as_str().to_owned()
+    }
+}
+
+/// What follows a name and a number.
+fn numbered<'a>(part: &'a str, name: &str) -> Option<&'a str> {
+    let rest = part.strip_prefix(name)?;
+    let digits = rest.bytes().take_while(u8::is_ascii_digit).count();
+    let (number, rest) = rest.split_at_checked(digits)?;
+    is_number(number).then_some(rest)
+}
+
+/// A whole number from 1 to 99,999.
+fn is_number(text: &str) -> bool {
+    (1..=5).contains(&text.len())
+        && !text.starts_with('0')
+        && text.bytes().all(|byte| byte.is_ascii_digit())
+}
+
+fn is_transform(part: &str) -> bool {
+    let plain = ["PCA", "PCAR", "RR", "OPQ"].into_iter();
+    plain.clone().any(|name| numbered(part, name) == Some(""))
+        || numbered(part, "OPQ").is_some_and(|rest| rest.strip_prefix('_').is_some_and(is_number))
+}
+
+fn is_code(part: &str) -> bool {
+    let words = ["Flat", "SQ4", "SQ6", "SQ8", "SQfp16", "SQbf16", "RaBitQ"];
+    words.contains(&part)
+        || numbered(part, "PQ")
+            .is_some_and(|bits| ["", "x4", "x8", "x4fs", "x4fsr"].contains(&bits))
 }
 
 /// What is kept of vectors for comparing exactly what codes have found.
@@ -233,6 +345,12 @@ pub struct IndexOptions {
     /// `storage`; absent in what was stored before there was a choice.
     #[serde(default)]
     pub storage: Storage,
+    /// `lists`: of the method `ivf`; 0 for the square root of the number of rows.
+    #[serde(default)]
+    pub lists: u16,
+    /// `factory`: of the method of that name.
+    #[serde(default)]
+    pub factory: Option<Factory>,
 }
 
 impl Default for IndexOptions {
@@ -242,6 +360,8 @@ impl Default for IndexOptions {
             m: 16,
             ef_construction: 100,
             storage: Storage::F32,
+            lists: 0,
+            factory: None,
         }
     }
 }
@@ -401,6 +521,41 @@ mod tests {
             assert_eq!(KeyType::from_oid(kind.oid()), Some(kind));
         }
         assert_eq!(KeyType::from_oid(TypeId(1700)), None);
+    }
+
+    #[test]
+    fn factory_strings_of_the_list() {
+        for text in [
+            "IVF100,Flat",
+            "IVF4096_HNSW32,PQ384x4fs",
+            "OPQ64_128,IVF100,PQ64x4fs",
+            "PCA64,HNSW16,SQ8",
+            "HNSW32",
+            "IVF1,RaBitQ",
+        ] {
+            let factory = Factory::new(text);
+            assert_eq!(factory.map(String::from).as_deref(), Some(text));
+        }
+        for text in [
+            "",
+            ",",
+            "Flat",
+            "LSH",
+            "PQ8",
+            "HNSW16,PQ8",
+            "IVF0,Flat",
+            "IVF100",
+            "IVF100,",
+            "IVF100,Flat,RFlat",
+            "IVF999999,Flat",
+            "IVF100_HNSW,Flat",
+            "IDMap,IVF1,Flat",
+            "IVF1,PQ8x12",
+            "OPQ,IVF1,Flat",
+            "IVFé,Flat",
+        ] {
+            assert_eq!(Factory::new(text), None, "{text}");
+        }
     }
 
     fn columns(kinds: &[KeyType]) -> Vec<KeyColumn> {

@@ -85,6 +85,11 @@ impl Linker {
         drop(old);
     }
 
+    /// Whether a rebuild is ready.
+    pub(super) fn is_rebuilt(&self) -> bool {
+        self.shared.lock().rebuilt.is_some()
+    }
+
     /// A rebuild to publish, if one is ready.
     pub(super) fn rebuilt(&self) -> Option<Rebuild> {
         self.shared.lock().rebuilt.take()
@@ -159,11 +164,12 @@ impl Shared {
             match done {
                 Ok(()) if calm => self.rest(started.elapsed()),
                 Ok(()) => {}
-                Err(_no_memory) => {
+                Err(IndexError::Full(_) | IndexError::Memory { .. }) => {
                     // Searches scan what is not linked; the next try may find memory. Others may need it meanwhile.
                     rebuilding = None;
                     self.rest(RETRY);
                 }
+                Err(IndexError::Engine(reason)) => return self.dial.fail(&reason),
             }
         }
     }
@@ -264,7 +270,8 @@ fn due(snapshot: &Snapshot) -> bool {
     let (nodes, live) = (u64::from(view.nodes()), view.live().len());
     let half = live * 2 <= nodes;
     let third = live * 3 <= nodes * 2;
-    view.nodes() >= REBUILD_FROM && (half || third && view.dial().correction() >= COSTLY)
+    view.nodes() >= REBUILD_FROM
+        && (half || third && view.dial().correction() >= COSTLY || view.outgrown())
 }
 
 /// Threads to link with.

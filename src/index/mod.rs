@@ -29,6 +29,7 @@
 //!   codes.cpp          vectors and queries → bytes
 //!   vectors.cpp vectors.h  vectors ↔ 16 bits a component; codes → vectors
 //!   graph.cpp          FAISS's HNSW structure, linked while it is searched
+//!   lists.rs lists.cpp  FAISS's own indexes, added to while they are searched
 //!   search.cpp         the walk, the scan of what is not linked, exact comparison
 //! ```
 //!
@@ -143,7 +144,8 @@ impl IndexSpec {
         };
         let engine = match self.options.method {
             Method::Flat => 0,
-            Method::Hnsw => faiss::node_bytes(self),
+            // Of those about as much.
+            Method::Hnsw | Method::Ivf | Method::Factory => faiss::node_bytes(self),
         };
         rows.saturating_mul((vector + engine + RECORD_BYTES + self.include * INCLUDE_BYTES) as u64)
     }

@@ -4,14 +4,14 @@ use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use super::attributes::Attributes;
-use super::faiss::Rows;
+use super::faiss::{Rows, check_lists};
 use super::keys::{KeyMap, Place};
 use super::linker::Linker;
 use super::loader::Changed;
 use super::memory::{Account, Memory, Part};
 use super::pages::Records;
 use super::{IndexError, IndexSpec, Snapshot, record};
-use crate::catalog::{IndexOptions, RowKey, ValueKind};
+use crate::catalog::{IndexOptions, Method, RowKey, ValueKind};
 use crate::lsn::Lsn;
 use crate::vector::{Metric, Vector};
 
@@ -146,7 +146,7 @@ impl Writer {
     /// An empty index, with as much memory as there is.
     ///
     /// # Errors
-    /// When the options are beyond what the engine has room for.
+    /// When the options are beyond what the engine has room for, or FAISS can make no index of them.
     pub fn new(spec: IndexSpec) -> Result<Self, IndexError> {
         Self::within(spec, &Memory::unlimited())
     }
@@ -163,6 +163,9 @@ impl Writer {
             return Err(IndexError::Engine(format!(
                 "m = {m}, ef_construction = {ef_construction}"
             )));
+        }
+        if matches!(spec.options.method, Method::Ivf | Method::Factory) {
+            check_lists(&spec)?;
         }
         let account = Account::new(Arc::clone(memory));
         Ok(Self {
@@ -427,6 +430,12 @@ impl Writer {
             Place::Row(row) => self.records.get(row),
             Place::LeftOut(slot) => self.left_out.records.get(slot),
         }
+    }
+
+    /// Whether a rebuild waits for the next [`publish`](Self::publish).
+    #[must_use]
+    pub fn is_rebuilt(&self) -> bool {
+        self.linker.as_ref().is_some_and(Linker::is_rebuilt)
     }
 
     /// Makes everything applied visible, at once, as the state at `lsn`.

@@ -430,7 +430,8 @@ impl Applier {
         let failed = self.indexes.retry(now);
         self.go_on_if(|puzzle| puzzle.deadline <= now);
         // Also while nothing is applied it shows how far behind it is.
-        if failed || self.indexes.is_building() || self.shown != self.marks.upstream() {
+        let changing = self.indexes.is_building() || self.indexes.is_rebuilt();
+        if failed || changing || self.shown != self.marks.upstream() {
             self.show();
         }
     }

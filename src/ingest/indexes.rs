@@ -260,6 +260,11 @@ impl Indexes {
         self.all.values().any(building)
     }
 
+    /// Whether an index was made anew, which shows when it is published.
+    pub(crate) fn is_rebuilt(&self) -> bool {
+        self.all.values().any(Index::is_rebuilt)
+    }
+
     /// The indexes as sessions see them.
     pub(crate) fn states(
         &mut self,

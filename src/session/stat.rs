@@ -72,7 +72,7 @@ fn one_index(index: &IndexState, view: &View) -> Value {
     let stats = index.snapshot.as_ref().map(|snapshot| snapshot.stats());
     // A flat index has no effort: it compares all rows.
     let searched = index.snapshot.as_ref();
-    let searched = searched.filter(|_| definition.options.method == Method::Hnsw);
+    let searched = searched.filter(|_| definition.options.method != Method::Flat);
     let dial = searched.map(|snapshot| snapshot.dial());
     json!({
         "index_id": definition.id.0,

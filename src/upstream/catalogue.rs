@@ -9,8 +9,8 @@ use tokio::time::Instant;
 use tokio_postgres::Row;
 
 use crate::catalog::{
-    ColumnNumber, IncludeColumn, IndexDefinition, IndexId, IndexOptions, KeyColumn, KeyType,
-    Method, QualifiedName, RelationId, Storage, TypeId, VectorColumn,
+    ColumnNumber, Factory, IncludeColumn, IndexDefinition, IndexId, IndexOptions, KeyColumn,
+    KeyType, Method, QualifiedName, RelationId, Storage, TypeId, VectorColumn,
 };
 use crate::upstream::UpstreamError;
 use crate::upstream::sql::SqlSession;
@@ -491,11 +491,10 @@ fn options(text: &str, kind: VectorType) -> Result<IndexOptions, String> {
         let invalid = || format!("option {name} cannot be {text}");
         match name.as_str() {
             "method" => {
-                options.method = [Method::Hnsw, Method::Flat]
-                    .into_iter()
-                    .find(|method| method.name() == text)
-                    .ok_or_else(invalid)?;
+                options.method = Method::from_name(&text).ok_or_else(invalid)?;
             }
+            "lists" => options.lists = text.parse().map_err(|_| invalid())?,
+            "factory" => options.factory = Some(Factory::new(&text).ok_or_else(invalid)?),
             "m" => options.m = text.parse().map_err(|_| invalid())?,
             "ef_construction" => options.ef_construction = text.parse().map_err(|_| invalid())?,
             // For columns without a type modifier; the row carries the dimensions in any case.
@@ -565,11 +564,12 @@ mod tests {
         assert!(storage(flat, VectorType::Vector).is_err());
         for (text, part) in [
             ("[]", "no JSON"),
-            (r#"{"method": "ivf"}"#, "method"),
+            (r#"{"method": "magic"}"#, "method"),
             (r#"{"m": -1}"#, "m cannot be -1"),
-            (r#"{"lists": 3}"#, "lists"),
             (r#"{"storage": "f8"}"#, "storage cannot be f8"),
             (r#"{"storage": "f16"}"#, "storage cannot be f16"),
+            (r#"{"factory": "LSH"}"#, "factory"),
+            (r#"{"probes": 3}"#, "probes"),
         ] {
             assert!(
                 options(text, VectorType::Bit).unwrap_err().contains(part),

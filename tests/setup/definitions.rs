@@ -163,9 +163,9 @@ const ERRORS: &[(&str, &str, &str)] = &[
         r#"value 1001 out of bounds for option "ef_construction""#,
     ),
     (
-        "select rektor.create_index('x', 'items', 'embedding', options => '{\"method\": \"ivf\"}')",
+        "select rektor.create_index('x', 'items', 'embedding', options => '{\"method\": \"magic\"}')",
         "22023",
-        r#"invalid value for enum option "method": ivf"#,
+        r#"invalid value for enum option "method": magic"#,
     ),
     (
         "select rektor.create_index('x', 'items', 'embedding', options => '{\"storage\": \"f8\"}')",

@@ -1,12 +1,13 @@
 //! Compiles the C++ shim against the headers that faiss-sys installs, for the same processors as FAISS itself.
 
 fn main() {
-    const SOURCES: [&str; 6] = [
+    const SOURCES: [&str; 7] = [
         "kernels.cpp",
         "bits.cpp",
         "codes.cpp",
         "vectors.cpp",
         "graph.cpp",
+        "lists.cpp",
         "search.cpp",
     ];
     const HEADERS: [&str; 6] = [

@@ -33,6 +33,12 @@ pub(super) struct RawView {
     pub(super) extent: u32,
 }
 
+/// `RektorLists`.
+#[repr(C)]
+pub(super) struct RawLists {
+    _opaque: [u8; 0],
+}
+
 /// `RektorGraph`.
 #[repr(C)]
 pub(super) struct RawGraph {
@@ -117,8 +123,34 @@ unsafe extern "C" {
         count: usize,
         entry: u32,
     ) -> *mut RawGraph;
+    pub(super) fn rektor_lists_new(
+        factory: *const std::ffi::c_char,
+        view: *const RawView,
+        nodes: *const u32,
+        count: usize,
+        lists: usize,
+        threads: u32,
+        error: *mut std::ffi::c_char,
+        room: usize,
+    ) -> *mut RawLists;
+    pub(super) fn rektor_lists_check(
+        factory: *const std::ffi::c_char,
+        dim: usize,
+        metric: u32,
+        error: *mut std::ffi::c_char,
+        room: usize,
+    ) -> i32;
+    pub(super) fn rektor_lists_free(lists: *mut RawLists);
+    pub(super) fn rektor_lists_add(
+        lists: *mut RawLists,
+        view: *const RawView,
+        nodes: *const u32,
+        count: usize,
+    ) -> i32;
+    pub(super) fn rektor_lists_row_bytes(lists: *const RawLists) -> usize;
     pub(super) fn rektor_search(
         graph: *const RawGraph,
+        lists: *const RawLists,
         view: *const RawView,
         query: *const f32,
         k: usize,
@@ -129,6 +161,7 @@ unsafe extern "C" {
     ) -> i64;
     pub(super) fn rektor_search_allowed(
         graph: *const RawGraph,
+        lists: *const RawLists,
         view: *const RawView,
         query: *const f32,
         k: usize,

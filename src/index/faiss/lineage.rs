@@ -11,12 +11,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use arc_swap::ArcSwapOption;
 
 use super::codes::Codes;
-use super::ffi::RawView;
+use super::ffi::{RawGraph, RawLists, RawView};
 use super::graph::{Graph, Shape};
+use super::lists::Lists;
 use super::store::Store;
 use super::stored::GraphImage;
 use super::vectors::Vectors;
-use crate::catalog::IndexOptions;
+use crate::catalog::{IndexOptions, Method};
 use crate::index::IndexError;
 use crate::index::memory::Part;
 use crate::index::pages::Bitmap;
@@ -31,6 +32,33 @@ fn room_for(nodes: u32) -> u32 {
         .clamp(LEAST_CAPACITY, i32::MAX.unsigned_abs())
 }
 
+/// What nodes are linked into: a graph or lists, or neither yet.
+pub(super) struct Structure {
+    graph: Option<Arc<Graph>>,
+    lists: Option<Arc<Lists>>,
+}
+
+impl Structure {
+    /// Nodes that are linked.
+    pub(super) fn linked(&self) -> u32 {
+        let graph = self.graph.as_ref().map(|graph| graph.linked());
+        let lists = || self.lists.as_ref().map(|lists| lists.linked());
+        graph.or_else(lists).unwrap_or(0)
+    }
+
+    /// Null, or valid as long as `self`.
+    pub(super) fn raw_graph(&self) -> *const RawGraph {
+        let graph = self.graph.as_ref();
+        graph.map_or(std::ptr::null(), |graph| graph.raw())
+    }
+
+    /// Null, or valid as long as `self`.
+    pub(super) fn raw_lists(&self) -> *const RawLists {
+        let lists = self.lists.as_ref();
+        lists.map_or(std::ptr::null(), |lists| lists.raw())
+    }
+}
+
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Lineage {
@@ -38,6 +66,8 @@ pub(super) struct Lineage {
     nodes: Store<u32>,
     extent: AtomicU32,
     graph: ArcSwapOption<Graph>,
+    /// Instead of a graph, for methods of FAISS's own.
+    lists: ArcSwapOption<Lists>,
     /// Held while nodes are appended, and while the graph is linked into or replaced.
     append: Mutex<()>,
     link: Mutex<()>,
@@ -51,6 +81,7 @@ impl Lineage {
             codes,
             extent: AtomicU32::new(0),
             graph: ArcSwapOption::empty(),
+            lists: ArcSwapOption::empty(),
             append: Mutex::new(()),
             link: Mutex::new(()),
         }
@@ -95,6 +126,11 @@ impl Lineage {
         self.graph.load_full()
     }
 
+    /// The lists, once trained.
+    pub(super) fn lists(&self) -> Option<Arc<Lists>> {
+        self.lists.load_full()
+    }
+
     /// Takes a graph of the nodes that there are, which nobody has seen yet.
     pub(super) fn adopt(&self, image: &GraphImage, more: usize) -> Result<(), IndexError> {
         assert!(
@@ -113,9 +149,17 @@ impl Lineage {
         Ok(())
     }
 
+    /// What searches go through, held.
+    pub(super) fn structure(&self) -> Structure {
+        Structure {
+            graph: self.graph(),
+            lists: self.lists(),
+        }
+    }
+
     /// Nodes that are linked.
     pub(super) fn linked(&self) -> u32 {
-        self.graph.load().as_ref().map_or(0, |graph| graph.linked())
+        self.structure().linked()
     }
 
     /// Node numbers, for the shim; valid as long as the lineage.
@@ -140,11 +184,6 @@ impl Lineage {
     ) -> Result<(), IndexError> {
         let _lock = self.link.lock().unwrap_or_else(PoisonError::into_inner);
         let end = end.min(self.extent());
-        let graph = match self.graph() {
-            Some(graph) if graph.capacity() >= end => graph,
-            graph => self.grow(graph.as_deref(), options.m)?,
-        };
-        graph.take_room(end)?;
         let wanted = |node: u32| live.is_none_or(|live| live.contains(self.row(node)));
         let (stored, storage) = vectors.raw();
         let view = RawView {
@@ -157,6 +196,15 @@ impl Lineage {
             linked: 0,
             extent: 0,
         };
+        if options.method != Method::Hnsw {
+            // SAFETY: as below.
+            return unsafe { self.fill_lists(&view, end, options, threads, &wanted) };
+        }
+        let graph = match self.graph() {
+            Some(graph) if graph.capacity() >= end => graph,
+            graph => self.grow(graph.as_deref(), options.m)?,
+        };
+        graph.take_room(end)?;
         // SAFETY: the lock keeps other linkers out; linking does not read `live`; nodes below the extent have rows, and
         // those have codes and vectors, also when they are dead.
         let linked =
@@ -166,6 +214,39 @@ impl Lineage {
             self.graph.store(None);
         }
         linked
+    }
+
+    /// Trains lists with all nodes that are wanted, if there are none yet, and adds those up to `end`.
+    ///
+    /// # Safety
+    /// As [`Self::link`]; the lock is held.
+    unsafe fn fill_lists(
+        &self,
+        view: &RawView,
+        end: u32,
+        options: &IndexOptions,
+        threads: usize,
+        wanted: &impl Fn(u32) -> bool,
+    ) -> Result<(), IndexError> {
+        let lists = if let Some(lists) = self.lists() {
+            lists
+        } else {
+            let nodes: Vec<u32> = (0..self.extent()).filter(|node| wanted(*node)).collect();
+            // SAFETY: the caller's.
+            let lists = Arc::new(unsafe {
+                Lists::train(view, &nodes, options, threads, self.codes.account())?
+            });
+            self.lists.store(Some(Arc::clone(&lists)));
+            lists
+        };
+        let nodes: Vec<u32> = (lists.linked()..end).filter(|node| wanted(*node)).collect();
+        lists.take_room(nodes.len())?;
+        // SAFETY: the caller's.
+        let added = unsafe { lists.add(view, &nodes, end) };
+        if added.is_err() {
+            self.lists.store(None); // some may be in it, and must not come twice
+        }
+        added
     }
 
     /// A graph with room for all nodes there are and half as many again.

@@ -7,6 +7,7 @@ mod codes;
 mod ffi;
 mod graph;
 mod lineage;
+mod lists;
 mod measure;
 mod rows;
 mod store;
@@ -16,6 +17,7 @@ mod tests;
 mod vectors;
 mod view;
 
+pub(super) use lists::check as check_lists;
 pub use rows::MEAN_ROWS;
 pub(super) use rows::Rows;
 pub use stored::{GraphImage, GraphSource};

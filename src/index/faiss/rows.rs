@@ -66,7 +66,9 @@ impl Rows {
             live: Bitmap::default(),
             dial: Arc::default(),
             lineage: match spec.options.method {
-                Method::Hnsw => Some(Arc::new(Lineage::new(codes()))),
+                Method::Hnsw | Method::Ivf | Method::Factory => {
+                    Some(Arc::new(Lineage::new(codes())))
+                }
                 Method::Flat => None,
             },
             pending: Vec::new(),

@@ -42,6 +42,8 @@ int64_t give(std::vector<uint64_t>& keys, size_t k, uint32_t* rows, float* dista
 
 // Which live rows a search may find.
 struct Every {
+    RektorAllowed allowed = nullptr;
+    const void* context = nullptr;
     bool operator()(uint32_t) const {
         return true;
     }
@@ -208,22 +210,43 @@ int64_t give_ranked(const ByVector& by_vector, size_t k, uint32_t* rows, float* 
     return count;
 }
 
+// Adds the nearest of those rows to s.best.
+template <class Distances>
+void compare_rows(const uint32_t* rows, size_t count, const Distances& distances, size_t ef, Scratch& s) {
+    float found[kBatch];
+    for (size_t done = 0; done < count;) {
+        const size_t now = std::min(kBatch, count - done);
+        distances.many(rows + done, now, found);
+        for (size_t i = 0; i < now; i++) {
+            keep(s.best, ef, {found[i], rows[done + i]});
+        }
+        done += now;
+    }
+    s.computed += count;
+}
+
 // Candidates that a scan keeps for k rows: among so many codes are mostly sure to have them.
 size_t scanned_for(size_t k) {
     return 4 * k + 8;
 }
 
 template <class Allows>
-int64_t search(const RektorGraph* graph, const RektorView& view, const float* x, size_t k, size_t ef, uint64_t most,
-               Allows allows, uint32_t* rows, float* distances, uint64_t* computed) {
+int64_t search(const RektorGraph* graph, const RektorLists* lists, const RektorView& view, const float* x, size_t k,
+               size_t ef, uint64_t most, Allows allows, uint32_t* rows, float* distances, uint64_t* computed) {
     Scratch& s = scratch();
     s.computed = 0;
     Query query = code_query(view.codes, x, s.query);
-    if (graph == nullptr) {
+    const bool all = graph == nullptr && lists == nullptr;
+    if (all) {
         ef = std::max(ef, scanned_for(k));
+    }
+    std::vector<uint32_t> listed;
+    if (lists != nullptr) {
+        probe(*lists, view, s.query.values.data(), ef, allows.allowed, allows.context, listed);
     }
     const auto gather = [&](const auto& by) {
         s.best.clear();
+        compare_rows(listed.data(), listed.size(), by, ef, s);
         if (graph != nullptr) {
             walk(*graph, view, by, ef, most, allows, s);
             if (s.computed > most) {
@@ -238,7 +261,7 @@ int64_t search(const RektorGraph* graph, const RektorView& view, const float* x,
     if (!gather(ByCode(view, query))) {
         return 0;
     }
-    if (!rank(view, query, by_vector, k, ef, graph == nullptr, s)) {
+    if (!rank(view, query, by_vector, k, ef, all, s)) {
         if (!gather(by_vector)) {
             return 0;
         }
@@ -255,16 +278,7 @@ int64_t search_rows(const RektorView& view, const float* x, size_t k, const uint
     Query query = code_query(view.codes, x, s.query);
     const auto gather = [&](const auto& by) {
         s.best.clear();
-        float found[kBatch];
-        for (size_t done = 0; done < count;) {
-            const size_t now = std::min(kBatch, count - done);
-            by.many(among + done, now, found);
-            for (size_t i = 0; i < now; i++) {
-                keep(s.best, wanted, {found[i], among[done + i]});
-            }
-            done += now;
-        }
-        s.computed += count;
+        compare_rows(among, count, by, wanted, s);
     };
     const ByVector by_vector(view, x, view.codes.metric);
     gather(ByCode(view, query));
@@ -300,20 +314,22 @@ extern "C" void rektor_low_priority() {
     setpriority(PRIO_PROCESS, 0, 19);
 }
 
-extern "C" int64_t rektor_search(const RektorGraph* graph, const RektorView* view, const float* query, size_t k,
-                                 size_t ef, uint32_t* rows, float* distances, uint64_t* computed) {
+extern "C" int64_t rektor_search(const RektorGraph* graph, const RektorLists* lists, const RektorView* view,
+                                 const float* query, size_t k, size_t ef, uint32_t* rows, float* distances,
+                                 uint64_t* computed) {
     try {
-        return search(graph, *view, query, k, ef, UINT64_MAX, Every{}, rows, distances, computed);
+        return search(graph, lists, *view, query, k, ef, UINT64_MAX, Every{}, rows, distances, computed);
     } catch (const std::exception&) {
         return -1;
     }
 }
 
-extern "C" int64_t rektor_search_allowed(const RektorGraph* graph, const RektorView* view, const float* query, size_t k,
-                                         size_t ef, uint64_t most, RektorAllowed allowed, const void* context,
+extern "C" int64_t rektor_search_allowed(const RektorGraph* graph, const RektorLists* lists, const RektorView* view,
+                                         const float* query, size_t k, size_t ef, uint64_t most, RektorAllowed allowed,
+                                         const void* context,
                                          uint32_t* rows, float* distances, uint64_t* computed) {
     try {
-        return search(graph, *view, query, k, ef, most, Asked{allowed, context}, rows, distances, computed);
+        return search(graph, lists, *view, query, k, ef, most, Asked{allowed, context}, rows, distances, computed);
     } catch (const std::exception&) {
         return -1;
     }

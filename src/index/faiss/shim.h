@@ -86,16 +86,31 @@ size_t rektor_graph_links(const RektorGraph* graph, uint32_t node, uint32_t node
 RektorGraph* rektor_graph_load(uint32_t m, uint32_t metric, uint32_t capacity, uint32_t nodes, const uint8_t* levels,
                                const uint32_t* twins, const int32_t* slots, size_t count, uint32_t entry);
 
-// Finds k of the nearest live rows, nearest first, weighing ef candidates; `graph` may be null when nothing is linked.
+struct RektorLists;
+
+// An index of FAISS's own, trained with `count` nodes and empty: of that many inverted lists, or what a factory string
+// says. Null when it cannot be; `error` then says why, in `room` bytes.
+RektorLists* rektor_lists_new(const char* factory, const RektorView* view, const uint32_t* nodes, size_t count,
+                              size_t lists, uint32_t threads, char* error, size_t room);
+// Whether there can be such an index of so many dimensions: 0, or -1 and the reason.
+int32_t rektor_lists_check(const char* factory, size_t dim, uint32_t metric, char* error, size_t room);
+void rektor_lists_free(RektorLists* lists);
+// Adds nodes, by one thread at a time; any number may search. 0 when done, -1 when there is no memory.
+int32_t rektor_lists_add(RektorLists* lists, const RektorView* view, const uint32_t* nodes, size_t count);
+// Bytes a row.
+size_t rektor_lists_row_bytes(const RektorLists* lists);
+
+// Finds k of the nearest live rows, nearest first, weighing ef candidates, of `graph` or of `lists`; both may be null
+// when nothing is linked.
 // Returns how many, or -1 when there is no memory.
-int64_t rektor_search(const RektorGraph* graph, const RektorView* view, const float* query, size_t k, size_t ef,
-                      uint32_t* rows, float* distances, uint64_t* computed);
+int64_t rektor_search(const RektorGraph* graph, const RektorLists* lists, const RektorView* view, const float* query,
+                      size_t k, size_t ef, uint32_t* rows, float* distances, uint64_t* computed);
 // The same among the rows that `allowed` says yes to; it is asked of live rows. Gives up, and returns 0, once the walk has
 // computed more than `most` distances.
 typedef bool (*RektorAllowed)(const void* context, uint32_t row);
-int64_t rektor_search_allowed(const RektorGraph* graph, const RektorView* view, const float* query, size_t k, size_t ef,
-                              uint64_t most, RektorAllowed allowed, const void* context, uint32_t* rows,
-                              float* distances, uint64_t* computed);
+int64_t rektor_search_allowed(const RektorGraph* graph, const RektorLists* lists, const RektorView* view,
+                              const float* query, size_t k, size_t ef, uint64_t most, RektorAllowed allowed,
+                              const void* context, uint32_t* rows, float* distances, uint64_t* computed);
 // The same among so many live rows, all of them compared by their codes.
 int64_t rektor_search_rows(const RektorView* view, const float* query, size_t k, const uint32_t* among, size_t count,
                            uint32_t* rows, float* distances, uint64_t* computed);

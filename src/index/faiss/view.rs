@@ -9,7 +9,7 @@ use super::codes;
 use super::ffi::{self, RawView};
 use super::lineage::Lineage;
 use super::vectors::Vectors;
-use crate::catalog::IndexOptions;
+use crate::catalog::{IndexOptions, Method};
 use crate::index::dial::{Curve, Dial};
 use crate::index::memory::Account;
 use crate::index::pages::Bitmap;
@@ -28,6 +28,11 @@ pub(in crate::index) struct RowView {
     /// Keeps the rows' ids from being used again.
     pin: Arc<()>,
 }
+
+/// Rows from which lists are trained: with fewer, comparing all costs as little.
+const TRAIN_FROM: u32 = 4_096;
+/// Lists are made anew for so many times the rows that they were made for: twice the lists.
+const OUTGROWN: u64 = 4;
 
 /// Rows and distances, nearest first, and how many distances that took.
 pub(in crate::index) type Ranked = (Vec<(u32, f32)>, u64);
@@ -104,11 +109,18 @@ impl RowView {
         self.extent.saturating_sub(linked)
     }
 
-    /// Whether rows of this view can be linked: there is a graph to come, and the mean is known.
+    /// Whether rows of this view can be linked: there is a graph to come, the mean is known, and rows enough to train with.
     pub(in crate::index) fn can_link(&self) -> bool {
-        self.lineage
-            .as_ref()
-            .is_some_and(|lineage| lineage.codes.centred())
+        self.lineage.as_ref().is_some_and(|lineage| {
+            let trains = self.spec.options.method != Method::Hnsw && lineage.lists().is_none();
+            lineage.codes.centred() && (!trains || self.extent >= TRAIN_FROM)
+        })
+    }
+
+    /// Whether lists were trained with so few of the rows that are live now that others would serve them better.
+    pub(in crate::index) fn outgrown(&self) -> bool {
+        let lists = self.lineage.as_ref().and_then(|lineage| lineage.lists());
+        lists.is_some_and(|lists| self.live.len() >= OUTGROWN * u64::from(lists.trained_with()))
     }
 
     /// The `k` nearest live rows, weighing `ef` candidates of the graph; may be fewer than there are.
@@ -122,14 +134,23 @@ impl RowView {
             return self.scan(query, k);
         };
         let ef = ef.max(k).max(1); // the walk keeps at least one candidate
-        let graph = lineage.graph();
+        let structure = lineage.structure();
         // Read before the graph is walked: what is linked after this is scanned.
-        let linked = graph.as_ref().map_or(0, |graph| graph.linked());
-        let raw = graph.as_ref().map_or(std::ptr::null(), |graph| graph.raw());
+        let linked = structure.linked();
         self.ranked(query, k, linked, |view, k, rows, distances, computed| {
-            // SAFETY: see `ranked`; `graph` holds what `raw` points to.
+            // SAFETY: see `ranked`; `structure` holds what its pointers point to.
             unsafe {
-                ffi::rektor_search(raw, view, query.as_ptr(), k, ef, rows, distances, computed)
+                ffi::rektor_search(
+                    structure.raw_graph(),
+                    structure.raw_lists(),
+                    view,
+                    query.as_ptr(),
+                    k,
+                    ef,
+                    rows,
+                    distances,
+                    computed,
+                )
             }
         })
     }
@@ -152,16 +173,17 @@ impl RowView {
             return Ok(None);
         };
         let ef = ef.max(k).max(1); // the walk keeps at least one candidate
-        let graph = lineage.graph();
-        let linked = graph.as_ref().map_or(0, |graph| graph.linked()); // before the walk, see `search`
-        let raw = graph.as_ref().map_or(std::ptr::null(), |graph| graph.raw());
+        let structure = lineage.structure();
+        let linked = structure.linked(); // before the walk, see `search`
+        let (graph, lists) = (structure.raw_graph(), structure.raw_lists());
         let context = std::ptr::from_ref(allowed).cast();
         let found = self.ranked(query, k, linked, |view, k, rows, distances, computed| {
             let query = query.as_ptr();
-            // SAFETY: see `ranked`; `graph` holds what `raw` points to, `allowed` outlives the call.
+            // SAFETY: see `ranked`; `structure` holds what both point to, `allowed` outlives the call.
             unsafe {
                 ffi::rektor_search_allowed(
-                    raw, view, query, k, ef, most, ask::<A>, context, rows, distances, computed,
+                    graph, lists, view, query, k, ef, most, ask::<A>, context, rows, distances,
+                    computed,
                 )
             }
         })?;

@@ -4,6 +4,7 @@ mod concurrency;
 mod dial;
 mod filters;
 mod hard;
+mod lists;
 mod memory;
 mod model;
 mod recall;

@@ -371,11 +371,19 @@ impl Index {
             && replica.lacking.is_empty()
         {
             live.complete = position.max(replica.point);
-            if replica.dirty {
+            if replica.dirty || replica.writer.is_rebuilt() {
                 live.snapshot = Some(replica.writer.publish(live.complete));
                 replica.dirty = false;
             }
         }
+    }
+
+    /// Whether there is something to publish that no change has brought.
+    pub(super) fn is_rebuilt(&self) -> bool {
+        self.live.as_ref().is_some_and(|live| match &live.place {
+            Place::Here(replica) => replica.writer.is_rebuilt(),
+            Place::Away { .. } | Place::Nowhere => false,
+        })
     }
 
     /// `halted` is why nothing at all is followed.
