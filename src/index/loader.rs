@@ -85,6 +85,11 @@ impl Loader {
         Ok(Self(writer))
     }
 
+    /// As [`Writer::serves`].
+    pub fn serves(&self) {
+        self.0.serves();
+    }
+
     /// As [`Writer::filtered_on`].
     #[must_use]
     pub fn filtered_on(self, kinds: impl IntoIterator<Item = Option<ValueKind>>) -> Self {

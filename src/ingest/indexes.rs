@@ -199,7 +199,6 @@ impl Indexes {
                 continue; // the catalogue was read again meanwhile
             }
             self.serials += 1;
-            made.writer.serves();
             let entry = index.entry.clone();
             let mut replica = Replica::new(entry, made.former, made.writer, made.point);
             replica.dirty = false;

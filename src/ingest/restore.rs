@@ -78,13 +78,13 @@ fn fill(
     memory: &Arc<Memory>,
 ) -> Result<(Writer, Files), LoadError> {
     let spec = spec(&entry.definition);
-    memory.check(spec.estimate(stored.len()))?;
     let graph = graph(stored, &spec, entry)?;
     if spec.options.storage == Storage::I8 && graph.is_none() && stored.len() >= MEAN_ROWS {
         // What is stored stands for codes around the graph's mean: around another they would be coded twice.
         return Err(LoadError::NoMean);
     }
     let loader = Loader::within(spec, graph.as_ref(), memory)?;
+    loader.serves();
     let mut loader = loader.filtered_on(kinds(&entry.definition));
     let mut since_publication = 0;
     let mut rows = stored.rows()?;

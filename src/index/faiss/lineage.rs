@@ -240,6 +240,7 @@ impl Lineage {
             lists
         };
         let nodes: Vec<u32> = (lists.linked()..end).filter(|node| wanted(*node)).collect();
+        lists.take_room(nodes.len())?;
         // SAFETY: the caller's.
         let added = unsafe { lists.add(view, &nodes, end) };
         if added.is_err() {

@@ -120,6 +120,14 @@ impl Lists {
         })
     }
 
+    /// Takes the memory that so many more nodes need.
+    pub(super) fn take_room(&self, more: usize) -> Result<(), IndexError> {
+        // SAFETY: a valid index.
+        let row = unsafe { ffi::rektor_lists_row_bytes(self.raw()) };
+        let nodes = self.added.load(Ordering::Relaxed) + more;
+        self.charge.grow_to(nodes * row)
+    }
+
     /// Adds nodes; `linked` is `end` then.
     ///
     /// # Safety

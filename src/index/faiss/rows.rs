@@ -149,6 +149,9 @@ impl Rows {
         for (row, code, scales) in image.dead(&self.live)? {
             // SAFETY: not live, so not loaded, so nobody was ever given this row.
             unsafe { lineage.codes.set(row, code, scales)? };
+            if matches!(self.spec.form(), Form::Bits(_)) {
+                continue; // that was its vector
+            }
             // Walks pass through it, by its vector too.
             self.vectors.reserve(row)?;
             // SAFETY: as above.

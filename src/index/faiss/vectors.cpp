@@ -24,14 +24,21 @@ uint16_t upper_half(float x) {
     return static_cast<uint16_t>((rounded & 0x7fff) < 0x7f80 ? rounded : (rounded & 0x8000) | 0x7f7f);
 }
 
+// To the nearest half, of two to the even one; what would become infinite is the largest.
+uint16_t half(float x) {
+    return _cvtss_sh(std::min(std::max(x, -kMostHalf), kMostHalf), _MM_FROUND_TO_NEAREST_INT);
+}
+
 // Under cosine a vector's length does not matter: a power of two that brings its largest component to where halves have
-// most room below it. 1 where it is there, so that doing it again changes nothing.
+// most room below it. 1 where nothing is lost anyway, so that doing it again changes nothing.
 double scale_for_halves(const float* x, size_t count) {
     float most = 0;
+    bool exact = true;
     for (size_t j = 0; j < count; j++) {
         most = std::max(most, std::fabs(x[j]));
+        exact = exact && _cvtsh_ss(half(x[j])) == x[j];
     }
-    if (most == 0 || (most >= 16384 && most <= kMostHalf)) {
+    if (exact) {
         return 1;
     }
     int exponent;
@@ -84,8 +91,7 @@ extern "C" void rektor_narrow(uint32_t storage, uint32_t metric, const float* x,
     const double scale = storage == kF16 && metric == kCosine ? scale_for_halves(x, count) : 1;
     for (size_t j = 0; j < count; j++) {
         if (storage == kF16) {
-            const float value = static_cast<float>(x[j] * scale);
-            out[j] = _cvtss_sh(std::min(std::max(value, -kMostHalf), kMostHalf), _MM_FROUND_TO_NEAREST_INT);
+            out[j] = half(static_cast<float>(x[j] * scale));
         } else {
             out[j] = upper_half(x[j]);
         }
