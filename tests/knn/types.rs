@@ -265,6 +265,20 @@ fn recall(rektor: &Rektor<'_>, operator: &str, queries: &[String]) -> f64 {
     let mut direct = rektor.database.connect();
     let mut through = rektor.connect();
     rektor.catch_up(&mut through);
+    // What waits longer than a search does, after a restart, is answered upstream.
+    let first = format!(
+        "select id from many order by v {operator} '{}' limit 10",
+        queries[0]
+    );
+    crate::harness::wait_for(
+        "a search from the index",
+        std::time::Duration::from_secs(60),
+        || {
+            let before = Answered::now(rektor).nominate;
+            through.run(&first);
+            (Answered::now(rektor).nominate > before).then_some(())
+        },
+    );
     let before = Answered::now(rektor);
     let mut found = 0;
     for query in queries {
