@@ -195,7 +195,7 @@ constexpr double kLikely = 1.65;
 
 // Compares a candidate by its vector; s.exact keeps the k nearest, the farthest of them on top.
 void compare(const RektorView& view, const ByVector& by_vector, uint32_t row, size_t k, Scratch& s) {
-    const float distance = by_vector.to(at(view.vectors, row, view.codes.dim));
+    const float distance = by_vector.to(vector_of(view, row));
     const uint64_t key = sort_key(distance, row);
     s.computed++;
     if (s.exact.size() < k) {

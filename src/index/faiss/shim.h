@@ -25,10 +25,14 @@ struct RektorCodes {
     uint32_t metric;
 };
 
+// How stored vectors are kept: as words (of bits too), as IEEE halves, as the upper halves of floats, as codes alone.
+enum RektorStorage : uint32_t { kF32 = 0, kF16 = 1, kBf16 = 2, kCode = 3 };
+
 // What a search may read.
 struct RektorView {
     RektorCodes codes;
-    const float* const* vectors;   // dim words a row
+    const uint8_t* const* vectors; // dim words a row, or halves; null where codes are all that is kept
+    uint32_t storage;              // RektorStorage
     const uint64_t* const* live;   // pages of the bitmap of live rows
     size_t live_pages;
     const uint32_t* const* nodes;  // the row of each node
@@ -55,11 +59,16 @@ void rektor_low_priority();
 // Writes the code of x: stride bytes and four floats.
 void rektor_encode(const RektorCodes* codes, const float* x, uint8_t* code, float* scale);
 
+// count components as kF16 or kBf16 keeps them, and back. Under kCosine kF16 may keep a multiple.
+void rektor_narrow(uint32_t storage, uint32_t metric, const float* x, size_t count, uint16_t* out);
+void rektor_widen(uint32_t storage, const uint16_t* halves, size_t count, float* out);
+
 // A graph with room for `capacity` nodes; null when there is no memory. `like`, when not null, is copied up to
 // `linked` nodes; nobody links into it meanwhile.
 RektorGraph* rektor_graph_new(uint32_t m, uint32_t metric, uint32_t capacity, const RektorGraph* like, uint32_t linked);
 void rektor_graph_free(RektorGraph* graph);
-size_t rektor_graph_bytes(const RektorGraph* graph);
+// Bytes that it holds when so many of its nodes are linked.
+size_t rektor_graph_bytes(const RektorGraph* graph, uint32_t nodes);
 // Links a node. Several threads may link different nodes, and any number search, at the same time.
 // 0 when done, -1 when there is no memory.
 int32_t rektor_graph_link(RektorGraph* graph, const RektorView* view, uint32_t node, uint32_t ef_construction);

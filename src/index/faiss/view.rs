@@ -1,5 +1,6 @@
 //! The rows at one moment: read, searched, linked and rebuilt by any number of threads.
 
+use std::borrow::Cow;
 use std::ffi::c_void;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -7,9 +8,10 @@ use std::sync::atomic::AtomicBool;
 use super::codes;
 use super::ffi::{self, RawFilter, RawView};
 use super::lineage::Lineage;
-use super::store::Store;
+use super::vectors::Vectors;
 use crate::catalog::{IndexOptions, Method};
 use crate::index::dial::{Curve, Dial};
+use crate::index::memory::Account;
 use crate::index::pages::Bitmap;
 use crate::index::{IndexError, IndexSpec};
 
@@ -17,7 +19,7 @@ use crate::index::{IndexError, IndexSpec};
 #[derive(Debug)]
 pub(in crate::index) struct RowView {
     spec: IndexSpec,
-    vectors: Arc<Store<f32>>,
+    vectors: Arc<Vectors>,
     live: Bitmap,
     lineage: Option<Arc<Lineage>>,
     /// Nodes of the lineage that are in this view.
@@ -48,7 +50,7 @@ pub(in crate::index) type Ranked = (Vec<(u32, f32)>, u64);
 impl RowView {
     pub(super) fn new(
         spec: IndexSpec,
-        vectors: Arc<Store<f32>>,
+        vectors: Arc<Vectors>,
         live: Bitmap,
         lineage: Option<Arc<Lineage>>,
         dial: Arc<Dial>,
@@ -84,8 +86,8 @@ impl RowView {
         &self.dial
     }
 
-    /// The vector of a live row.
-    pub(in crate::index) fn vector(&self, row: u32) -> Option<&[f32]> {
+    /// The vector of a live row as it is kept: rounded, under cosine perhaps of another length.
+    pub(in crate::index) fn vector(&self, row: u32) -> Option<Cow<'_, [f32]>> {
         let live = self.live.contains(row);
         // SAFETY: live in this view, so written before it, and not again while its pin is held.
         live.then(|| unsafe { self.vectors.get(row) })
@@ -288,12 +290,14 @@ impl RowView {
         }
         let k = k.min(usize::try_from(live.len()).unwrap_or(usize::MAX));
         let pages: Vec<*const u64> = live.pages().iter().map(|page| page.as_ptr()).collect();
+        let (vectors, storage) = self.vectors.raw();
         let view = RawView {
             codes: self.lineage.as_ref().map_or_else(
                 || codes::raw_without(&self.spec),
                 |lineage| lineage.codes.raw(),
             ),
-            vectors: self.vectors.table(),
+            vectors,
+            storage,
             live: pages.as_ptr(),
             live_pages: pages.len(),
             nodes: self
@@ -339,9 +343,9 @@ impl RowView {
         unsafe { lineage.link(&self.vectors, None, end, &self.spec.options, threads, stop) }
     }
 
-    /// Bytes of the graph.
-    pub(in crate::index) fn graph_bytes(&self) -> usize {
-        self.lineage.as_ref().map_or(0, |lineage| lineage.bytes())
+    /// What the index holds in memory: of all its views, as of now.
+    pub(in crate::index) fn account(&self) -> &Arc<Account> {
+        self.vectors.account()
     }
 
     /// Begins a lineage of the rows that are live now.

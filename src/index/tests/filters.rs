@@ -344,7 +344,7 @@ fn filtered_walks_find_the_nearest_and_never_too_few() {
         for query in &queries {
             let mut distances: Vec<f64> = rows
                 .iter()
-                .map(|row| Metric::L2.distance(query, snapshot.vector(*row).unwrap()))
+                .map(|row| Metric::L2.distance(query, &snapshot.vector(*row).unwrap()))
                 .collect();
             distances.sort_by(f64::total_cmp);
             let expected = rows.len().min(10);
