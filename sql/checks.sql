@@ -281,11 +281,11 @@ begin
                 raise exception 'unrecognized parameter "%"', option using errcode = '22023';
         end case;
     end loop;
-    if checked ->> 'storage' = 'i8' and checked ->> 'method' = 'flat' then
-        raise exception 'storage "i8" keeps no vectors for method "flat" to compare' using errcode = '22023';
-    end if;
     if (checked ->> 'method' = 'factory') is distinct from (checked ? 'factory') and (checked ->> 'method' = 'factory' or checked ? 'factory') then
         raise exception 'method "factory" and option "factory" go together' using errcode = '22023';
+    end if;
+    if checked ->> 'storage' = 'i8' and checked ->> 'method' = 'flat' then
+        raise exception 'storage "i8" keeps no vectors for method "flat" to compare' using errcode = '22023';
     end if;
     if ef_construction < 2 * m then
         if checked ? 'ef_construction' then

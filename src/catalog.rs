@@ -342,15 +342,15 @@ pub struct IndexOptions {
     pub m: u16,
     /// `ef_construction`: candidates weighed for each new node's links, 4 to 1000 and at least 2 × m.
     pub ef_construction: u16,
-    /// `storage`; absent in what was stored before there was a choice.
-    #[serde(default)]
-    pub storage: Storage,
     /// `lists`: of the method `ivf`; 0 for the square root of the number of rows.
     #[serde(default)]
     pub lists: u16,
     /// `factory`: of the method of that name.
     #[serde(default)]
     pub factory: Option<Factory>,
+    /// `storage`; absent in what was stored before there was a choice.
+    #[serde(default)]
+    pub storage: Storage,
 }
 
 impl Default for IndexOptions {
@@ -359,9 +359,9 @@ impl Default for IndexOptions {
             method: Method::Hnsw,
             m: 16,
             ef_construction: 100,
-            storage: Storage::F32,
             lists: 0,
             factory: None,
+            storage: Storage::F32,
         }
     }
 }

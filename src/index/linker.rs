@@ -164,12 +164,12 @@ impl Shared {
             match done {
                 Ok(()) if calm => self.rest(started.elapsed()),
                 Ok(()) => {}
+                Err(IndexError::Engine(reason)) => return self.dial.fail(&reason),
                 Err(IndexError::Full(_) | IndexError::Memory { .. }) => {
                     // Searches scan what is not linked; the next try may find memory. Others may need it meanwhile.
                     rebuilding = None;
                     self.rest(RETRY);
                 }
-                Err(IndexError::Engine(reason)) => return self.dial.fail(&reason),
             }
         }
     }

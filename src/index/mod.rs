@@ -144,7 +144,7 @@ impl IndexSpec {
         };
         let engine = match self.options.method {
             Method::Flat => 0,
-            // Of those about as much.
+            // Lists take less than links.
             Method::Hnsw | Method::Ivf | Method::Factory => faiss::node_bytes(self),
         };
         rows.saturating_mul((vector + engine + RECORD_BYTES + self.include * INCLUDE_BYTES) as u64)

@@ -1,6 +1,7 @@
 //! An immutable state of an index at one LSN → nearest neighbours, keys, INCLUDE values.
 
 use std::borrow::Cow;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::attributes::Attributes;
 use super::faiss::{GraphSource, Ranked, RowView};
@@ -80,6 +81,7 @@ pub struct Snapshot {
     records: Records,
     attributes: Attributes,
     left_out: u64,
+    settled: AtomicBool,
 }
 
 impl Snapshot {
@@ -98,6 +100,7 @@ impl Snapshot {
             records,
             attributes,
             left_out,
+            settled: AtomicBool::new(false),
         }
     }
 
@@ -111,6 +114,17 @@ impl Snapshot {
     #[must_use]
     pub fn lsn(&self) -> Lsn {
         self.lsn
+    }
+
+    /// Whether upstream was seen to show everything that is in it: a commit may be here before it is visible there.
+    #[must_use]
+    pub fn is_settled(&self) -> bool {
+        self.settled.load(Ordering::Acquire)
+    }
+
+    /// Upstream was seen to.
+    pub fn settle(&self) {
+        self.settled.store(true, Ordering::Release);
     }
 
     /// Sizes, as of now: the linker works on while a snapshot is held.

@@ -566,10 +566,10 @@ mod tests {
             ("[]", "no JSON"),
             (r#"{"method": "magic"}"#, "method"),
             (r#"{"m": -1}"#, "m cannot be -1"),
-            (r#"{"storage": "f8"}"#, "storage cannot be f8"),
-            (r#"{"storage": "f16"}"#, "storage cannot be f16"),
             (r#"{"factory": "LSH"}"#, "factory"),
             (r#"{"probes": 3}"#, "probes"),
+            (r#"{"storage": "f8"}"#, "storage cannot be f8"),
+            (r#"{"storage": "f16"}"#, "storage cannot be f16"),
         ] {
             assert!(
                 options(text, VectorType::Bit).unwrap_err().contains(part),

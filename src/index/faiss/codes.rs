@@ -97,8 +97,12 @@ impl Codes {
         unsafe { (self.codes.get(row), self.scales.get(row)) }
     }
 
-    /// About the vector (under cosine the unit vector) that has this code.
+    /// About the vector (under cosine the unit vector) that has this code; of bits exactly.
     pub(super) fn decoded(&self, code: &[u8], scales: &[f32]) -> Box<[f32]> {
+        if self.bits.is_some() {
+            let (words, _) = code.as_chunks::<4>();
+            return words.iter().map(|word| f32::from_ne_bytes(*word)).collect();
+        }
         let step = scales.first().copied().unwrap_or_default();
         let components = self.mean.iter().zip(code);
         components
@@ -117,8 +121,7 @@ impl Codes {
         scales: &[f32],
     ) -> Result<(), IndexError> {
         if let Some(bits) = &self.bits {
-            let (words, _) = code.as_chunks::<4>();
-            let words: Vec<f32> = words.iter().map(|word| f32::from_ne_bytes(*word)).collect();
+            let words = self.decoded(code, scales);
             bits.reserve(row)?;
             // SAFETY: reserved, and the caller has the row for itself.
             unsafe { bits.set(row, &words) };

@@ -33,6 +33,16 @@ pub(super) struct RawView {
     pub(super) extent: u32,
 }
 
+/// `RektorFilter`.
+#[repr(C)]
+pub(super) struct RawFilter {
+    pub(super) allowed: unsafe extern "C" fn(*const c_void, u32) -> bool,
+    pub(super) context: *const c_void,
+    pub(super) share: f64,
+    pub(super) most: u64,
+    pub(super) most_starved: u64,
+}
+
 /// `RektorLists`.
 #[repr(C)]
 pub(super) struct RawLists {
@@ -166,9 +176,7 @@ unsafe extern "C" {
         query: *const f32,
         k: usize,
         ef: usize,
-        most: u64,
-        allowed: unsafe extern "C" fn(*const c_void, u32) -> bool,
-        context: *const c_void,
+        filter: *const RawFilter,
         rows: *mut u32,
         distances: *mut f32,
         computed: *mut u64,

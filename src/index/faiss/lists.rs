@@ -138,13 +138,17 @@ impl Lists {
         nodes: &[u32],
         end: u32,
     ) -> Result<(), IndexError> {
+        let added = self.added.load(Ordering::Relaxed) + nodes.len();
+        // SAFETY: a valid index.
+        let row = unsafe { ffi::rektor_lists_row_bytes(self.raw()) };
+        self.charge.grow_to(added * row)?;
         // SAFETY: the caller's.
         let done =
             unsafe { ffi::rektor_lists_add(self.raw.as_ptr(), view, nodes.as_ptr(), nodes.len()) };
         if done != 0 {
             return Err(IndexError::Full("no memory to link rows".into()));
         }
-        self.added.fetch_add(nodes.len(), Ordering::Relaxed);
+        self.added.store(added, Ordering::Relaxed);
         self.linked.store(end, Ordering::Release);
         Ok(())
     }

@@ -21,7 +21,7 @@ pub(super) use lists::check as check_lists;
 pub use rows::MEAN_ROWS;
 pub(super) use rows::Rows;
 pub use stored::{GraphImage, GraphSource};
-pub(super) use view::{Ranked, Rebuild, RowView};
+pub(super) use view::{Pace, Ranked, Rebuild, RowView};
 
 use crate::index::IndexSpec;
 use crate::vector::Form;

@@ -104,13 +104,21 @@ size_t rektor_lists_row_bytes(const RektorLists* lists);
 // when nothing is linked.
 // Returns how many, or -1 when there is no memory.
 int64_t rektor_search(const RektorGraph* graph, const RektorLists* lists, const RektorView* view, const float* query,
-                      size_t k, size_t ef, uint32_t* rows, float* distances, uint64_t* computed);
-// The same among the rows that `allowed` says yes to; it is asked of live rows. Gives up, and returns 0, once the walk has
-// computed more than `most` distances.
+                       size_t k, size_t ef, uint32_t* rows, float* distances, uint64_t* computed);
+// Which rows a search may find: those that `allowed` says yes to; it is asked of live rows.
 typedef bool (*RektorAllowed)(const void* context, uint32_t row);
+struct RektorFilter {
+    RektorAllowed allowed;
+    const void* context;
+    double share;           // of the live rows, that are allowed
+    uint64_t most;          // the walk gives up once it has computed more distances, ...
+    uint64_t most_starved;  // ... and once more than these where rows near the query are hardly ever allowed
+};
+// The same among the rows that are allowed; ef is what a search among all would weigh, and at least k. Returns 0 when it
+// gave up.
 int64_t rektor_search_allowed(const RektorGraph* graph, const RektorLists* lists, const RektorView* view,
-                              const float* query, size_t k, size_t ef, uint64_t most, RektorAllowed allowed,
-                              const void* context, uint32_t* rows, float* distances, uint64_t* computed);
+                              const float* query, size_t k, size_t ef, const RektorFilter* filter, uint32_t* rows,
+                              float* distances, uint64_t* computed);
 // The same among so many live rows, all of them compared by their codes.
 int64_t rektor_search_rows(const RektorView* view, const float* query, size_t k, const uint32_t* among, size_t count,
                            uint32_t* rows, float* distances, uint64_t* computed);

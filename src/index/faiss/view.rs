@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use super::codes;
-use super::ffi::{self, RawView};
+use super::ffi::{self, RawFilter, RawView};
 use super::lineage::Lineage;
 use super::vectors::Vectors;
 use crate::catalog::{IndexOptions, Method};
@@ -29,6 +29,16 @@ pub(in crate::index) struct RowView {
     pin: Arc<()>,
 }
 
+/// How far a filtered walk goes.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::index) struct Pace {
+    /// Of the live rows, that are allowed.
+    pub(in crate::index) share: f64,
+    /// Distances to give up at, …
+    pub(in crate::index) most: u64,
+    /// … and those where rows near the query are hardly ever allowed.
+    pub(in crate::index) most_starved: u64,
+}
 /// Rows from which lists are trained: with fewer, comparing all costs as little.
 const TRAIN_FROM: u32 = 4_096;
 /// Lists are made anew for so many times the rows that they were made for: twice the lists.
@@ -155,39 +165,53 @@ impl RowView {
         })
     }
 
-    /// The `k` nearest of the live rows that are allowed; `None` when the walk gave up after `most` distances.
+    /// The `k` nearest of the live rows that are allowed, with `ef` as [`search`](Self::search) takes it; none when the walk
+    /// gave up.
     pub(in crate::index) fn search_allowed<A: Fn(u32) -> bool>(
         &self,
         query: &[f32],
         k: usize,
         ef: usize,
-        most: u64,
+        pace: Pace,
         allowed: &A,
-    ) -> Result<Option<Ranked>, IndexError> {
+    ) -> Result<Ranked, IndexError> {
         /// Asks the closure that `context` points to.
         unsafe extern "C" fn ask<A: Fn(u32) -> bool>(context: *const c_void, row: u32) -> bool {
             // SAFETY: `context` is the reference to an `A` that the search below is called with.
             unsafe { (*context.cast::<A>())(row) }
         }
         let Some(lineage) = &self.lineage else {
-            return Ok(None);
+            return Ok((Vec::new(), 0));
         };
         let ef = ef.max(k).max(1); // the walk keeps at least one candidate
         let structure = lineage.structure();
         let linked = structure.linked(); // before the walk, see `search`
         let (graph, lists) = (structure.raw_graph(), structure.raw_lists());
-        let context = std::ptr::from_ref(allowed).cast();
-        let found = self.ranked(query, k, linked, |view, k, rows, distances, computed| {
+        let filter = RawFilter {
+            allowed: ask::<A>,
+            context: std::ptr::from_ref(allowed).cast(),
+            share: pace.share,
+            most: pace.most,
+            most_starved: pace.most_starved,
+        };
+        self.ranked(query, k, linked, |view, k, rows, distances, computed| {
             let query = query.as_ptr();
             // SAFETY: see `ranked`; `structure` holds what both point to, `allowed` outlives the call.
             unsafe {
                 ffi::rektor_search_allowed(
-                    graph, lists, view, query, k, ef, most, ask::<A>, context, rows, distances,
+                    graph,
+                    lists,
+                    view,
+                    query,
+                    k,
+                    ef,
+                    &raw const filter,
+                    rows,
+                    distances,
                     computed,
                 )
             }
-        })?;
-        Ok((found.1 <= most || !found.0.is_empty()).then_some(found))
+        })
     }
 
     /// The `k` nearest of these live rows, each compared by its code, or by its vector where there are no codes.

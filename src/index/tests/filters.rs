@@ -367,7 +367,6 @@ fn filtered_walks_find_the_nearest_and_never_too_few() {
             }
         }
         let recall = found as f64 / f64::from(u32::try_from(wanted.max(1)).unwrap());
-        println!("{condition:?}: {} rows, recall {recall:.3}", rows.len());
         assert!(wanted == 0 || recall >= 0.95, "{condition:?}: {recall}");
     }
     assert!(walked > 100, "the graph was walked");
