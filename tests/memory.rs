@@ -169,6 +169,11 @@ fn what_is_kept_of_vectors_equals_the_table_also_after_a_restart() {
     wire.run("create index half_idx on h using faiss (v halfvec_l2_ops)");
     names.push(("half_idx".to_owned(), 2));
     let check = |rektor: &Rektor<'_>, wire: &mut Wire, count: i32| {
+        // Stored indexes are ready before the stream flows again, and without it nothing can be compared.
+        wait_for("the stream", LIMIT, || {
+            let streaming = wire.value("select streaming from rektor.stat_replication");
+            (streaming == "t").then_some(())
+        });
         for (name, bytes) in &names {
             rektor.wait_ready(name);
             let verified = wire.rows(&format!(
