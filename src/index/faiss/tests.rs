@@ -121,6 +121,7 @@ fn l1_kernels_equal_plain_arithmetic() {
 }
 
 #[test]
+#[allow(clippy::cast_possible_truncation)] // random words
 fn bit_kernels_equal_plain_arithmetic() {
     // SAFETY: no arguments.
     let best = unsafe { ffi::rektor_best_bit_kernel() };
@@ -163,6 +164,7 @@ fn bit_kernels_equal_plain_arithmetic() {
 }
 
 #[test]
+#[allow(clippy::cast_possible_truncation)] // random words
 fn searches_of_bits_equal_scans_in_every_length() {
     let mut state = 11;
     for dim in (1..=300).chain([1_536, 64_000]) {
