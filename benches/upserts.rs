@@ -241,9 +241,11 @@ fn probe(task: &Task, queries: &[f32], over: &AtomicBool) -> (Vec<f64>, usize) {
         let position = writing
             .block_on(writer.simple_query("select pg_current_wal_lsn()"))
             .unwrap();
-        let position = position.iter().find_map(|message| match message {
-            SimpleQueryMessage::Row(row) => row.get(0).map(str::to_owned),
-            _ => None,
+        let position = position.iter().find_map(|message| {
+            let SimpleQueryMessage::Row(row) = message else {
+                return None;
+            };
+            row.get(0).map(str::to_owned)
         });
         let set = format!("set rektor.min_lsn = '{}'", position.unwrap());
         asking.block_on(asker.batch_execute(&set)).unwrap();

@@ -331,7 +331,9 @@ fn failure(table: usize, index: &Filling, error: RowError) -> CopyFailure {
             needs: needs(index.writer.held()),
             error,
         },
-        error => CopyFailure::Row { table, error },
+        error @ (RowError::Projection(_) | RowError::Engine(_) | RowError::Outcome) => {
+            CopyFailure::Row { table, error }
+        }
     }
 }
 

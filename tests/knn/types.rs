@@ -154,7 +154,7 @@ fn bits_are_read_as_postgres_reads_them() {
             }
             // Binary parameters, declared and not: length in bits and bytes, and what only looks like that.
             let length = u32::try_from(ROWS).unwrap().to_be_bytes();
-            let whole = [&length[..], &vec![0xff; ROWS / 8]].concat();
+            let whole = [&length[..], &[0xff; ROWS / 8]].concat();
             let (mut short, mut other) = (whole.clone(), whole.clone());
             short.pop();
             other[3] += 1;

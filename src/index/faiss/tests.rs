@@ -15,6 +15,11 @@ fn random(state: &mut u64) -> u64 {
     *state
 }
 
+/// The upper half of a random number.
+fn half(state: &mut u64) -> u32 {
+    u32::try_from(random(state) >> 32).unwrap()
+}
+
 fn account() -> Arc<Account> {
     Account::new(Memory::unlimited())
 }
@@ -129,16 +134,16 @@ fn bit_kernels_equal_plain_arithmetic() {
     for words in (1..=70).chain([2_000]) {
         for round in 0..6_u32 {
             // all set, none set, sparse, anything
-            let mut string = |shift: u32| -> Vec<f32> {
+            let mut string = || -> Vec<f32> {
                 let mut word = || match round {
                     0 => u32::MAX,
                     1 => 0,
                     2 => 1 << (random(&mut state) % 32),
-                    _ => (random(&mut state) >> shift) as u32,
+                    _ => half(&mut state),
                 };
                 (0..words).map(|_| f32::from_bits(word())).collect()
             };
-            let (a, b) = (string(0), string(32));
+            let (a, b) = (string(), string());
             for metric in Metric::OF_BITS {
                 let expected = metric.distance(&a, &b);
                 for kernel in 0..=best {
@@ -171,8 +176,7 @@ fn searches_of_bits_equal_scans_in_every_length() {
         for metric in Metric::OF_BITS {
             let spec = spec(dim, metric, Method::Hnsw);
             let mut bits = || {
-                let words =
-                    (0..spec.form().words()).map(|_| f32::from_bits(random(&mut state) as u32));
+                let words = (0..spec.form().words()).map(|_| f32::from_bits(half(&mut state)));
                 Vector::from_words(spec.form(), words.collect()).unwrap()
             };
             let mut rows = Rows::new(spec, &account());

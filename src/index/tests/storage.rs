@@ -55,7 +55,6 @@ fn recall_by_what_is_kept() {
         ] {
             let (_writer, snapshot) = linked(stored_as(storage, metric), rows.iter().cloned());
             let recall = true_recall(&snapshot, &rows, &queries);
-            println!("{storage:?} {metric:?}: {recall}");
             assert!(recall >= wanted, "{storage:?} {metric:?}: {recall}");
             let held = snapshot.stats().memory.of(Part::Vectors);
             let least = ROWS * DIM as u64 * bytes;
