@@ -164,9 +164,9 @@ impl Column {
 
     /// Of a bitmap of rows, leaves those whose value lies in one of the ranges.
     pub(super) fn retain(&self, ranges: &[(Ordinal, Ordinal)], marks: &mut [u64]) {
-        let mut pages = self.branches.iter().flat_map(|branch| branch.iter());
-        for words in marks.chunks_mut(PAGE_ROWS / WORD) {
-            let page = pages.next();
+        for (number, words) in marks.chunks_mut(PAGE_ROWS / WORD).enumerate() {
+            let branch = self.branches.get(number / BRANCH_PAGES);
+            let page = branch.and_then(|branch| branch.get(number % BRANCH_PAGES));
             if words.iter().all(|word| *word == 0) {
                 continue;
             }
