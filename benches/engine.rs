@@ -72,7 +72,7 @@ fn main() {
         "build_s": linked.as_secs_f64(),
         "stored_s": stored.as_secs_f64(),
         "row_bytes": (anonymous_bytes() - before) / snapshot.stats().live,
-        "accounted_bytes": snapshot.stats().memory_bytes / snapshot.stats().live,
+        "accounted_bytes": snapshot.stats().memory.total() / snapshot.stats().live,
     });
     println!("{built}");
     for line in std::io::stdin().lines() {

@@ -231,10 +231,9 @@ begin
     if value is null or lower(value) <> all (words) then
         raise exception 'invalid value for enum option "%": %', option, coalesce(value, '')
             using errcode = '22023',
-            detail = case cardinality(words)
-                when 1 then format('The only valid value is "%s".', words[1])
-                else format('Valid values are "%s", and "%s".', array_to_string(words[:cardinality(words) - 1], '", "'), words[cardinality(words)])
-            end;
+            detail = format('Valid values are "%s"%s and "%s".',
+                array_to_string(words[:cardinality(words) - 1], '", "'),
+                case when cardinality(words) > 2 then ',' end, words[cardinality(words)]);
     end if;
     return lower(value);
 end
@@ -260,7 +259,7 @@ begin
             when 'method' then
                 checked := checked || jsonb_build_object(option, rektor.check_option_word(option, value, '{hnsw,flat,ivf,factory}'));
             when 'storage' then
-                checked := checked || jsonb_build_object(option, rektor.check_option_word(option, value, '{f32}'));
+                checked := checked || jsonb_build_object(option, rektor.check_option_word(option, value, '{f32,f16,bf16,i8}'));
             when 'm' then
                 m := rektor.check_option_range(option, value, 2, 100);
                 checked := checked || jsonb_build_object(option, m);
@@ -284,6 +283,9 @@ begin
     end loop;
     if (checked ->> 'method' = 'factory') is distinct from (checked ? 'factory') and (checked ->> 'method' = 'factory' or checked ? 'factory') then
         raise exception 'method "factory" and option "factory" go together' using errcode = '22023';
+    end if;
+    if checked ->> 'storage' = 'i8' and checked ->> 'method' = 'flat' then
+        raise exception 'storage "i8" keeps no vectors for method "flat" to compare' using errcode = '22023';
     end if;
     if ef_construction < 2 * m then
         if checked ? 'ef_construction' then

@@ -6,6 +6,12 @@ select
     c.relkind = 'p' as partitioned,
     case when c.relkind = 'r' then pg_relation_size(c.oid) / current_setting('block_size')::bigint else 0 end as blocks,
     greatest(c.reltuples, 0)::float8 as rows,
+    -- Of them, those that at most have all the columns $2.
+    greatest(c.reltuples, 0)::float8 * (1 - coalesce((
+        select max(s.null_frac)
+        from pg_stats s
+        where s.schemaname = n.nspname and s.tablename = c.relname and s.attname = any($2::text[]::name[])
+    ), 0)) as complete_rows,
     has_table_privilege(c.oid, 'select') as may_select,
     c.relkind = 'r' and c.relfilenode is distinct from pg_relation_filenode(c.oid)
         or to_regclass(format('%I.%I', n.nspname, c.relname)) is distinct from c.oid::regclass as moved

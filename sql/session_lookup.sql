@@ -39,4 +39,6 @@ select
         select from pg_catalog.unnest($7::text[]) as cast_to (name)
         join pg_catalog.pg_type t on t.typname = pg_catalog.regexp_replace(cast_to.name, '^.*\.', '')
         where t.typtype <> 'e'
-    )
+    ),
+    pg_catalog.has_table_privilege('pg_catalog.pg_locks', 'SELECT')
+        and pg_catalog.has_function_privilege('pg_catalog.pg_lock_status()', 'EXECUTE')

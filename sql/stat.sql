@@ -40,7 +40,8 @@ from json_to_recordset(rektor.stat_setting('rektor.stat_indexes')) as s (
     ef integer,
     recall_estimated double precision,
     recall_measured double precision,
-    index_id bigint
+    index_id bigint,
+    memory_parts jsonb
 )
 -- What was dropped a moment ago may not be known to Rektor yet.
 where exists (

@@ -225,6 +225,7 @@ impl App {
             data_dir: config.data_dir.clone(),
             slot: config.slot.clone(),
             max_slot_wal: config.max_slot_wal,
+            max_memory: config.max_memory,
         };
         let ingest = ingest::start(settings, ingest_stopped).await?;
         let counters = Arc::new(Counters::default());

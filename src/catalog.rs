@@ -293,6 +293,46 @@ fn is_code(part: &str) -> bool {
             .is_some_and(|bits| ["", "x4", "x8", "x4fs", "x4fsr"].contains(&bits))
 }
 
+/// What is kept of vectors for comparing exactly what codes have found.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Storage {
+    /// All of them.
+    #[default]
+    F32,
+    /// IEEE halves: 11 bits of components from 6e-5 to 65,504. All of `halfvec`.
+    F16,
+    /// Upper halves of floats: 8 bits of components of any size.
+    Bf16,
+    /// Nothing but the codes.
+    I8,
+}
+
+impl Storage {
+    /// Every kind.
+    pub const ALL: [Self; 4] = [Self::F32, Self::F16, Self::Bf16, Self::I8];
+
+    /// The name in `WITH (storage = …)`.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::F16 => "f16",
+            Self::Bf16 => "bf16",
+            Self::I8 => "i8",
+        }
+    }
+
+    /// Bytes of a component.
+    #[must_use]
+    pub const fn component_bytes(self) -> usize {
+        match self {
+            Self::F32 => 4,
+            Self::F16 | Self::Bf16 => 2,
+            Self::I8 => 0,
+        }
+    }
+}
+
 /// What `WITH (…)` chose, within pgvector's own limits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct IndexOptions {
@@ -308,6 +348,9 @@ pub struct IndexOptions {
     /// `factory`: of the method of that name.
     #[serde(default)]
     pub factory: Option<Factory>,
+    /// `storage`; absent in what was stored before there was a choice.
+    #[serde(default)]
+    pub storage: Storage,
 }
 
 impl Default for IndexOptions {
@@ -318,6 +361,7 @@ impl Default for IndexOptions {
             ef_construction: 100,
             lists: 0,
             factory: None,
+            storage: Storage::F32,
         }
     }
 }

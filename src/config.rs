@@ -1,6 +1,8 @@
 //! Flags, then `REKTOR_…` variables, then `rektor.toml`, then defaults → a [`Config`] that leaves nothing open.
 //! Never prints a password, and never connects anywhere.
 
+mod memory;
+
 use std::fs;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::{Path, PathBuf};
@@ -137,6 +139,15 @@ pub struct Settings {
         allow_hyphen_values = true
     )]
     pub max_slot_wal: Option<String>,
+    /// Most memory that all indexes together may hold, as 512MB or 64GB; -1 is no bound [default: 80 % of what is available]
+    #[arg(
+        long,
+        value_name = "SIZE",
+        env = "REKTOR_MAX_MEMORY",
+        hide_env = true,
+        allow_hyphen_values = true
+    )]
+    pub max_memory: Option<String>,
     /// Most client connections at a time [default: 100]
     #[arg(
         long,
@@ -215,6 +226,8 @@ pub struct Config {
     pub slot: String,
     /// Most bytes of WAL that upstream may have to keep for the slot, if there is a limit.
     pub max_slot_wal: Option<u64>,
+    /// Most bytes of memory that all indexes together may hold, if there is a bound.
+    pub max_memory: Option<u64>,
     /// Most client connections at a time.
     pub max_connections: usize,
     /// Whether clients that are not local come in without a password.
@@ -290,6 +303,7 @@ impl Settings {
             data_dir,
             slot: slot_name(said.slot)?,
             max_slot_wal: wal_size(said.max_slot_wal.as_deref())?,
+            max_memory: memory::max_memory(said.max_memory.as_deref())?,
             max_connections,
             allow_trust: said.allow_trust.unwrap_or(false),
             log_level,
@@ -309,6 +323,7 @@ impl Settings {
             pg_bin: self.pg_bin.or(file.pg_bin),
             slot: self.slot.or(file.slot),
             max_slot_wal: self.max_slot_wal.or(file.max_slot_wal),
+            max_memory: self.max_memory.or(file.max_memory),
             max_connections: self.max_connections.or(file.max_connections),
             allow_trust: self.allow_trust.or(file.allow_trust),
             log_level: self.log_level.or(file.log_level),
@@ -463,23 +478,25 @@ fn slot_name(said: Option<String>) -> Result<String, ConfigError> {
 }
 
 /// A size as PostgreSQL's settings take it; a number alone is megabytes, as for `max_slot_wal_keep_size`.
+fn size(text: &str) -> Option<u64> {
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let (number, unit) = text.split_at(digits);
+    let unit = match unit.trim() {
+        "kB" => 1 << 10,
+        "MB" | "" => 1 << 20,
+        "GB" => 1 << 30,
+        "TB" => 1 << 40,
+        _ => return None,
+    };
+    number.parse::<u64>().ok()?.checked_mul(unit)
+}
+
 fn wal_size(said: Option<&str>) -> Result<Option<u64>, ConfigError> {
     let text = said.unwrap_or(DEFAULT_MAX_SLOT_WAL).trim();
     if text == "-1" {
         return Ok(None);
     }
-    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
-    let (number, unit) = text.split_at(digits);
-    let unit = match unit.trim() {
-        "kB" => Some(1 << 10),
-        "MB" | "" => Some(1 << 20),
-        "GB" => Some(1 << 30),
-        "TB" => Some(1 << 40),
-        _ => None,
-    };
-    let bytes = number.parse::<u64>().ok().zip(unit);
-    let bytes = bytes.and_then(|(number, unit)| number.checked_mul(unit));
-    match bytes.filter(|bytes| *bytes >= LEAST_MAX_SLOT_WAL) {
+    match size(text).filter(|bytes| *bytes >= LEAST_MAX_SLOT_WAL) {
         Some(bytes) => Ok(Some(bytes)),
         None => Err(invalid(
             "max_slot_wal",

@@ -14,6 +14,7 @@ mod harness;
 mod ingest;
 mod knn;
 mod layering;
+mod memory;
 mod primary;
 mod recall;
 mod relay;

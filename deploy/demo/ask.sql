@@ -14,7 +14,8 @@ from packages where released >= '2026-01-01' and downloads <= 2000 order by embe
 
 -- how it is answered
 explain (costs off)
-select name from packages order by embedding <=> $1 limit 8 \bind :numpy \g
+select name, released, downloads
+from packages where released >= '2026-01-01' and downloads <= 2000 order by embedding <=> $1 limit 8 \bind :flask \g
 
 -- a new row is found at once
 begin;

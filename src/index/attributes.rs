@@ -18,6 +18,9 @@ const BRANCH_PAGES: usize = 64;
 /// A run is merged into the one before it until that is at least so many times as long.
 const GROWTH: usize = 2;
 
+/// Rows of a word of a bitmap.
+const WORD: usize = 64;
+
 /// Stands where a row has no value.
 const NONE: u64 = u64::MAX;
 
@@ -156,18 +159,33 @@ impl Column {
 
     /// Whether the row's value lies in one of the ranges, which are in order.
     pub(super) fn is_in(&self, row: u32, ranges: &[(Ordinal, Ordinal)]) -> bool {
-        let ordinal = self.ordinal(row);
-        let (low, high) = match ranges {
-            [range] => *range,
-            ranges => {
-                let after = ranges.partition_point(|(_, high)| high.get() < ordinal);
-                match ranges.get(after) {
-                    Some(range) => *range,
-                    None => return false,
+        lies_in(self.ordinal(row), ranges)
+    }
+
+    /// Of a bitmap of rows, leaves those whose value lies in one of the ranges.
+    pub(super) fn retain(&self, ranges: &[(Ordinal, Ordinal)], marks: &mut [u64]) {
+        let mut pages = self.branches.iter().flat_map(|branch| branch.iter());
+        for words in marks.chunks_mut(PAGE_ROWS / WORD) {
+            let page = pages.next();
+            if words.iter().all(|word| *word == 0) {
+                continue;
+            }
+            let Some(page) = page else {
+                words.fill(0);
+                continue;
+            };
+            for (word, ordinals) in words.iter_mut().zip(page.chunks(WORD)) {
+                let mut rest = *word;
+                while rest != 0 {
+                    let bit = rest & rest.wrapping_neg();
+                    let ordinal = ordinals.get(rest.trailing_zeros() as usize);
+                    if !ordinal.is_some_and(|ordinal| lies_in(*ordinal, ranges)) {
+                        *word &= !bit;
+                    }
+                    rest ^= bit;
                 }
             }
-        };
-        low.get() <= ordinal && ordinal <= high.get()
+        }
     }
 
     /// Entries in the ranges: at least as many as rows.
@@ -243,6 +261,21 @@ impl Column {
     }
 }
 
+/// Whether an ordinal lies in one of the ranges, which are in order.
+fn lies_in(ordinal: u64, ranges: &[(Ordinal, Ordinal)]) -> bool {
+    let (low, high) = match ranges {
+        [range] => *range,
+        ranges => {
+            let after = ranges.partition_point(|(_, high)| high.get() < ordinal);
+            match ranges.get(after) {
+                Some(range) => *range,
+                None => return false,
+            }
+        }
+    };
+    low.get() <= ordinal && ordinal <= high.get()
+}
+
 /// The entries of two runs in order.
 fn merged<'a>(a: &'a Run, b: &'a Run) -> impl Iterator<Item = (u64, u32)> + 'a {
     let entries = |run: &'a Run| {
@@ -311,6 +344,12 @@ mod tests {
             for row in (0..40).chain(1_000..1_100).chain([70_000, 4_000_000_000]) {
                 assert_eq!(column.is_in(row, &ranges), expected.contains(&row), "{row}");
             }
+            let mut marks = vec![u64::MAX; 1_100];
+            column.retain(&ranges, &mut marks);
+            let retained = (0_u32..1_100 * 64)
+                .filter(|row| marks[*row as usize / WORD] >> (row % 64) & 1 == 1)
+                .collect::<BTreeSet<u32>>();
+            assert_eq!(retained, expected);
             let named: Vec<u32> = column.rows(&ranges).collect();
             assert_eq!(column.count(&ranges), named.len());
             let named: BTreeSet<u32> = named

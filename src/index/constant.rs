@@ -201,9 +201,11 @@ impl Bounds {
     /// Of a constant that is compared as a floating-point number. With a `real` column it may be rounded to one first.
     fn near(kind: ValueKind, value: f64) -> Self {
         #[allow(clippy::cast_possible_truncation)] // rounding is meant
-        let other = match kind {
-            ValueKind::Float4 => f64::from(value as f32),
-            _ => value,
+        let rounded = f64::from(value as f32);
+        let other = if kind == ValueKind::Float4 {
+            rounded
+        } else {
+            value
         };
         let (a, b) = (Ordinal::of_float(value), Ordinal::of_float(other));
         Self {

@@ -26,13 +26,14 @@ const LEAST_MISS: f64 = 0.001;
 /// (With .85 real embeddings were found to .962 at first and .949 after some checks, of .95 wanted.)
 const AIM: f64 = 0.7;
 
-/// What a check weighs against those before it: some seventy count. (Of thirty, recall swung by .01.)
-const DECAY: f64 = 0.985;
+/// What a check weighs against those before it: some thirty count.
+const DECAY: f64 = 0.97;
 /// So many checks that found what the curve promises are taken for granted, so that the first real ones do not swing it.
-const PRIOR_CHECKS: f64 = 16.0;
-/// The correction multiplies the effort by this at most, or divides it by the other.
+const PRIOR_CHECKS: f64 = 8.0;
+/// The correction multiplies the effort by this at most, or divides it by the other: thirty checks that happen to miss nothing
+/// do not take away more than the aim is above what is wanted.
 const MOST_CORRECTION: f64 = 16.0;
-const LEAST_CORRECTION: f64 = 0.25;
+const LEAST_CORRECTION: f64 = 0.7;
 /// A check costs a scan of the index: no more than this share of one core.
 const CHECK_SHARE: u32 = 100;
 /// And no more often than this, however small the index is.

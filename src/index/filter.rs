@@ -140,16 +140,19 @@ impl<'a> Matcher<'a> {
                 *word |= 1 << (row % WORD);
             }
         }
-        let mut rows = Vec::with_capacity(self.entries);
         let live = self.live.pages().iter().flat_map(|page| page.iter());
-        for (number, (mark, live)) in (0_u32..).zip(marks.iter().zip(live)) {
-            let mut word = mark & live;
+        for (mark, live) in marks.iter_mut().zip(live) {
+            *mark &= live;
+        }
+        for (column, ranges) in &self.tests {
+            column.retain(ranges, &mut marks);
+        }
+        let mut rows = Vec::with_capacity(self.entries);
+        for (number, mark) in (0_u32..).zip(&marks) {
+            let mut word = *mark;
             while word != 0 {
-                let row = number * 64 + word.trailing_zeros();
+                rows.push(number * 64 + word.trailing_zeros());
                 word &= word - 1;
-                if self.allows(row) {
-                    rows.push(row);
-                }
             }
         }
         rows

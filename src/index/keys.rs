@@ -89,6 +89,6 @@ impl KeyMap {
 
     /// Bytes held.
     pub(super) fn bytes(&self) -> usize {
-        self.table.capacity() * (size_of::<u32>() + 1)
+        self.table.allocation_size()
     }
 }

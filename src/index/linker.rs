@@ -159,11 +159,17 @@ impl Shared {
         while let Some(snapshot) = self.next(rebuilding.is_some()) {
             let started = Instant::now();
             let calm = snapshot.view().unlinked() < CALM;
-            match self.work(&snapshot, &mut rebuilding) {
+            let done = self.work(&snapshot, &mut rebuilding);
+            snapshot.view().account().linked(&done);
+            match done {
                 Ok(()) if calm => self.rest(started.elapsed()),
                 Ok(()) => {}
-                Err(IndexError::Full(_)) => self.rest(RETRY), // searches scan what is not linked; the next try may find memory
                 Err(IndexError::Engine(reason)) => return self.dial.fail(&reason),
+                Err(IndexError::Full(_) | IndexError::Memory { .. }) => {
+                    // Searches scan what is not linked; the next try may find memory. Others may need it meanwhile.
+                    rebuilding = None;
+                    self.rest(RETRY);
+                }
             }
         }
     }

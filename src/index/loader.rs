@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::faiss::GraphImage;
 use super::keys::Place;
+use super::memory::Memory;
 use super::pages::Bitmap;
 use super::writer::MOST_LEFT_OUT;
 use super::{ColumnChange, IndexError, IndexSpec, LeftOut, Snapshot, Writer, record};
@@ -65,11 +66,28 @@ impl Loader {
     /// # Errors
     /// When the options are beyond what the engine has room for.
     pub fn new(spec: IndexSpec, graph: Option<&GraphImage>) -> Result<Self, IndexError> {
-        let mut writer = Writer::new(spec)?;
+        Self::within(spec, graph, &Memory::unlimited())
+    }
+
+    /// The same with the memory that the index shares with others.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn within(
+        spec: IndexSpec,
+        graph: Option<&GraphImage>,
+        memory: &Arc<Memory>,
+    ) -> Result<Self, IndexError> {
+        let mut writer = Writer::within(spec, memory)?;
         if let Some(graph) = graph {
             writer.rows.expect_graph(graph);
         }
         Ok(Self(writer))
+    }
+
+    /// As [`Writer::serves`].
+    pub fn serves(&self) {
+        self.0.serves();
     }
 
     /// As [`Writer::filtered_on`].

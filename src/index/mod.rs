@@ -4,6 +4,7 @@
 //! ```text
 //! writer.rs    RowChange → rows, records, key map; publish → Snapshot. The only code that changes an index
 //! keys.rs      a key → where its row is
+//! memory.rs    bytes by part, counted where they are taken; the bound that all indexes share
 //! loader.rs    stored rows → a writer as it was; which rows changed since they were stored
 //! record.rs    key and INCLUDE values ↔ one byte string
 //! pages.rs     copy-on-write tables: live rows, records
@@ -20,11 +21,13 @@
 //!   measure.rs   recall by effort, of rows before they are linked and of live queries
 //!   lineage.rs   one numbering of nodes, with its codes and its graph
 //!   stored.rs    a graph ↔ checked bytes
+//!   vectors.rs   what is kept of vectors for exact comparison
 //!   codes.rs     8-bit codes;  graph.rs  handle of a C++ graph;  store.rs  chunks that never move
 //!   shim.h ffi.rs      the line between Rust and C++
 //!   distance.h         distances by codes and by vectors, and how far the first may be from the second
 //!   kernels.cpp        dot products of bytes for three kinds of processor;  bits.cpp  distances of bits for two
 //!   codes.cpp          vectors and queries → bytes
+//!   vectors.cpp vectors.h  vectors ↔ 16 bits a component; codes → vectors
 //!   graph.cpp          FAISS's HNSW structure, linked while it is searched
 //!   lists.rs lists.cpp  FAISS's own indexes, added to while they are searched
 //!   search.cpp         the walk, the scan of what is not linked, exact comparison
@@ -44,6 +47,7 @@ mod filtered;
 mod keys;
 mod linker;
 mod loader;
+mod memory;
 mod ordinal;
 mod pages;
 mod record;
@@ -55,11 +59,12 @@ mod writer;
 
 pub use constant::Constant;
 pub use dial::{DEFAULT_RECALL, DialStats};
-pub use faiss::{GraphImage, GraphSource};
+pub use faiss::{GraphImage, GraphSource, MEAN_ROWS};
 pub use filter::Filter;
 pub use filtered::FilterCost;
 pub use keys::Place;
 pub use loader::{Changed, Loader};
+pub use memory::{Memory, MemoryParts, Part};
 pub use ordinal::Ordinal;
 pub use snapshot::{Effort, Found, Neighbor, RowId, Snapshot, Stats};
 pub use writer::{
@@ -67,7 +72,7 @@ pub use writer::{
     Writer,
 };
 
-use crate::catalog::IndexOptions;
+use crate::catalog::{IndexOptions, Method};
 use crate::vector::{Dim, Form, Metric};
 
 /// Candidates that a search weighs when nobody says otherwise.
@@ -129,7 +134,30 @@ impl IndexSpec {
     pub const fn form(&self) -> Form {
         self.metric.form(self.dim)
     }
+
+    /// About how many bytes of memory so many rows take, with short keys: to tell beforehand what cannot fit.
+    #[must_use]
+    pub fn estimate(&self, rows: u64) -> u64 {
+        let vector = match self.form() {
+            Form::Numbers(dim) => dim.get() * self.options.storage.component_bytes(),
+            form @ Form::Bits(_) => form.words() * size_of::<f32>(),
+        };
+        let engine = match self.options.method {
+            Method::Flat => 0,
+            // Lists take less than links.
+            Method::Hnsw | Method::Ivf | Method::Factory => faiss::node_bytes(self),
+        };
+        rows.saturating_mul((vector + engine + RECORD_BYTES + self.include * INCLUDE_BYTES) as u64)
+    }
 }
+
+/// What a row takes beside its vector, code and links: a key of 8 bytes, its record and its place in the map.
+const RECORD_BYTES: usize = 40;
+/// What a row takes for an INCLUDE column: a short value, and what filters compare.
+const INCLUDE_BYTES: usize = 32;
+
+/// What the text of [`IndexError::Memory`] begins with.
+pub const OUT_OF_MEMORY: &str = "out of memory: ";
 
 /// Why an index cannot do what is asked. Each leaves the index as it was.
 #[derive(Debug, thiserror::Error)]
@@ -137,6 +165,20 @@ pub enum IndexError {
     /// The 32-bit row ids, or the memory, are used up.
     #[error("index is full: {0}")]
     Full(String),
+    /// The indexes of this process may not have more memory.
+    #[error(
+        "out of memory: {wanted} MiB more are needed, and the indexes hold {used} MiB of {limit} MiB ({bound})"
+    )]
+    Memory {
+        /// MiB.
+        wanted: u64,
+        /// MiB.
+        used: u64,
+        /// MiB.
+        limit: u64,
+        /// What of the setting that is.
+        bound: &'static str,
+    },
     /// The engine failed inside FAISS.
     #[error("index engine: {0}")]
     Engine(String),

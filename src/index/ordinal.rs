@@ -47,10 +47,12 @@ impl Ordinal {
 
     /// As PostgreSQL orders them: −0 equals 0, and NaN is the greatest and equals itself.
     pub(crate) fn of_float(value: f64) -> Self {
-        let value = match value {
-            zero if zero == 0.0 => 0.0,
-            nan if nan.is_nan() => f64::NAN.copysign(1.0),
-            other => other,
+        let value = if value == 0.0 {
+            0.0
+        } else if value.is_nan() {
+            f64::NAN.copysign(1.0)
+        } else {
+            value
         };
         let bits = value.to_bits();
         Self::new(if bits >> 63 == 0 {

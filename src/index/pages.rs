@@ -93,6 +93,8 @@ impl Bitmap {
 
 /// Rows of a leaf: few enough that copying one for a changed record stays in the microseconds.
 const LEAF_ROWS: usize = 64;
+/// What a leaf costs beside itself: its pointer, two counts, what the allocator keeps of its two pieces.
+const LEAF_OVERHEAD: usize = 40;
 /// Leaves of a branch: a clone of a table of ten million rows then counts 600 references.
 const BRANCH_LEAVES: usize = 256;
 
@@ -110,7 +112,10 @@ pub(crate) const MAX_RECORD: usize = 32 << 20;
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Records {
     branches: Vec<Arc<Vec<Arc<Leaf>>>>,
+    /// Of all records.
     bytes: usize,
+    /// Of all leaves' room for them.
+    room: usize,
 }
 
 impl Records {
@@ -137,6 +142,7 @@ impl Records {
                 bytes: Vec::new(),
             }));
         }
+        let room = branch[leaf].bytes.capacity();
         let leaf = Arc::make_mut(&mut branch[leaf]);
         let old = leaf.range(slot);
         self.bytes = self.bytes + record.len() - old.len();
@@ -146,12 +152,14 @@ impl Records {
             // within u32: LEAF_ROWS × MAX_RECORD is
             *end = u32::try_from(*end as usize + new - gone).unwrap_or(u32::MAX);
         }
+        self.room = self.room + leaf.bytes.capacity() - room;
     }
 
-    /// Bytes held, about.
+    /// Bytes held, about: as if all branches but the last were full.
     pub(crate) fn bytes(&self) -> usize {
-        let leaves: usize = self.branches.iter().map(|branch| branch.len()).sum();
-        self.bytes + leaves * (size_of::<Leaf>() + 24)
+        let last = self.branches.last().map_or(0, |branch| branch.len());
+        let leaves = self.branches.len().saturating_sub(1) * BRANCH_LEAVES + last;
+        self.room + leaves * (size_of::<Leaf>() + LEAF_OVERHEAD)
     }
 
     fn place(row: u32) -> (usize, usize, usize) {

@@ -1,8 +1,12 @@
 //! An immutable state of an index at one LSN → nearest neighbours, keys, INCLUDE values.
 
+use std::borrow::Cow;
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use super::attributes::Attributes;
 use super::faiss::{GraphSource, Ranked, RowView};
 use super::keys::Place;
+use super::memory::MemoryParts;
 use super::pages::Records;
 use super::{DialStats, IndexError, IndexSpec, record};
 use crate::catalog::Method;
@@ -64,8 +68,8 @@ pub struct Stats {
     pub unlinked: u64,
     /// Rows in the graph that are dead.
     pub dead: u64,
-    /// Bytes held in memory.
-    pub memory_bytes: u64,
+    /// Bytes held in memory, by all its snapshots and what is made beside them.
+    pub memory: MemoryParts,
 }
 
 /// An index at one LSN. Cheap to hold, never changes.
@@ -77,7 +81,7 @@ pub struct Snapshot {
     records: Records,
     attributes: Attributes,
     left_out: u64,
-    bytes: usize,
+    settled: AtomicBool,
 }
 
 impl Snapshot {
@@ -88,7 +92,6 @@ impl Snapshot {
         records: Records,
         attributes: Attributes,
         left_out: u64,
-        bytes: usize,
     ) -> Self {
         Self {
             spec,
@@ -97,7 +100,7 @@ impl Snapshot {
             records,
             attributes,
             left_out,
-            bytes,
+            settled: AtomicBool::new(false),
         }
     }
 
@@ -113,6 +116,17 @@ impl Snapshot {
         self.lsn
     }
 
+    /// Whether upstream was seen to show everything that is in it: a commit may be here before it is visible there.
+    #[must_use]
+    pub fn is_settled(&self) -> bool {
+        self.settled.load(Ordering::Acquire)
+    }
+
+    /// Upstream was seen to.
+    pub fn settle(&self) {
+        self.settled.store(true, Ordering::Release);
+    }
+
     /// Sizes, as of now: the linker works on while a snapshot is held.
     #[must_use]
     pub fn stats(&self) -> Stats {
@@ -121,7 +135,7 @@ impl Snapshot {
             left_out: self.left_out,
             unlinked: u64::from(self.rows.unlinked()).min(self.rows.live().len()),
             dead: u64::from(self.rows.nodes()).saturating_sub(self.rows.live().len()),
-            memory_bytes: (self.bytes + self.rows.graph_bytes()) as u64,
+            memory: self.rows.account().parts(),
         }
     }
 
@@ -180,6 +194,12 @@ impl Snapshot {
     #[must_use]
     pub fn failure(&self) -> Option<String> {
         self.rows.dial().failure()
+    }
+
+    /// Why rows wait to be linked until there is memory, if they do. As of now, of all its snapshots.
+    #[must_use]
+    pub fn starved(&self) -> Option<String> {
+        self.rows.account().starved()
     }
 
     /// As if a thread of the index had panicked.
@@ -242,9 +262,9 @@ impl Snapshot {
         self.record(row).map(record::key)
     }
 
-    /// The stored vector of a live row.
+    /// The vector of a live row as it is kept: rounded, and under cosine perhaps of another length.
     #[must_use]
-    pub fn vector(&self, row: RowId) -> Option<&[f32]> {
+    pub fn vector(&self, row: RowId) -> Option<Cow<'_, [f32]>> {
         self.rows.vector(row.0)
     }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use crate::catalog::{IndexDefinition, IndexId};
-use crate::index::Snapshot;
+use crate::index::{Memory, Snapshot};
 use crate::lsn::Lsn;
 
 /// Counts changes of the definitions: analyses and prepared rewrites are valid within one generation.
@@ -100,6 +100,8 @@ pub struct View {
     pub behind_since: Option<SystemTime>,
     /// The catalogue was read once: `indexes` are all of them.
     pub complete: bool,
+    /// What all indexes hold in memory, as of now; absent until something is followed.
+    pub memory: Option<Arc<Memory>>,
     /// By id. Ready or not.
     pub indexes: Vec<Arc<IndexState>>,
 }

@@ -8,6 +8,7 @@ use super::faiss::{Rows, check_lists};
 use super::keys::{KeyMap, Place};
 use super::linker::Linker;
 use super::loader::Changed;
+use super::memory::{Account, Memory, Part};
 use super::pages::Records;
 use super::{IndexError, IndexSpec, Snapshot, record};
 use crate::catalog::{IndexOptions, Method, RowKey, ValueKind};
@@ -121,6 +122,7 @@ pub struct Writer {
     pub(super) keys: KeyMap,
     /// Places written since the last [`take_changed`](Self::take_changed).
     changed: Changed,
+    account: Arc<Account>,
     linker: Option<Linker>,
 }
 
@@ -141,11 +143,19 @@ enum NewVector<'a> {
 }
 
 impl Writer {
-    /// An empty index.
+    /// An empty index, with as much memory as there is.
     ///
     /// # Errors
     /// When the options are beyond what the engine has room for, or FAISS can make no index of them.
     pub fn new(spec: IndexSpec) -> Result<Self, IndexError> {
+        Self::within(spec, &Memory::unlimited())
+    }
+
+    /// An empty index, with the memory that it shares with others.
+    ///
+    /// # Errors
+    /// When the options are beyond what the engine has room for.
+    pub fn within(spec: IndexSpec, memory: &Arc<Memory>) -> Result<Self, IndexError> {
         let IndexOptions {
             m, ef_construction, ..
         } = spec.options;
@@ -157,9 +167,11 @@ impl Writer {
         if matches!(spec.options.method, Method::Ivf | Method::Factory) {
             check_lists(&spec)?;
         }
+        let account = Account::new(Arc::clone(memory));
         Ok(Self {
             spec,
-            rows: Rows::new(spec),
+            rows: Rows::new(spec, &account),
+            account,
             records: Records::default(),
             attributes: Attributes::default(),
             left_out: LeftOutRows::default(),
@@ -167,6 +179,17 @@ impl Writer {
             changed: Changed::default(),
             linker: None,
         })
+    }
+
+    /// The index serves: memory kept free for such is there for it too.
+    pub fn serves(&self) {
+        self.account.serves();
+    }
+
+    /// Bytes of memory that it and its snapshots hold.
+    #[must_use]
+    pub fn held(&self) -> u64 {
+        self.account.parts().total()
     }
 
     /// The same index, whose searches can be filtered on these INCLUDE columns, in their order; `None` for one of a type
@@ -182,6 +205,12 @@ impl Writer {
     /// # Errors
     /// When the index is full, or the change does not fit its definition; it is then as it was.
     pub fn apply(&mut self, change: RowChange) -> Result<Outcome, IndexError> {
+        let outcome = self.applied(change);
+        self.account();
+        outcome
+    }
+
+    fn applied(&mut self, change: RowChange) -> Result<Outcome, IndexError> {
         match change {
             RowChange::Upsert {
                 old_key,
@@ -297,6 +326,10 @@ impl Writer {
             (VectorChange::LeftOut(reason), _) => NewVector::LeftOut(*reason),
             (VectorChange::Set(vector), source) => self.check(vector, source),
         };
+        // What has no place yet, or a longer record than before, takes memory that cannot be refused later.
+        if source.is_none_or(|place| self.record(place).len() < record.len()) {
+            self.account.check()?;
+        }
         let place = self.store(&new)?;
         if !matches!(new, NewVector::Kept(_)) || *self.record(place) != *record {
             self.changed.insert(place);
@@ -347,10 +380,7 @@ impl Writer {
             return NewVector::LeftOut(LeftOut::Zero);
         }
         if let Some(Place::Row(row)) = source
-            && self
-                .rows
-                .vector(row)
-                .is_some_and(|old| same_bits(old, vector.as_slice()))
+            && self.rows.holds(row, vector.as_slice())
         {
             return NewVector::Kept(Place::Row(row));
         }
@@ -412,6 +442,7 @@ impl Writer {
     pub fn publish(&mut self, lsn: Lsn) -> Arc<Snapshot> {
         let rebuilt = self.linker.as_ref().and_then(Linker::rebuilt);
         self.attributes.seal();
+        self.account_published();
         let snapshot = Arc::new(Snapshot::new(
             self.spec,
             lsn,
@@ -419,7 +450,6 @@ impl Writer {
             self.records.clone(),
             self.attributes.clone(),
             self.left_out.len(),
-            self.bytes(),
         ));
         if self.linker.is_none() && snapshot.view().nodes() >= LINKER_FROM {
             // Without a thread to be had, rows are scanned until the next try.
@@ -451,12 +481,18 @@ impl Writer {
         }
     }
 
-    fn bytes(&self) -> usize {
-        self.rows.bytes()
-            + self.records.bytes()
-            + self.attributes.bytes()
-            + self.keys.bytes()
-            + self.left_out.records.bytes()
+    /// Accounts for what changes by little and cannot be refused.
+    fn account(&self) {
+        let records = self.records.bytes() + self.left_out.bytes();
+        self.account.set(Part::Records, records);
+        self.account.set(Part::Keys, self.keys.bytes());
+    }
+
+    /// The same for what takes longer to count.
+    fn account_published(&self) {
+        self.account();
+        self.account.set(Part::Filters, self.attributes.bytes());
+        self.account.set(Part::Other, self.rows.other_bytes());
     }
 }
 
@@ -525,6 +561,11 @@ impl LeftOutRows {
         self.free.push(slot);
     }
 
+    fn bytes(&self) -> usize {
+        let lists = self.reasons.capacity() + self.free.capacity() * size_of::<u32>();
+        self.records.bytes() + lists
+    }
+
     fn len(&self) -> u64 {
         (self.reasons.len() - self.free.len()) as u64
     }
@@ -536,11 +577,4 @@ fn key_of<'a>(records: &'a Records, left_out: &'a Records, place: Place) -> &'a 
         Place::Row(row) => records.get(row),
         Place::LeftOut(slot) => left_out.get(slot),
     })
-}
-
-/// Equal in every bit: 0 and -0 are different values of the column.
-fn same_bits(a: &[f32], b: &[f32]) -> bool {
-    a.iter()
-        .map(|x| x.to_bits())
-        .eq(b.iter().map(|x| x.to_bits()))
 }

@@ -8,6 +8,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::MissedTickBehavior;
 
 use crate::catalog::IndexId;
+use crate::index::Memory;
 use crate::index::view::{SlotStatus, View};
 use crate::ingest::indexes::{
     CatchUpOrder, CaughtUp, CopiedIndex, CopyOrder, Indexes, KeptIndex, Replica, RestoredIndex,
@@ -120,6 +121,8 @@ pub(crate) enum Control {
         job: u64,
         faulty: Vec<IndexId>,
         error: String,
+        /// Bytes of memory that they need; 0 if that is not the reason.
+        needs: u64,
     },
 }
 
@@ -213,6 +216,12 @@ impl Applier {
             marks,
             outputs,
         }
+    }
+
+    /// The same with memory that has a bound.
+    pub(crate) fn within(mut self, memory: Arc<Memory>) -> Self {
+        self.indexes.memory = memory;
+        self
     }
 
     /// Works until `stop`. For a thread of its own: applying is CPU work.
@@ -350,7 +359,7 @@ impl Applier {
             Control::CopyBegin(answer) => {
                 // If no one waits for it any more, the order must not be lost.
                 if let Err(Some(order)) = answer.send(self.indexes.begin_copy(self.position)) {
-                    self.indexes.copy_failed(order.job, &[], "", now);
+                    self.indexes.copy_failed(order.job, &[], "", 0, now);
                 }
             }
             Control::Keep(answer) => {
@@ -402,10 +411,15 @@ impl Applier {
                 self.indexes.catch_up_failed(job, &error, now);
                 self.journal_error = Some(error);
             }
-            Control::CopyFailed { job, faulty, error } => {
+            Control::CopyFailed {
+                job,
+                faulty,
+                error,
+                needs,
+            } => {
                 // By no table's fault: no index tells the reason.
                 self.copy_waits = faulty.is_empty().then(|| error.clone());
-                self.indexes.copy_failed(job, &faulty, &error, now);
+                self.indexes.copy_failed(job, &faulty, &error, needs, now);
             }
         }
         self.show();
@@ -457,6 +471,7 @@ impl Applier {
             slot: self.slot.clone(),
             behind_since,
             complete: self.complete,
+            memory: Some(Arc::clone(&self.indexes.memory)),
             indexes,
         }));
         self.outputs

@@ -8,9 +8,9 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio_postgres::Config;
 
 use crate::catalog::IndexId;
-use crate::index::{IndexError, Outcome, Writer};
+use crate::index::{IndexError, Memory, Outcome, Writer};
 use crate::ingest::apply::Control;
-use crate::ingest::indexes::{CopiedIndex, CopyOrder, kinds, spec};
+use crate::ingest::indexes::{CopiedIndex, CopyOrder, kinds, needs, spec};
 use crate::ingest::projection::{Projection, ProjectionError, table_copy};
 use crate::ingest::stopped;
 use crate::lsn::Lsn;
@@ -40,6 +40,13 @@ enum CopyFailure {
     Backfill(BackfillError),
     #[error("{error}")]
     Row { table: usize, error: RowError },
+    /// Of that index alone, which needs so many bytes.
+    #[error("{error}")]
+    Memory {
+        id: IndexId,
+        needs: u64,
+        error: IndexError,
+    },
     #[error("the copy's indexing thread panicked")]
     Panicked,
 }
@@ -56,15 +63,26 @@ enum RowError {
 }
 
 impl CopyFailure {
-    /// The table whose fault it is. A connection that ended or a lock that was not free is no table's.
-    fn table(&self) -> Option<usize> {
-        match self {
+    /// The indexes whose fault it is, given those of each table. A connection that ended or a lock that was not free is
+    /// nobody's.
+    fn faulty(&self, ids: &[Vec<IndexId>]) -> Option<Vec<IndexId>> {
+        let table = match self {
+            Self::Memory { id, .. } => return Some(vec![*id]),
             Self::Backfill(BackfillError { table, error }) => {
                 let passes = error.disposition() == Disposition::Retry;
                 table.filter(|_| !passes)
             }
             Self::Row { table, .. } => Some(*table),
             Self::Panicked => None,
+        };
+        table.and_then(|table| ids.get(table)).cloned()
+    }
+
+    /// Bytes of memory that the faulty index needs, if it is that.
+    fn needs(&self) -> u64 {
+        match self {
+            Self::Memory { needs, .. } => *needs,
+            Self::Backfill(_) | Self::Row { .. } | Self::Panicked => 0,
         }
     }
 }
@@ -96,9 +114,10 @@ pub(crate) async fn run(
         let Ok(order) = order.await else { return };
         let Some(order) = order else { continue };
         let job = order.job;
+        let memory = Arc::clone(&order.memory);
         let tables = Table::of(order);
         let ids: Vec<Vec<IndexId>> = tables.iter().map(Table::ids).collect();
-        let done = copy(&config, &slot, job, tables, &controls, &mut stop).await;
+        let done = copy(&config, &slot, job, (tables, memory), &controls, &mut stop).await;
         let outcome = match done {
             Ok(None) => return,
             Ok(Some((point, indexes))) => {
@@ -110,7 +129,7 @@ pub(crate) async fn run(
                 }
             }
             Err(failure) => {
-                let faulty = failure.table().and_then(|table| ids.get(table)).cloned();
+                let faulty = failure.faulty(&ids);
                 if faulty.is_none() {
                     pause = (pause * 2).clamp(PAUSE_FIRST, PAUSE_MOST);
                 }
@@ -119,6 +138,7 @@ pub(crate) async fn run(
                     job,
                     faulty: faulty.unwrap_or_default(),
                     error: failure.to_string(),
+                    needs: failure.needs(),
                 }
             }
         };
@@ -180,7 +200,7 @@ async fn copy(
     config: &Config,
     slot: &str,
     job: u64,
-    tables: Vec<Table>,
+    (tables, memory): (Vec<Table>, Arc<Memory>),
     controls: &mpsc::Sender<Control>,
     stop: &mut watch::Receiver<bool>,
 ) -> Result<Option<(Lsn, Vec<CopiedIndex>)>, CopyFailure> {
@@ -202,11 +222,12 @@ async fn copy(
         opened = opening => opened.map_err(CopyFailure::Backfill)?,
     };
     let (point, progress) = (backfill.point(), backfill.progress());
+    require_room(&tables, &progress, &memory)?;
     tracing::info!(tables = names.join(", "), %point, "copying");
     let ids: Vec<Vec<IndexId>> = tables.iter().map(Table::ids).collect();
     let (send, receive) = mpsc::channel(BATCHES);
     // Joined below in every case: it ends when the sender is gone.
-    let indexing = tokio::task::spawn_blocking(move || index_rows(tables, point, receive));
+    let indexing = tokio::task::spawn_blocking(move || index_rows(tables, &memory, point, receive));
     let read = tokio::select! {
         biased;
         () = stopped(stop) => None,
@@ -256,12 +277,13 @@ struct Filling {
 /// Feeds copied rows to the writers, on a thread of its own. Complete only if the copy was: the caller knows.
 fn index_rows(
     tables: Vec<Table>,
+    memory: &Arc<Memory>,
     point: Lsn,
     mut batches: mpsc::Receiver<RowBatch>,
 ) -> Result<Vec<CopiedIndex>, CopyFailure> {
     let mut filling = Vec::with_capacity(tables.len());
     for (table, from) in tables.iter().enumerate() {
-        filling.push(begin(from).map_err(|error| CopyFailure::Row { table, error })?);
+        filling.push(begin(from, memory).map_err(|error| CopyFailure::Row { table, error })?);
     }
     let mut since_publication = 0;
     while let Some(RowBatch { table, rows }) = batches.blocking_recv() {
@@ -270,8 +292,8 @@ fn index_rows(
         };
         since_publication += rows.len() as u64;
         for row in rows {
-            let done = fill(indexes, &from.relation, point, row);
-            done.map_err(|error| CopyFailure::Row { table, error })?;
+            fill(indexes, &from.relation, point, row)
+                .map_err(|(index, error)| failure(table, index, error))?;
         }
         if since_publication >= PUBLISH_ROWS {
             since_publication = 0;
@@ -288,35 +310,78 @@ fn index_rows(
     Ok(done.collect())
 }
 
-fn begin(table: &Table) -> Result<Vec<Filling>, RowError> {
+fn begin(table: &Table, memory: &Arc<Memory>) -> Result<Vec<Filling>, RowError> {
     let fillings = table.entries.iter().map(|entry| {
         Ok(Filling {
             entry: entry.clone(),
             projection: Projection::new(&entry.definition, &table.relation)?,
-            writer: Writer::new(spec(&entry.definition))?.filtered_on(kinds(&entry.definition)),
+            writer: Writer::within(spec(&entry.definition), memory)?
+                .filtered_on(kinds(&entry.definition)),
             left_out: 0,
         })
     });
     fillings.collect()
 }
 
-fn fill(
-    indexes: &mut [Filling],
+/// Why the copy ends when a row of a table cannot be put into an index.
+fn failure(table: usize, index: &Filling, error: RowError) -> CopyFailure {
+    match error {
+        RowError::Engine(error @ IndexError::Memory { .. }) => CopyFailure::Memory {
+            id: index.entry.definition.id,
+            needs: needs(index.writer.held()),
+            error,
+        },
+        error => CopyFailure::Row { table, error },
+    }
+}
+
+/// Refuses an index that cannot fit beside those before it, by the planner's estimate of its table.
+fn require_room(
+    tables: &[Table],
+    progress: &BackfillProgress,
+    memory: &Memory,
+) -> Result<(), CopyFailure> {
+    let mut wanted = 0_u64;
+    for (table, from) in tables.iter().enumerate() {
+        for entry in &from.entries {
+            let needs = spec(&entry.definition).estimate(progress.complete_rows(table));
+            wanted = wanted.saturating_add(needs);
+            memory.check(wanted).map_err(|error| CopyFailure::Memory {
+                id: entry.definition.id,
+                needs,
+                error,
+            })?;
+        }
+    }
+    Ok(())
+}
+
+/// With the index that does not take the row.
+fn fill<'f>(
+    indexes: &'f mut [Filling],
     relation: &Arc<Relation>,
     point: Lsn,
     row: Vec<Datum>,
-) -> Result<(), RowError> {
+) -> Result<(), (&'f Filling, RowError)> {
     let change = Change {
         commit_lsn: point,
         relation: Arc::clone(relation),
         row: RowImage::Insert { new: row },
     };
     for index in indexes {
-        match index.writer.apply(index.projection.change(&change)?)? {
-            Outcome::Indexed => {}
-            Outcome::LeftOut(_) => index.left_out += 1,
-            Outcome::Removed | Outcome::Unknown => return Err(RowError::Outcome),
-        }
+        let put = index.put(&change);
+        put.map_err(|error| (&*index, error))?;
     }
     Ok(())
+}
+
+impl Filling {
+    fn put(&mut self, change: &Change) -> Result<(), RowError> {
+        match self.writer.apply(self.projection.change(change)?)? {
+            Outcome::Indexed => {}
+            Outcome::LeftOut(_) => self.left_out += 1,
+            Outcome::Removed | Outcome::Unknown => return Err(RowError::Outcome),
+        }
+        Ok(())
+    }
 }

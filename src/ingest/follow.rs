@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, watch};
 use tokio_postgres::Config;
 
+use crate::index::Memory;
 use crate::ingest::apply::{Control, Item};
 use crate::ingest::budget::{Budget, GivenUp};
 use crate::ingest::history::{contradiction, journalled};
@@ -89,6 +90,8 @@ pub(crate) struct Follower {
     pub(crate) controls: mpsc::Sender<Control>,
     pub(crate) applied: watch::Receiver<Lsn>,
     pub(crate) directory: Arc<Directory>,
+    /// What all indexes share.
+    pub(crate) memory: Arc<Memory>,
     /// How much WAL may be kept for the slot.
     pub(crate) budget: Budget,
     /// The process of the newest replication connection.
@@ -424,8 +427,9 @@ impl Follower {
             return Ok(());
         };
         let entries = read_indexes(session, &[]).await?.indexes;
+        let memory = Arc::clone(&self.memory);
         let indexes = blocking(&self.directory, move |directory| {
-            load(directory, entries, start)
+            load(directory, entries, start, &memory)
         });
         let indexes = indexes.await?;
         let from = indexes.iter().map(|index| index.point).min();

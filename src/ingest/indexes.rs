@@ -12,7 +12,7 @@ use std::time::Instant;
 
 use crate::catalog::{IndexId, RelationId};
 use crate::index::view::{Generation, IndexState};
-use crate::index::{Changed, LeftOutView, Snapshot, Writer};
+use crate::index::{Changed, LeftOutView, Memory, Snapshot, Writer};
 use crate::ingest::lag::Commits;
 use crate::ingest::mending::Recent;
 use crate::lsn::Lsn;
@@ -22,7 +22,7 @@ use crate::wal::pgoutput::{Datum, Relation};
 use crate::wal::transaction::{Event, RowImage};
 use jobs::Job;
 pub(crate) use jobs::{CatchUpOrder, CaughtUp, CopiedIndex, CopyOrder};
-pub(crate) use one::{Beside, Difference, difference, kinds, spec};
+pub(crate) use one::{Beside, Difference, difference, kinds, needs, spec};
 use one::{Index, Live, Place, Want};
 pub(crate) use replica::{Replica, Trouble};
 
@@ -53,6 +53,8 @@ pub(crate) struct Indexes {
     watches: u64,
     /// What may be applied here and not visible upstream.
     recent: Recent,
+    /// What all indexes share.
+    pub(crate) memory: Arc<Memory>,
 }
 
 /// What an earlier process had stored of an index.
@@ -234,23 +236,13 @@ impl Indexes {
     pub(crate) fn retry(&mut self, now: Instant) -> bool {
         let mut failed = false;
         for index in self.all.values_mut() {
-            if let Some(error) = index
-                .live
-                .as_ref()
-                .and_then(|live| live.snapshot.as_ref()?.failure())
-            {
+            if let Some((error, needs)) = index.live.as_ref().and_then(Live::failure) {
                 tracing::error!(index = %index.entry.definition.name, error, "the index engine failed; the index is copied again");
                 index.distrust();
-                index.fail(format!("index engine: {error}"), now);
+                index.fail(error, needs, now);
                 failed = true;
             }
-            if let Want::Mending {
-                retry: Some(at), ..
-            } = &index.want
-                && *at <= now
-            {
-                index.want = Want::Copy;
-            }
+            index.retry(self.memory.room(), now);
         }
         failed
     }

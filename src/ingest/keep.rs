@@ -221,7 +221,7 @@ fn write_index(
                     row.and_then(|row| Some((row, snapshot.key(row)?, snapshot.vector(row)?)))
                 {
                     let values = (0..include).map(|column| snapshot.include(row, column));
-                    rows.row(place, key, Ok(vector), values)?;
+                    rows.row(place, key, Ok(&vector), values)?;
                 }
             }
             Place::LeftOut(slot) => {

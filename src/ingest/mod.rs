@@ -36,6 +36,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinHandle, JoinSet};
 
+use crate::index::Memory;
 use crate::index::view::View;
 use crate::ingest::apply::{Applier, CatalogueRequest, Outputs};
 use crate::ingest::budget::Budget;
@@ -72,6 +73,8 @@ pub struct IngestSettings {
     pub slot: String,
     /// Bytes of WAL that upstream may have to keep for the slot before it is given up.
     pub max_slot_wal: Option<u64>,
+    /// Bytes of memory that all indexes together may hold.
+    pub max_memory: Option<u64>,
 }
 
 /// Why the write path cannot work.
@@ -222,7 +225,12 @@ async fn supervise(
         catch_up,
         rows_wanted,
     };
+    let memory = match settings.max_memory {
+        Some(limit) => Memory::limited(limit),
+        None => Memory::unlimited(),
+    };
     let applier = Applier::new(Arc::clone(&marks), directory.holds(), outputs);
+    let applier = applier.within(Arc::clone(&memory));
     let applying = applier.run(queued, controlled, stopping.clone());
     let runtime = tokio::runtime::Handle::current();
     tasks.spawn_blocking(move || {
@@ -239,6 +247,7 @@ async fn supervise(
         controls: controls.clone(),
         applied: applied_changes,
         directory: Arc::clone(&directory),
+        memory: Arc::clone(&memory),
         journal: None,
         trimmer,
         reader,

@@ -3,7 +3,10 @@
 
 use std::sync::Arc;
 
-use crate::index::{ColumnChange, GraphImage, IndexError, IndexSpec, Loader, Writer};
+use crate::catalog::Storage;
+use crate::index::{
+    ColumnChange, GraphImage, IndexError, IndexSpec, Loader, MEAN_ROWS, Memory, Writer,
+};
 use crate::ingest::indexes::{Difference, Files, RestoredIndex, difference, kinds, spec};
 use crate::ingest::keep::GRAPH;
 use crate::lsn::Lsn;
@@ -21,6 +24,8 @@ enum LoadError {
     Store(#[from] StoreError),
     #[error(transparent)]
     Engine(#[from] IndexError),
+    #[error("there are codes alone, and no graph that tells their mean")]
+    NoMean,
 }
 
 /// Loads every index of the catalogue that is stored as it is defined now, and from where the journal, which begins at
@@ -29,6 +34,7 @@ pub(crate) fn load(
     directory: &Directory,
     entries: Vec<IndexEntry>,
     start: Lsn,
+    memory: &Arc<Memory>,
 ) -> Vec<RestoredIndex> {
     let usable = entries.into_iter().filter(|entry| entry.unusable.is_none());
     usable
@@ -46,7 +52,7 @@ pub(crate) fn load(
                 let Some(old) = old.filter(|_| stored.lsn >= start) else {
                     continue;
                 };
-                match fill(&stored, &entry) {
+                match fill(&stored, &entry, memory) {
                     Ok((mut writer, files)) => {
                         tracing::info!(index = %name, rows = stored.len(), lsn = %stored.lsn, "loaded");
                         return Some(RestoredIndex {
@@ -66,10 +72,20 @@ pub(crate) fn load(
         .collect()
 }
 
-fn fill(stored: &StoredIndex, entry: &IndexEntry) -> Result<(Writer, Files), LoadError> {
+fn fill(
+    stored: &StoredIndex,
+    entry: &IndexEntry,
+    memory: &Arc<Memory>,
+) -> Result<(Writer, Files), LoadError> {
     let spec = spec(&entry.definition);
     let graph = graph(stored, &spec, entry)?;
-    let mut loader = Loader::new(spec, graph.as_ref())?.filtered_on(kinds(&entry.definition));
+    if spec.options.storage == Storage::I8 && graph.is_none() && stored.len() >= MEAN_ROWS {
+        // What is stored stands for codes around the graph's mean: around another they would be coded twice.
+        return Err(LoadError::NoMean);
+    }
+    let loader = Loader::within(spec, graph.as_ref(), memory)?;
+    loader.serves();
+    let mut loader = loader.filtered_on(kinds(&entry.definition));
     let mut since_publication = 0;
     let mut rows = stored.rows()?;
     for row in rows.by_ref() {

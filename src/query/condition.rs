@@ -89,6 +89,10 @@ fn collect(node: &Node, table: &RangeVar, found: &mut Vec<Condition>) {
     }
 }
 
+#[expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "what is not named here is not recognised"
+)]
 fn condition<'a>(node: &'a Node, table: &'a RangeVar) -> Option<(&'a str, Test)> {
     match node.node.as_ref()? {
         Tree::ColumnRef(_) => Some((column(node, table)?, Test::Is(true))),
@@ -230,6 +234,10 @@ fn array(node: &Node) -> Option<Operand> {
     }
 }
 
+#[expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "what is not named here is not recognised"
+)]
 fn value(node: &Node) -> Option<OperandValue> {
     match node.node.as_ref()? {
         Tree::ParamRef(parameter) => {

@@ -47,6 +47,12 @@ impl Search {
         }
     }
 
+    /// Whether Postgres is known to show all that this state of the index has.
+    pub(super) fn is_settled(&self) -> bool {
+        let snapshot = self.index.snapshot.as_ref();
+        snapshot.is_some_and(|snapshot| snapshot.is_settled())
+    }
+
     /// The indexed column's type.
     pub(super) fn kind(&self) -> VectorType {
         self.index.definition.column.kind

@@ -40,6 +40,8 @@ pub(super) struct Settings {
     pub(super) isolation: Option<Isolation>,
     pub(super) utf8: bool,
     pub(super) conforming_strings: bool,
+    /// The role may read `pg_locks`.
+    pub(super) sees_locks: bool,
 }
 
 /// What was found out for one table and the functions of one statement: whether it may be claimed.
@@ -224,6 +226,7 @@ impl Answer {
             privilege,
             functions,
             types,
+            sees_locks,
         ] = values
         else {
             return None;
@@ -264,6 +267,7 @@ impl Answer {
                 isolation: text(isolation).and_then(|name| Isolation::from_name(&name)),
                 utf8: *encoding == Some(b"UTF8"),
                 conforming_strings: *conforming == Some(b"on"),
+                sees_locks: is_true(sees_locks),
             },
             wrote: is_true(wrote),
             lsn: text(lsn).and_then(|lsn| lsn.parse().ok()),
@@ -306,6 +310,7 @@ mod tests {
             Some("f"),
             Some("0/10"),
             Some("77"),
+            Some("t"),
             Some("t"),
             Some("t"),
             Some("t"),

@@ -327,6 +327,7 @@ impl Session {
         let mut first = true;
         let mut repeats = 0;
         loop {
+            let settled = search.is_settled();
             let Some(found) = find(&search, candidates.min(widest)).await else {
                 return Ok(Served::Relay(RelayReason::SearchFailed));
             };
@@ -345,7 +346,7 @@ impl Session {
                 Attempt::TooLarge => return self.exact(claim).await,
                 Attempt::Short(replies) if found.exhausted && repeats < MAX_REPEATS => {
                     let end = end_of(&replies);
-                    let shortage = self.shortage(query, planned, &search, end).await?;
+                    let shortage = self.shortage(query, planned, &search, settled, end).await?;
                     first = false;
                     repeats += 1;
                     match shortage {
@@ -356,7 +357,7 @@ impl Session {
                             self.give(claim, replies);
                             return Ok(Served::Done);
                         }
-                        Shortage::Changed(newer) => {
+                        Shortage::Again(newer) => {
                             search = newer;
                             continue;
                         }

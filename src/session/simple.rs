@@ -137,6 +137,7 @@ impl Session {
         let mut first = true;
         let mut repeats = 0;
         loop {
+            let settled = search.is_settled();
             let Some(found) = find(&search, candidates.min(widest)).await else {
                 return Ok(Served::Relay(RelayReason::SearchFailed));
             };
@@ -158,13 +159,16 @@ impl Session {
             first = false;
             if found.exhausted && repeats < MAX_REPEATS {
                 repeats += 1;
-                match self.shortage(query, planned, &search, End::Sync).await? {
+                match self
+                    .shortage(query, planned, &search, settled, End::Sync)
+                    .await?
+                {
                     Shortage::Complete => {
                         self.rewrites.hints(shape).enough(candidates);
                         self.simple_give(&replies);
                         return Ok(Served::Done);
                     }
-                    Shortage::Changed(newer) => search = newer,
+                    Shortage::Again(newer) => search = newer,
                     Shortage::Unknown => return Ok(self.simple_exact(planned)),
                     Shortage::Reported => return self.ready_after_error().await,
                 }

@@ -2,15 +2,15 @@
 
 use std::time::SystemTime;
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::exchange::End;
 use super::messages;
 use super::pending::{Installs, Kind, Owner};
 use super::relay::Session;
 use crate::catalog::{Method, QualifiedName};
-use crate::index::DEFAULT_RECALL;
 use crate::index::view::{IndexState, Phase, View};
+use crate::index::{DEFAULT_RECALL, MemoryParts};
 use crate::lsn::Lsn;
 
 const SET: &str = include_str!("../../sql/session_stat.sql");
@@ -86,7 +86,8 @@ fn one_index(index: &IndexState, view: &View) -> Value {
         "percent": percent,
         "applied_lsn": lsn(index.applied),
         "lag_bytes": view.upstream.bytes_since(index.applied),
-        "memory_bytes": stats.map(|stats| stats.memory_bytes),
+        "memory_bytes": stats.map(|stats| stats.memory.total()),
+        "memory_parts": stats.map(|stats| parts(&stats.memory)),
         "error": error,
         "recall_target": DEFAULT_RECALL,
         "ef": dial.map(|dial| dial.ef),
@@ -97,6 +98,14 @@ fn one_index(index: &IndexState, view: &View) -> Value {
         "mended_rows": index.audit.mended,
         "audit_age": index.audit.audited_at.map(age),
     })
+}
+
+fn parts(memory: &MemoryParts) -> Value {
+    let parts = memory.iter();
+    parts
+        .map(|(part, bytes)| (part.name().to_owned(), bytes.into()))
+        .collect::<Map<_, _>>()
+        .into()
 }
 
 /// `rektor.stat_replication`

@@ -13,6 +13,7 @@ use super::pending::{Completion, Installs, Kind, Owner};
 use super::prepared::{Analysis, Prepared};
 use super::relay::{Session, Transaction};
 use crate::catalog::IndexId;
+use crate::index::OUT_OF_MEMORY;
 use crate::index::view::{Verification, VerifyError};
 use crate::query::VerifiedName;
 
@@ -216,6 +217,7 @@ fn told(outcome: &Result<Verification, VerifyError>) -> Value {
         }),
         Err(error) => json!({
             "sqlstate": match error {
+                VerifyError::NotComplete(why) if why.starts_with(OUT_OF_MEMORY) => "53200",
                 VerifyError::NotComplete(_) | VerifyError::Failed(_) => "55000",
                 VerifyError::Busy => "55006",
             },

@@ -73,6 +73,18 @@ mod names {
     );
     pub(super) const INDEX_MEMORY: Name =
         ("rektor_index_memory_bytes", "Memory that the index holds");
+    pub(super) const INDEX_MEMORY_PARTS: Name = (
+        "rektor_index_memory_part_bytes",
+        "The same by part: vectors, codes, graph, keys, records, filters, other",
+    );
+    pub(super) const MEMORY_USED: Name = (
+        "rektor_memory_used_bytes",
+        "Memory that all indexes hold, those in the making too",
+    );
+    pub(super) const MEMORY_LIMIT: Name = (
+        "rektor_memory_limit_bytes",
+        "What they may hold (max_memory); absent if there is no bound",
+    );
     pub(super) const INDEX_LAG: Name = (
         "rektor_index_lag_bytes",
         "WAL bytes that upstream has written and the index does not show",
@@ -172,6 +184,12 @@ pub(super) fn render(sources: &Sources) -> Result<String, prometheus::Error> {
         page.gauge(names::MEMORY, as_f64(bytes))?;
     }
     let view = sources.view.borrow().clone();
+    if let Some(memory) = &view.memory {
+        page.gauge(names::MEMORY_USED, as_f64(memory.used()))?;
+        if let Some(limit) = memory.limit() {
+            page.gauge(names::MEMORY_LIMIT, as_f64(limit))?;
+        }
+    }
     replication(&page, &view)?;
     indexes(&page, &view)?;
     front_end(&page, &sources.counters)?;
@@ -229,6 +247,7 @@ fn indexes(page: &Page, view: &View) -> Result<(), prometheus::Error> {
     let unlinked = page.gauges(names::INDEX_UNLINKED, &["index"])?;
     let dead = page.gauges(names::INDEX_DEAD, &["index"])?;
     let memory = page.gauges(names::INDEX_MEMORY, &["index"])?;
+    let parts = page.gauges(names::INDEX_MEMORY_PARTS, &["index", "part"])?;
     let lag = page.gauges(names::INDEX_LAG, &["index"])?;
     let lag_times = page.gauges(names::INDEX_LAG_SECONDS, &["index"])?;
     let phases = page.gauges(names::INDEX_PHASE, &["index", "phase"])?;
@@ -250,12 +269,17 @@ fn indexes(page: &Page, view: &View) -> Result<(), prometheus::Error> {
             (&left_out, stats.left_out),
             (&unlinked, stats.unlinked),
             (&dead, stats.dead),
-            (&memory, stats.memory_bytes),
+            (&memory, stats.memory.total()),
             (&lag, view.upstream.bytes_since(index.applied)),
         ] {
             gauges
                 .get_metric_with_label_values(label)?
                 .set(as_f64(value));
+        }
+        for (part, bytes) in stats.memory.iter() {
+            parts
+                .get_metric_with_label_values(&[&name, part.name()])?
+                .set(as_f64(bytes));
         }
         let serves = index.snapshot.is_some();
         if let Some(seconds) = view

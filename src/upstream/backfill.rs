@@ -95,6 +95,8 @@ struct TableProgress {
     total_blocks: u64,
     done_blocks: AtomicU64,
     estimated_rows: f64,
+    /// Of them, those without a NULL.
+    complete_rows: f64,
     rows: AtomicU64,
 }
 
@@ -129,6 +131,17 @@ impl BackfillProgress {
             progress.estimated_rows,
         );
         (pages.max(rows) * 100.0).min(99.9)
+    }
+
+    /// The planner's estimate of a table's rows that have a value in every column that is copied.
+    #[must_use]
+    pub fn complete_rows(&self, table: usize) -> u64 {
+        let rows = self.0.tables.get(table).map_or(0.0, |t| t.complete_rows);
+        // Never negative, and far from 2^64.
+        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+        {
+            rows as u64
+        }
     }
 }
 
@@ -299,7 +312,10 @@ async fn as_named(session: &SqlSession, table: &TableCopy) -> Result<(), Upstrea
 
 async fn parts(session: &SqlSession, table: &TableCopy) -> Result<Vec<Part>, UpstreamError> {
     let sql = include_str!("../../sql/ingest_leaves.sql");
-    let rows = session.client().query(sql, &[&table.relation.0]).await?;
+    let rows = session
+        .client()
+        .query(sql, &[&table.relation.0, &table.columns])
+        .await?;
     let mut parts = Vec::with_capacity(rows.len());
     for row in rows {
         parts.push(Part {
@@ -307,6 +323,7 @@ async fn parts(session: &SqlSession, table: &TableCopy) -> Result<Vec<Part>, Ups
             partitioned: row.try_get("partitioned")?,
             blocks: row.try_get("blocks")?,
             rows: row.try_get("rows")?,
+            complete_rows: row.try_get("complete_rows")?,
             may_select: row.try_get("may_select")?,
             moved: row.try_get("moved")?,
         });
@@ -335,7 +352,11 @@ async fn plan(
             ))));
         }
         let pieces = divide(&parts, sessions);
-        let mut done = TableProgress::default();
+        let leaves = parts.iter().filter(|part| !part.partitioned);
+        let mut done = TableProgress {
+            complete_rows: leaves.map(|part| part.complete_rows).sum(),
+            ..TableProgress::default()
+        };
         for piece in pieces {
             done.total_blocks += piece.blocks;
             done.estimated_rows += piece.rows;

@@ -10,7 +10,7 @@ use tokio_postgres::Row;
 
 use crate::catalog::{
     ColumnNumber, Factory, IncludeColumn, IndexDefinition, IndexId, IndexOptions, KeyColumn,
-    KeyType, Method, QualifiedName, RelationId, TypeId, VectorColumn,
+    KeyType, Method, QualifiedName, RelationId, Storage, TypeId, VectorColumn,
 };
 use crate::upstream::UpstreamError;
 use crate::upstream::sql::SqlSession;
@@ -259,7 +259,7 @@ fn entry(row: &Row) -> Result<IndexEntry, UpstreamError> {
             form.dim()
         )),
     }
-    let options = options(row.try_get("options")?).unwrap_or_else(|problem| {
+    let options = options(row.try_get("options")?, column.kind).unwrap_or_else(|problem| {
         problems.push(problem);
         IndexOptions::default()
     });
@@ -473,10 +473,17 @@ fn unlisted_columns(
 }
 
 /// `WITH (…)` as `rektor.create_index` stored it.
-fn options(text: &str) -> Result<IndexOptions, String> {
+fn options(text: &str, kind: VectorType) -> Result<IndexOptions, String> {
     let object: serde_json::Map<String, serde_json::Value> = serde_json::from_str(text)
         .map_err(|_| "the index's options are no JSON object".to_owned())?;
-    let mut options = IndexOptions::default();
+    let mut options = IndexOptions {
+        storage: match kind {
+            // All that it has.
+            VectorType::Halfvec => Storage::F16,
+            VectorType::Vector | VectorType::RealArray | VectorType::Bit => Storage::F32,
+        },
+        ..IndexOptions::default()
+    };
     for (name, value) in &object {
         let text = value
             .as_str()
@@ -492,9 +499,18 @@ fn options(text: &str) -> Result<IndexOptions, String> {
             "ef_construction" => options.ef_construction = text.parse().map_err(|_| invalid())?,
             // For columns without a type modifier; the row carries the dimensions in any case.
             "dimensions" => {}
-            "storage" if text == "f32" => {}
+            "storage" => {
+                let mut kinds = Storage::ALL.into_iter();
+                options.storage = kinds
+                    .find(|kind| kind.name() == text)
+                    .filter(|storage| kind != VectorType::Bit || *storage == Storage::F32)
+                    .ok_or_else(invalid)?;
+            }
             _ => return Err(format!("option {name} is not known or cannot be {text}")),
         }
+    }
+    if options.method == Method::Flat && options.storage == Storage::I8 {
+        return Err("storage i8 keeps nothing that method flat could compare".to_owned());
     }
     Ok(options)
 }
@@ -525,22 +541,40 @@ mod tests {
 
     #[test]
     fn options_are_understood_or_named() {
-        assert_eq!(options("{}"), Ok(IndexOptions::default()));
-        let flat =
-            options(r#"{"method": "flat", "m": 8, "ef_construction": "64", "storage": "f32"}"#)
-                .unwrap();
+        assert_eq!(
+            options("{}", VectorType::Vector),
+            Ok(IndexOptions::default())
+        );
+        let flat = options(
+            r#"{"method": "flat", "m": 8, "ef_construction": "64", "storage": "f32"}"#,
+            VectorType::Vector,
+        )
+        .unwrap();
         assert_eq!(
             (flat.method, flat.m, flat.ef_construction),
             (Method::Flat, 8, 64)
         );
+        let storage = |text: &str, kind| options(text, kind).map(|options| options.storage);
+        assert_eq!(storage("{}", VectorType::Halfvec), Ok(Storage::F16));
+        for kind in Storage::ALL {
+            let text = format!(r#"{{"storage": "{}"}}"#, kind.name());
+            assert_eq!(storage(&text, VectorType::Halfvec), Ok(kind));
+        }
+        let flat = r#"{"storage": "i8", "method": "flat"}"#;
+        assert!(storage(flat, VectorType::Vector).is_err());
         for (text, part) in [
             ("[]", "no JSON"),
             (r#"{"method": "magic"}"#, "method"),
             (r#"{"m": -1}"#, "m cannot be -1"),
             (r#"{"factory": "LSH"}"#, "factory"),
             (r#"{"probes": 3}"#, "probes"),
+            (r#"{"storage": "f8"}"#, "storage cannot be f8"),
+            (r#"{"storage": "f16"}"#, "storage cannot be f16"),
         ] {
-            assert!(options(text).unwrap_err().contains(part), "{text}");
+            assert!(
+                options(text, VectorType::Bit).unwrap_err().contains(part),
+                "{text}"
+            );
         }
     }
 }

@@ -52,6 +52,7 @@ pub fn as_restored(
         data_dir: rektor.data_dir().to_owned(),
         slot: rektor.slot().to_owned(),
         max_slot_wal: None,
+        max_memory: None,
     };
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)

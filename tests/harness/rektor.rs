@@ -24,6 +24,8 @@ pub struct Rektor<'a> {
     pub http: u16,
     data: tempfile::TempDir,
     slot: String,
+    /// `--max-memory`, if not the default.
+    max_memory: Option<String>,
     running: Option<Running>,
     log: Arc<Mutex<String>>,
     /// Loaded into the process, if a test wants it disturbed.
@@ -68,6 +70,19 @@ impl<'a> Rektor<'a> {
         rektor
     }
 
+    /// The same with so much memory for its indexes.
+    pub fn serve_within(database: &Database<'a>, max_memory: &str) -> Self {
+        let mut rektor = Self::new(database, None);
+        rektor.limit_memory(max_memory);
+        rektor.up();
+        rektor
+    }
+
+    /// From the next start on its indexes may have so much memory.
+    pub fn limit_memory(&mut self, max_memory: &str) {
+        self.max_memory = Some(max_memory.to_owned());
+    }
+
     /// One whose calls can be disturbed, not started yet.
     pub fn disturbed(database: &Database<'a>, faults: &Arc<Faults>) -> Self {
         Self::new(database, Some(Arc::clone(faults)))
@@ -80,6 +95,7 @@ impl<'a> Rektor<'a> {
             http: free_port(),
             data: tempfile::tempdir().unwrap(),
             slot: format!("rektor_{}", database.name),
+            max_memory: None,
             running: None,
             log: Arc::default(),
             faults,
@@ -89,7 +105,7 @@ impl<'a> Rektor<'a> {
     /// The arguments that `serve` runs with.
     pub fn arguments(&self) -> Vec<String> {
         let text = |value: &str| value.to_owned();
-        vec![
+        let mut arguments = vec![
             text("serve"),
             text("--upstream"),
             self.database.url(),
@@ -101,7 +117,11 @@ impl<'a> Rektor<'a> {
             self.data.path().display().to_string(),
             text("--slot"),
             self.slot.clone(),
-        ]
+        ];
+        if let Some(size) = &self.max_memory {
+            arguments.extend([text("--max-memory"), size.clone()]);
+        }
+        arguments
     }
 
     /// Starts it again with the same arguments and data, until it accepts connections.

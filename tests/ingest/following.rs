@@ -58,6 +58,7 @@ impl Following {
             data_dir: self.data.path().to_owned(),
             slot: self.slot.clone(),
             max_slot_wal: self.max_slot_wal,
+            max_memory: None,
         };
         let started = ingest::start(settings, self.stop.subscribe());
         self.ingest = Some(self.runtime.block_on(started)?);

@@ -338,6 +338,7 @@ fn moving_rows_are_never_missed() {
                 ));
             }
         });
+        let _stop = Stop(&done); // at a failed assertion too: the scope waits for the mover
         let mut wire = copies.rektor.connect();
         for round in 0..60 {
             let level = if round % 2 == 0 {
@@ -359,8 +360,16 @@ fn moving_rows_are_never_missed() {
             );
             wire.run("commit");
         }
-        done.store(true, Ordering::Relaxed);
     });
+}
+
+/// Ends a loop when it goes out of scope.
+struct Stop<'a>(&'a AtomicBool);
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 /// What EXPLAIN tells of it.

@@ -168,9 +168,14 @@ const ERRORS: &[(&str, &str, &str)] = &[
         r#"invalid value for enum option "method": magic"#,
     ),
     (
-        "select rektor.create_index('x', 'items', 'embedding', options => '{\"storage\": \"f16\"}')",
+        "select rektor.create_index('x', 'items', 'embedding', options => '{\"storage\": \"f8\"}')",
         "22023",
-        r#"invalid value for enum option "storage": f16"#,
+        r#"invalid value for enum option "storage": f8"#,
+    ),
+    (
+        "select rektor.create_index('x', 'items', 'embedding', options => '{\"storage\": \"i8\", \"method\": \"flat\"}')",
+        "22023",
+        r#"storage "i8" keeps no vectors for method "flat" to compare"#,
     ),
     (
         "select rektor.create_index('x', 'items', 'embedding', options => '{\"dimensions\": 16001}')",

@@ -81,6 +81,7 @@ pub fn after_the_end(mut rektor: Rektor<'_>) {
         data_dir: rektor.data_dir().to_owned(),
         slot: rektor.slot().to_owned(),
         max_slot_wal: None,
+        max_memory: None,
     };
     let runtime = tokio::runtime::Runtime::new().unwrap();
     runtime.block_on(async {

@@ -1,15 +1,23 @@
 //! Compiles the C++ shim against the headers that faiss-sys installs, for the same processors as FAISS itself.
 
 fn main() {
-    const SOURCES: [&str; 6] = [
+    const SOURCES: [&str; 7] = [
         "kernels.cpp",
         "bits.cpp",
         "codes.cpp",
+        "vectors.cpp",
         "graph.cpp",
         "lists.cpp",
         "search.cpp",
     ];
-    const HEADERS: [&str; 5] = ["shim.h", "kernels.h", "codes.h", "distance.h", "graph.h"];
+    const HEADERS: [&str; 6] = [
+        "shim.h",
+        "kernels.h",
+        "codes.h",
+        "vectors.h",
+        "distance.h",
+        "graph.h",
+    ];
     let folder = std::path::Path::new("src/index/faiss");
     for file in SOURCES.iter().chain(&HEADERS).chain(&["build.rs"]) {
         println!("cargo:rerun-if-changed={}", folder.join(file).display());

@@ -4,6 +4,8 @@ use std::sync::Arc;
 
 use super::ffi::{self, RawCodes};
 use super::store::Store;
+use super::vectors::Vectors;
+use crate::index::memory::{Account, Part};
 use crate::index::{IndexError, IndexSpec};
 use crate::vector::{Form, Metric};
 
@@ -12,6 +14,9 @@ const STEP: usize = 64;
 
 /// Floats beside a code; `kScales` in `codes.h`.
 pub(super) const SCALES: usize = 4;
+
+/// Relative difference of scales that count as equal.
+const SAME_SCALE: f32 = 1e-4;
 
 /// Bytes of a code.
 pub(super) fn stride(form: Form) -> usize {
@@ -45,16 +50,13 @@ pub(super) struct Codes {
 
 impl Codes {
     /// No codes yet, around `mean` or, before it is known, around zero. Those of bits are the stored rows themselves.
-    pub(super) fn new(
-        spec: &IndexSpec,
-        mean: Option<Box<[f32]>>,
-        stored: &Arc<Store<f32>>,
-    ) -> Self {
+    pub(super) fn new(spec: &IndexSpec, mean: Option<Box<[f32]>>, stored: &Vectors) -> Self {
         let form = spec.form();
-        let bits = matches!(form, Form::Bits(_)).then(|| Arc::clone(stored));
+        let words = stored.stored().map(Arc::clone);
+        let bits = words.filter(|_| matches!(form, Form::Bits(_)));
         Self {
-            codes: Store::new(stride(form)),
-            scales: Store::new(SCALES),
+            codes: Store::new(stride(form), stored.account(), Part::Codes),
+            scales: Store::new(SCALES, stored.account(), Part::Codes),
             centred: mean.is_some() || bits.is_some(),
             bits,
             mean: mean.unwrap_or_else(|| vec![0.0; mean_length(form)].into()),
@@ -95,8 +97,12 @@ impl Codes {
         unsafe { (self.codes.get(row), self.scales.get(row)) }
     }
 
-    /// About the vector (under cosine the unit vector) that has this code.
+    /// About the vector (under cosine the unit vector) that has this code; of bits exactly.
     pub(super) fn decoded(&self, code: &[u8], scales: &[f32]) -> Box<[f32]> {
+        if self.bits.is_some() {
+            let (words, _) = code.as_chunks::<4>();
+            return words.iter().map(|word| f32::from_ne_bytes(*word)).collect();
+        }
         let step = scales.first().copied().unwrap_or_default();
         let components = self.mean.iter().zip(code);
         components
@@ -115,8 +121,7 @@ impl Codes {
         scales: &[f32],
     ) -> Result<(), IndexError> {
         if let Some(bits) = &self.bits {
-            let (words, _) = code.as_chunks::<4>();
-            let words: Vec<f32> = words.iter().map(|word| f32::from_ne_bytes(*word)).collect();
+            let words = self.decoded(code, scales);
             bits.reserve(row)?;
             // SAFETY: reserved, and the caller has the row for itself.
             unsafe { bits.set(row, &words) };
@@ -141,9 +146,42 @@ impl Codes {
         if self.bits.is_some() {
             return Ok(());
         }
+        let (code, scales) = self.code_of(vector, self.metric);
+        // SAFETY: as the caller promises for this call.
+        unsafe { self.set(row, &code, &scales) }
+    }
+
+    /// The same of a vector that a code stood for: it gets that code again. Of numbers.
+    ///
+    /// # Safety
+    /// As [`encode`](Self::encode).
+    pub(super) unsafe fn encode_decoded(&self, row: u32, vector: &[f32]) -> Result<(), IndexError> {
+        // Under cosine it is of unit length but for what coding took.
+        let (code, scales) = self.code_of(vector, Metric::L2);
+        // SAFETY: as the caller promises for this call.
+        unsafe { self.set(row, &code, &scales) }
+    }
+
+    /// Whether a vector has the code of `row`.
+    ///
+    /// # Safety
+    /// As [`get`](Self::get).
+    pub(super) unsafe fn holds(&self, row: u32, vector: &[f32]) -> bool {
+        let (code, scales) = self.code_of(vector, self.metric);
+        // SAFETY: the caller's promise.
+        let (own, own_scales) = unsafe { self.get(row) };
+        // A scale that was decoded and coded again differs in its last bits.
+        own == code && (own_scales[0] - scales[0]).abs() <= SAME_SCALE * scales[0]
+    }
+
+    fn code_of(&self, vector: &[f32], metric: Metric) -> (Vec<u8>, [f32; SCALES]) {
+        assert_eq!(vector.len(), self.mean.len(), "components of a vector");
         let mut code = vec![0; self.codes.width()];
         let mut scales = [0.0; SCALES];
-        let raw = self.raw();
+        let raw = RawCodes {
+            metric: raw_metric(metric),
+            ..self.raw()
+        };
         // SAFETY: every pointer has the length that the shim writes or reads: dim, stride and SCALES.
         unsafe {
             ffi::rektor_encode(
@@ -153,8 +191,7 @@ impl Codes {
                 scales.as_mut_ptr(),
             );
         }
-        // SAFETY: as the caller promises for this call.
-        unsafe { self.set(row, &code, &scales) }
+        (code, scales)
     }
 
     /// For the shim; valid as long as the codes.
@@ -172,12 +209,9 @@ impl Codes {
         }
     }
 
-    /// Bytes of the codes of `rows` rows.
-    pub(super) fn bytes(&self, rows: u32) -> usize {
-        if self.bits.is_some() {
-            return 0;
-        }
-        self.codes.bytes(rows) + self.scales.bytes(rows)
+    /// Whose memory they are.
+    pub(super) fn account(&self) -> &Arc<Account> {
+        self.codes.account()
     }
 }
 

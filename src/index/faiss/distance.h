@@ -4,7 +4,7 @@
 // unit vectors under cosine), negative inner product, L1, Hamming and Jaccard, of which codes are exact: no doubt is asked for.
 #pragma once
 
-#include "codes.h"
+#include "vectors.h"
 
 #include <faiss/utils/distances.h>
 
@@ -14,13 +14,6 @@ namespace rektor {
 
 // Vectors fetched ahead of the one being compared.
 constexpr size_t kVectorsAhead = 3;
-
-inline void prefetch_vector(const RektorView& view, uint32_t row) {
-    const float* x = at(view.vectors, row, view.codes.dim);
-    for (size_t j = 0; j < view.codes.dim; j += 16) {
-        __builtin_prefetch(x + j);
-    }
-}
 
 struct ByCode {
     const Kernels& kernels;
@@ -44,6 +37,7 @@ struct ByVector {
     size_t dim;
     uint32_t metric;
     float norm;  // squared, under cosine
+    std::vector<float> own;
 
     ByVector(const RektorView& view, const float* point, uint32_t metric)
             : view(view),
@@ -53,7 +47,13 @@ struct ByVector {
               norm(metric == kCosine ? faiss::fvec_norm_L2sqr(point, dim) : 0) {}
     // A row, compared as linking compares rows.
     ByVector(const RektorView& view, uint32_t row, Measure measure)
-            : ByVector(view, at(view.vectors, row, view.codes.dim), compared_by(view.codes.metric, measure)) {}
+            : ByVector(view, vector_of(view, row), compared_by(view.codes.metric, measure)) {
+        if (view.storage != kF32) {
+            own.assign(point, point + dim);  // the rows that it is compared with come where it is
+            point = own.data();
+        }
+    }
+    ByVector(const ByVector&) = delete;
 
     static uint32_t compared_by(uint32_t metric, Measure measure) {
         return metric != kInnerProduct || measure == Measure::kDot ? metric : static_cast<uint32_t>(kL2);
@@ -86,7 +86,7 @@ struct ByVector {
         return metric == kCosine ? 2 * distance : distance;
     }
     float one(uint32_t row) const {
-        return ordered(comparable(to(at(view.vectors, row, dim))));
+        return ordered(comparable(to(vector_of(view, row))));
     }
     void many(const uint32_t* rows, size_t count, float* out) const {
         for (size_t i = 0; i < std::min(count, kVectorsAhead); i++) {

@@ -14,16 +14,33 @@ pub(super) struct RawCodes {
     pub(super) metric: u32,
 }
 
+/// `RektorStorage`.
+pub(super) const F32: u32 = 0;
+pub(super) const F16: u32 = 1;
+pub(super) const BF16: u32 = 2;
+pub(super) const CODE: u32 = 3;
+
 /// `RektorView`.
 #[repr(C)]
 pub(super) struct RawView {
     pub(super) codes: RawCodes,
-    pub(super) vectors: *const *const f32,
+    pub(super) vectors: *const *const u8,
+    pub(super) storage: u32,
     pub(super) live: *const *const u64,
     pub(super) live_pages: usize,
     pub(super) nodes: *const *const u32,
     pub(super) linked: u32,
     pub(super) extent: u32,
+}
+
+/// `RektorFilter`.
+#[repr(C)]
+pub(super) struct RawFilter {
+    pub(super) allowed: unsafe extern "C" fn(*const c_void, u32) -> bool,
+    pub(super) context: *const c_void,
+    pub(super) share: f64,
+    pub(super) most: u64,
+    pub(super) most_starved: u64,
 }
 
 /// `RektorLists`.
@@ -68,6 +85,14 @@ unsafe extern "C" {
         code: *mut u8,
         scale: *mut f32,
     );
+    pub(super) fn rektor_narrow(
+        storage: u32,
+        metric: u32,
+        x: *const f32,
+        count: usize,
+        out: *mut u16,
+    );
+    pub(super) fn rektor_widen(storage: u32, halves: *const u16, count: usize, out: *mut f32);
     pub(super) fn rektor_graph_new(
         m: u32,
         metric: u32,
@@ -76,7 +101,7 @@ unsafe extern "C" {
         linked: u32,
     ) -> *mut RawGraph;
     pub(super) fn rektor_graph_free(graph: *mut RawGraph);
-    pub(super) fn rektor_graph_bytes(graph: *const RawGraph) -> usize;
+    pub(super) fn rektor_graph_bytes(graph: *const RawGraph, nodes: u32) -> usize;
     pub(super) fn rektor_graph_link(
         graph: *mut RawGraph,
         view: *const RawView,
@@ -151,9 +176,7 @@ unsafe extern "C" {
         query: *const f32,
         k: usize,
         ef: usize,
-        most: u64,
-        allowed: unsafe extern "C" fn(*const c_void, u32) -> bool,
-        context: *const c_void,
+        filter: *const RawFilter,
         rows: *mut u32,
         distances: *mut f32,
         computed: *mut u64,

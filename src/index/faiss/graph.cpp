@@ -321,9 +321,11 @@ extern "C" void rektor_graph_free(RektorGraph* graph) {
     delete graph;
 }
 
-extern "C" size_t rektor_graph_bytes(const RektorGraph* graph) {
+extern "C" size_t rektor_graph_bytes(const RektorGraph* graph, uint32_t nodes) {
+    // Levels and offsets are written for all there is room for, the others page by page.
     const faiss::HNSW& hnsw = graph->hnsw;
-    return hnsw.neighbors.view_size * sizeof(int32_t) + graph->capacity * (2 * sizeof(int32_t) + sizeof(size_t));
+    return graph->capacity * (sizeof(int32_t) + sizeof(size_t)) + kLocks * sizeof(std::mutex) +
+           hnsw.offsets[nodes] * sizeof(int32_t) + nodes * sizeof(int32_t) + nodes / 8;
 }
 
 extern "C" int32_t rektor_graph_link(RektorGraph* graph, const RektorView* view, uint32_t node, uint32_t ef) {

@@ -177,9 +177,9 @@ Candidate descend(const RektorGraph& graph, const RektorView& view, const Distan
 }
 
 // Walks a level from `start`, nearest first, calling admit(candidate) for each node near enough; it stops when `best`
-// holds `ef` and all of them are nearer than what is left.
+// holds `ef`, which admit may change, and all of them are nearer than what is left.
 template <class Distances, class Admit>
-void explore(const RektorGraph& graph, const RektorView& view, const Distances& distances, int level, size_t ef,
+void explore(const RektorGraph& graph, const RektorView& view, const Distances& distances, int level, const size_t& ef,
              Candidate start, Scratch& s, Admit admit) {
     s.begin(graph.capacity);
     s.frontier.clear();

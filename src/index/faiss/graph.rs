@@ -1,18 +1,23 @@
 //! The handle of a C++ graph: linked by whole batches, searched by anyone meanwhile.
 
 use std::ptr::NonNull;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use super::codes::raw_metric;
 use super::ffi::{self, RawGraph, RawView};
 use super::stored::GraphImage;
 use crate::index::IndexError;
+use crate::index::memory::{Account, Charge, Part};
 use crate::vector::Metric;
 
 /// Nodes for which another thread is worth starting: some 25 ms of linking.
 const PARALLEL_FROM: u32 = 256;
 /// The first nodes of a graph are linked one after another, so that the later ones find something to link to.
 const SERIAL_FIRST: u32 = 256;
+
+/// Bytes of a node that are written before it is linked: its level and where its lists begin.
+pub(super) const NODE_BYTES: usize = size_of::<i32>() + size_of::<usize>();
 
 /// What a graph keeps for life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,6 +42,7 @@ pub(super) struct Graph {
     capacity: u32,
     /// Nodes below were linked, or left out because their row was dead; they are complete for who reads this first.
     linked: AtomicU32,
+    charge: Charge,
 }
 
 // SAFETY: the shim's graph may be searched by any thread while others link different nodes (graph.h); `linked` is atomic.
@@ -46,43 +52,60 @@ unsafe impl Sync for Graph {}
 
 impl Graph {
     /// An empty graph with room for `capacity` nodes.
-    pub(super) fn new(shape: Shape, capacity: u32) -> Result<Self, IndexError> {
-        Self::create(shape, capacity, std::ptr::null(), 0)
+    pub(super) fn new(
+        shape: Shape,
+        capacity: u32,
+        account: &Arc<Account>,
+    ) -> Result<Self, IndexError> {
+        Self::create(shape, capacity, None, account)
     }
 
     /// The same graph with more room. Nobody links into `self` meanwhile.
     pub(super) fn enlarged(&self, shape: Shape, capacity: u32) -> Result<Self, IndexError> {
         assert!(capacity >= self.capacity);
-        Self::create(shape, capacity, self.raw.as_ptr(), self.linked())
+        Self::create(shape, capacity, Some(self), self.charge.account())
     }
 
     fn create(
         shape: Shape,
         capacity: u32,
-        like: *const RawGraph,
-        linked: u32,
+        like: Option<&Self>,
+        account: &Arc<Account>,
     ) -> Result<Self, IndexError> {
+        let linked = like.map_or(0, Self::linked);
+        let copied = like.map_or(0, |like| like.bytes(linked) - like.bytes(0));
+        let charge = Charge::new(Arc::clone(account), Part::Graph);
+        charge.grow_to(capacity as usize * NODE_BYTES + copied)?;
         // SAFETY: `like` is null or a graph of the same shape with at least `linked` nodes.
         let raw = unsafe {
             ffi::rektor_graph_new(
                 u32::from(shape.m),
                 raw_metric(shape.metric),
                 capacity,
-                like,
+                like.map_or(std::ptr::null(), Self::raw),
                 linked,
             )
         };
         let raw = NonNull::new(raw);
-        Ok(Self {
+        let created = Self {
             raw: raw.ok_or_else(|| IndexError::Full("no memory for the graph".into()))?,
             capacity,
             linked: AtomicU32::new(linked),
-        })
+            charge,
+        };
+        created.take_room(linked)?;
+        Ok(created)
     }
 
     /// A stored graph with room for `capacity` nodes.
-    pub(super) fn load(image: &GraphImage, capacity: u32) -> Result<Self, IndexError> {
+    pub(super) fn load(
+        image: &GraphImage,
+        capacity: u32,
+        account: &Arc<Account>,
+    ) -> Result<Self, IndexError> {
         let nodes = image.nodes();
+        let charge = Charge::new(Arc::clone(account), Part::Graph);
+        charge.grow_to(capacity as usize * NODE_BYTES + image.slots.len() * size_of::<i32>())?;
         assert!(nodes <= capacity && capacity <= i32::MAX.unsigned_abs());
         // SAFETY: an image was checked as a whole: lengths, every link, no circle among the twins, the entry (stored.rs).
         let raw = unsafe {
@@ -99,11 +122,14 @@ impl Graph {
             )
         };
         let raw = NonNull::new(raw);
-        Ok(Self {
+        let loaded = Self {
             raw: raw.ok_or_else(|| IndexError::Full("no memory for the stored graph".into()))?,
             capacity,
             linked: AtomicU32::new(nodes),
-        })
+            charge,
+        };
+        loaded.take_room(nodes)?;
+        Ok(loaded)
     }
 
     /// Where walks begin, when a node is linked.
@@ -158,10 +184,16 @@ impl Graph {
         self.raw.as_ptr()
     }
 
-    /// Bytes it holds.
-    pub(super) fn bytes(&self) -> usize {
-        // SAFETY: a valid graph.
-        unsafe { ffi::rektor_graph_bytes(self.raw()) }
+    /// Bytes it holds when so many nodes are linked: room for others is not touched before.
+    fn bytes(&self, nodes: u32) -> usize {
+        assert!(nodes <= self.capacity);
+        // SAFETY: a node of a valid graph, or the one after the last.
+        unsafe { ffi::rektor_graph_bytes(self.raw(), nodes) }
+    }
+
+    /// Takes the memory that linking up to that node takes.
+    pub(super) fn take_room(&self, nodes: u32) -> Result<(), IndexError> {
+        self.charge.grow_to(self.bytes(nodes))
     }
 
     /// Links the nodes from `linked()` up to `end` that `wanted` keeps. When `stop` turns true it ends without having

@@ -16,8 +16,10 @@ use super::graph::{Graph, Shape};
 use super::lists::Lists;
 use super::store::Store;
 use super::stored::GraphImage;
+use super::vectors::Vectors;
 use crate::catalog::{IndexOptions, Method};
 use crate::index::IndexError;
+use crate::index::memory::Part;
 use crate::index::pages::Bitmap;
 
 /// Least room of a graph: cheaper than enlarging it often.
@@ -75,8 +77,8 @@ impl Lineage {
     /// No nodes.
     pub(super) fn new(codes: Arc<Codes>) -> Self {
         Self {
+            nodes: Store::new(1, codes.account(), Part::Graph),
             codes,
-            nodes: Store::new(1),
             extent: AtomicU32::new(0),
             graph: ArcSwapOption::empty(),
             lists: ArcSwapOption::empty(),
@@ -139,7 +141,7 @@ impl Lineage {
         let room = image
             .nodes()
             .saturating_add(u32::try_from(more).unwrap_or(u32::MAX));
-        let graph = Graph::load(image, room_for(room))?;
+        let graph = Graph::load(image, room_for(room), self.codes.account())?;
         for row in &image.rows {
             self.push_reserved(*row);
         }
@@ -173,7 +175,7 @@ impl Lineage {
     /// those of its rows.
     pub(super) unsafe fn link(
         &self,
-        vectors: &Store<f32>,
+        vectors: &Vectors,
         live: Option<&Bitmap>,
         end: u32,
         options: &IndexOptions,
@@ -183,9 +185,11 @@ impl Lineage {
         let _lock = self.link.lock().unwrap_or_else(PoisonError::into_inner);
         let end = end.min(self.extent());
         let wanted = |node: u32| live.is_none_or(|live| live.contains(self.row(node)));
+        let (stored, storage) = vectors.raw();
         let view = RawView {
             codes: self.codes.raw(),
-            vectors: vectors.table(),
+            vectors: stored,
+            storage,
             live: std::ptr::null(),
             live_pages: 0,
             nodes: self.table(),
@@ -200,6 +204,7 @@ impl Lineage {
             Some(graph) if graph.capacity() >= end => graph,
             graph => self.grow(graph.as_deref(), options.m)?,
         };
+        graph.take_room(end)?;
         // SAFETY: the lock keeps other linkers out; linking does not read `live`; nodes below the extent have rows, and
         // those have codes and vectors, also when they are dead.
         let linked =
@@ -228,11 +233,14 @@ impl Lineage {
         } else {
             let nodes: Vec<u32> = (0..self.extent()).filter(|node| wanted(*node)).collect();
             // SAFETY: the caller's.
-            let lists = Arc::new(unsafe { Lists::train(view, &nodes, options, threads)? });
+            let lists = Arc::new(unsafe {
+                Lists::train(view, &nodes, options, threads, self.codes.account())?
+            });
             self.lists.store(Some(Arc::clone(&lists)));
             lists
         };
         let nodes: Vec<u32> = (lists.linked()..end).filter(|node| wanted(*node)).collect();
+        lists.take_room(nodes.len())?;
         // SAFETY: the caller's.
         let added = unsafe { lists.add(view, &nodes, end) };
         if added.is_err() {
@@ -250,16 +258,9 @@ impl Lineage {
         let capacity = room_for(self.extent());
         let grown = Arc::new(match graph {
             Some(graph) => graph.enlarged(shape, capacity)?,
-            None => Graph::new(shape, capacity)?,
+            None => Graph::new(shape, capacity, self.codes.account())?,
         });
         self.graph.store(Some(Arc::clone(&grown)));
         Ok(grown)
-    }
-
-    /// Bytes of graph and node numbers.
-    pub(super) fn bytes(&self) -> usize {
-        self.nodes.bytes(self.extent())
-            + self.graph().map_or(0, |graph| graph.bytes())
-            + self.lists().map_or(0, |lists| lists.bytes())
     }
 }

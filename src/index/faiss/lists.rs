@@ -3,11 +3,13 @@
 
 use std::ffi::{CStr, CString, c_char};
 use std::ptr::NonNull;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
 use super::codes::raw_metric;
 use super::ffi::{self, RawLists, RawView};
 use crate::catalog::IndexOptions;
+use crate::index::memory::{Account, Charge, Part};
 use crate::index::{IndexError, IndexSpec};
 use crate::vector::Metric;
 
@@ -22,6 +24,7 @@ pub(in crate::index) struct Lists {
     /// Nodes below were added, or left out because their row was dead.
     linked: AtomicU32,
     added: AtomicUsize,
+    charge: Charge,
 }
 
 // SAFETY: the shim locks adding against searching (lists.cpp); the rest is atomic.
@@ -85,6 +88,7 @@ impl Lists {
         nodes: &[u32],
         options: &IndexOptions,
         threads: usize,
+        account: &Arc<Account>,
     ) -> Result<Self, IndexError> {
         let factory = text_of(options)?;
         let text = factory.as_deref().map_or(std::ptr::null(), CStr::as_ptr);
@@ -112,7 +116,16 @@ impl Lists {
             trained_with: u32::try_from(nodes.len()).unwrap_or(u32::MAX),
             linked: AtomicU32::new(0),
             added: AtomicUsize::new(0),
+            charge: Charge::new(Arc::clone(account), Part::Graph),
         })
+    }
+
+    /// Takes the memory that so many more nodes need.
+    pub(super) fn take_room(&self, more: usize) -> Result<(), IndexError> {
+        // SAFETY: a valid index.
+        let row = unsafe { ffi::rektor_lists_row_bytes(self.raw()) };
+        let nodes = self.added.load(Ordering::Relaxed) + more;
+        self.charge.grow_to(nodes * row)
     }
 
     /// Adds nodes; `linked` is `end` then.
@@ -125,13 +138,17 @@ impl Lists {
         nodes: &[u32],
         end: u32,
     ) -> Result<(), IndexError> {
+        let added = self.added.load(Ordering::Relaxed) + nodes.len();
+        // SAFETY: a valid index.
+        let row = unsafe { ffi::rektor_lists_row_bytes(self.raw()) };
+        self.charge.grow_to(added * row)?;
         // SAFETY: the caller's.
         let done =
             unsafe { ffi::rektor_lists_add(self.raw.as_ptr(), view, nodes.as_ptr(), nodes.len()) };
         if done != 0 {
             return Err(IndexError::Full("no memory to link rows".into()));
         }
-        self.added.fetch_add(nodes.len(), Ordering::Relaxed);
+        self.added.store(added, Ordering::Relaxed);
         self.linked.store(end, Ordering::Release);
         Ok(())
     }
@@ -149,13 +166,6 @@ impl Lists {
     /// Nodes that there were when it was trained.
     pub(super) fn trained_with(&self) -> u32 {
         self.trained_with
-    }
-
-    /// Bytes it holds.
-    pub(super) fn bytes(&self) -> usize {
-        // SAFETY: a valid index.
-        let row = unsafe { ffi::rektor_lists_row_bytes(self.raw()) };
-        self.added.load(Ordering::Relaxed) * row
     }
 }
 

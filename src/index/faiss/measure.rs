@@ -1,5 +1,6 @@
 //! Rows about to be linked → recall by effort of the graph they are not in yet; a live query → what a search of it missed.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use super::ffi;
@@ -43,7 +44,7 @@ impl RowView {
             return Ok(None);
         }
         let step = usize::try_from(waiting.div_ceil(SAMPLE)).unwrap_or(usize::MAX);
-        let sample: Vec<&[f32]> = (linked..extent)
+        let sample: Vec<Cow<'_, [f32]>> = (linked..extent)
             .step_by(step)
             .filter_map(|node| self.vector(lineage.row(node)))
             .collect();

@@ -14,12 +14,29 @@ mod store;
 mod stored;
 #[cfg(test)]
 mod tests;
+mod vectors;
 mod view;
 
 pub(super) use lists::check as check_lists;
+pub use rows::MEAN_ROWS;
 pub(super) use rows::Rows;
 pub use stored::{GraphImage, GraphSource};
-pub(super) use view::{Ranked, Rebuild, RowView};
+pub(super) use view::{Pace, Ranked, Rebuild, RowView};
+
+use crate::index::IndexSpec;
+use crate::vector::Form;
+
+/// About how many bytes a row with a node takes, beside its vector.
+pub(super) fn node_bytes(spec: &IndexSpec) -> usize {
+    // Two lists' worth on the lowest level, and above, over all nodes, about a link each; room for half as many again.
+    let links = (2 * usize::from(spec.options.m) + 2) * size_of::<i32>();
+    let numbers = 2 * size_of::<u32>() + graph::NODE_BYTES * 3 / 2;
+    let code = match spec.form() {
+        Form::Bits(_) => 0, // the stored row itself
+        form => codes::stride(form) + codes::SCALES * size_of::<f32>(),
+    };
+    code + links + numbers
+}
 
 /// Lets every other thread go before the calling one, for good.
 pub(super) fn low_priority() {

@@ -13,17 +13,19 @@ use std::sync::{Arc, Weak};
 
 use super::codes::Codes;
 use super::lineage::Lineage;
-use super::store::{MAX_ROWS, Store};
+use super::store::MAX_ROWS;
 use super::stored::GraphImage;
+use super::vectors::Vectors;
 use super::view::{Rebuild, RowView};
-use crate::catalog::Method;
+use crate::catalog::{Method, Storage};
 use crate::index::dial::Dial;
+use crate::index::memory::Account;
 use crate::index::pages::Bitmap;
 use crate::index::{IndexError, IndexSpec};
-use crate::vector::Metric;
+use crate::vector::{Form, Metric};
 
-/// Rows that the mean is taken of, and from which on rows are linked: fewer are scanned in some 20 µs.
-const MEAN_ROWS: u64 = 2_048;
+/// Rows that the mean of codes is taken of, and from which on rows are linked: fewer are scanned in some 20 µs.
+pub const MEAN_ROWS: u64 = 2_048;
 /// Times the median norm, beyond which a row has no part in the mean: log-normal norms hardly reach it.
 const ABSURD: f64 = 16.0;
 
@@ -31,7 +33,7 @@ const ABSURD: f64 = 16.0;
 #[derive(Debug)]
 pub(in crate::index) struct Rows {
     spec: IndexSpec,
-    vectors: Arc<Store<f32>>,
+    vectors: Arc<Vectors>,
     live: Bitmap,
     dial: Arc<Dial>,
     /// None for an index that is only scanned.
@@ -55,8 +57,8 @@ pub(in crate::index) struct Rows {
 
 impl Rows {
     /// No rows.
-    pub(in crate::index) fn new(spec: IndexSpec) -> Self {
-        let vectors = Arc::new(Store::new(spec.form().words()));
+    pub(in crate::index) fn new(spec: IndexSpec, account: &Arc<Account>) -> Self {
+        let vectors = Arc::new(Vectors::new(&spec, account));
         let codes = || Arc::new(Codes::new(&spec, None, &vectors));
         Self {
             spec,
@@ -85,7 +87,7 @@ impl Rows {
         self.dial.replaced(None);
         Self {
             dial: Arc::clone(&self.dial),
-            ..Self::new(self.spec)
+            ..Self::new(self.spec, self.account())
         }
     }
 
@@ -94,7 +96,7 @@ impl Rows {
         self.centre_if_due()?;
         let row = self.free.last().copied().unwrap_or(self.next);
         // SAFETY: no view or lineage names a row that is new or free (invariant 3).
-        unsafe { self.write(row, vector)? };
+        unsafe { self.write(row, vector, false)? };
         if self.free.pop().is_none() {
             self.next += 1;
         }
@@ -111,7 +113,7 @@ impl Rows {
         self.centre_if_due()?;
         // SAFETY: no row was removed yet (what `centre` drops, it puts on `retiring`), so a row that is not live was never
         // given to anyone.
-        unsafe { self.write(row, vector)? };
+        unsafe { self.write(row, vector, true)? };
         self.next = self.next.max(row + 1);
         Ok(())
     }
@@ -120,7 +122,16 @@ impl Rows {
     pub(in crate::index) fn expect_graph(&mut self, image: &GraphImage) {
         if self.lineage.is_some() && self.next == 0 {
             let codes = Codes::new(&self.spec, Some(image.mean.clone()), &self.vectors);
-            self.lineage = Some(Arc::new(Lineage::new(Arc::new(codes))));
+            self.take_codes(&Arc::new(codes));
+        }
+    }
+
+    /// Starts a lineage with these codes, around a mean, of all rows; nothing else is kept of vectors if so it was chosen.
+    fn take_codes(&mut self, codes: &Arc<Codes>) {
+        self.lineage = Some(Arc::new(Lineage::new(Arc::clone(codes))));
+        if self.spec.options.storage == Storage::I8 && matches!(self.spec.form(), Form::Numbers(_))
+        {
+            self.vectors = Arc::new(self.vectors.of_codes(codes));
         }
     }
 
@@ -138,6 +149,9 @@ impl Rows {
         for (row, code, scales) in image.dead(&self.live)? {
             // SAFETY: not live, so not loaded, so nobody was ever given this row.
             unsafe { lineage.codes.set(row, code, scales)? };
+            if matches!(self.spec.form(), Form::Bits(_)) {
+                continue; // that was its vector
+            }
             // Walks pass through it, by its vector too.
             self.vectors.reserve(row)?;
             // SAFETY: as above.
@@ -169,16 +183,22 @@ impl Rows {
         self.free = free.collect();
     }
 
-    /// Writes a row and makes it live.
+    /// Writes a row and makes it live; the vector may be one that was `kept`, in whatever form.
     ///
     /// # Safety
     /// No view or lineage names `row`.
-    unsafe fn write(&mut self, row: u32, vector: &[f32]) -> Result<(), IndexError> {
+    unsafe fn write(&mut self, row: u32, vector: &[f32], kept: bool) -> Result<(), IndexError> {
         self.vectors.reserve(row)?;
         if let Some(lineage) = &self.lineage {
             lineage.reserve(self.pending.len() + 1)?; // so that publishing cannot fail
             // SAFETY: the caller's promise: nobody reads or writes its codes.
-            unsafe { lineage.codes.encode(row, vector)? };
+            unsafe {
+                if kept && self.vectors.are_codes() {
+                    lineage.codes.encode_decoded(row, vector)?;
+                } else {
+                    lineage.codes.encode(row, vector)?;
+                }
+            }
         }
         // SAFETY: reserved; as above.
         unsafe { self.vectors.set(row, vector) };
@@ -267,9 +287,10 @@ impl Rows {
         let codes = Codes::new(&self.spec, Some(mean), &self.vectors);
         for row in self.live.iter() {
             // SAFETY: live rows were written; nobody else has seen these codes.
-            unsafe { codes.encode(row, self.vectors.get(row))? };
+            unsafe { codes.encode(row, &self.vectors.get(row))? };
         }
-        let lineage = Lineage::new(Arc::new(codes));
+        let codes = Arc::new(codes);
+        let lineage = Lineage::new(Arc::clone(&codes));
         let mut dropped = Vec::new();
         for node in 0..old.extent() {
             let row = old.row(node);
@@ -281,6 +302,7 @@ impl Rows {
         }
         // Nothing fails from here on.
         self.retiring.append(&mut dropped);
+        self.take_codes(&codes);
         self.lineage = Some(Arc::new(lineage));
         Ok(())
     }
@@ -315,7 +337,7 @@ impl Rows {
                 1.0
             };
             count += 1.0;
-            for (sum, x) in sums.iter_mut().zip(vector) {
+            for (sum, x) in sums.iter_mut().zip(&*vector) {
                 *sum += f64::from(*x) * factor;
             }
         }
@@ -324,22 +346,24 @@ impl Rows {
         sums.into_iter().map(mean).collect()
     }
 
-    /// The vector of a live row.
-    pub(in crate::index) fn vector(&self, row: u32) -> Option<&[f32]> {
-        let live = self.live.contains(row);
+    /// Whether a row is live and keeping this vector for it would change nothing.
+    pub(in crate::index) fn holds(&self, row: u32, vector: &[f32]) -> bool {
         // SAFETY: live, so written; a write needs `&mut self`.
-        live.then(|| unsafe { self.vectors.get(row) })
+        self.live.contains(row) && unsafe { self.vectors.holds(row, vector) }
     }
 
-    /// Bytes of vectors, codes, bitmap and lists of ids.
-    pub(in crate::index) fn bytes(&self) -> usize {
-        let codes = self
-            .lineage
-            .as_ref()
-            .map_or(0, |lineage| lineage.codes.bytes(self.next));
-        self.vectors.bytes(self.next)
-            + codes
-            + self.live.bytes()
-            + self.free.capacity() * size_of::<u32>()
+    /// Whose memory it is.
+    fn account(&self) -> &Arc<Account> {
+        self.vectors.account()
+    }
+
+    /// Bytes that nothing refuses: the bitmap and lists of ids.
+    pub(in crate::index) fn other_bytes(&self) -> usize {
+        let retired = self.retired.iter().map(|(_, rows)| rows.capacity());
+        let ids = self.pending.capacity()
+            + self.free.capacity()
+            + self.retiring.capacity()
+            + retired.sum::<usize>();
+        self.live.bytes() + ids * size_of::<u32>()
     }
 }

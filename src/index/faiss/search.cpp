@@ -40,25 +40,88 @@ int64_t give(std::vector<uint64_t>& keys, size_t k, uint32_t* rows, float* dista
     return static_cast<int64_t>(count);
 }
 
-// Which live rows a search may find.
+// Every live row may be found; nothing is to be decided on the way.
 struct Every {
-    RektorAllowed allowed = nullptr;
-    const void* context = nullptr;
+    RektorAllowed allowed() const {
+        return nullptr;
+    }
+    const void* context() const {
+        return nullptr;
+    }
+    size_t weighed(size_t ef) const {
+        return ef;
+    }
     bool operator()(uint32_t) const {
         return true;
     }
+    bool goes_on(bool, size_t*, Scratch&) {
+        return true;
+    }
+    bool gave_up() const {
+        return false;
+    }
 };
+
+// Candidates over which the share of those that are allowed is averaged: enough for a share of a tenth to show.
+constexpr double kRecent = 64;
+// After so many candidates it is known whether the filter keeps away from the query ...
+constexpr uint64_t kTold = 128;
+// ... which it does when not half as many as expected are allowed.
+constexpr double kStarved = 0.5;
+
+// Live rows that a filter allows. A search that keeps `ef` of all rows to give the k nearest weighs ef − k beyond them; where
+// a share of the rows is allowed, each that is kept stands for so many more that were weighed, and fewer have to be kept. The
+// share that counts is the one where the search is, not that of the whole table. A filter that keeps away from the query
+// starves the walk: then those allowed lie at the walk's rim, found in no order, and all of ef are kept.
 struct Asked {
-    RektorAllowed allowed;
-    const void* context;
+    const RektorFilter& filter;
+    size_t k;
+    size_t ef;
+    double share;
+    uint64_t seen = 0;
+    uint64_t met = 0;
+    bool ended = false;
+
+    Asked(const RektorFilter& filter, size_t k, size_t ef) : filter(filter), k(k), ef(ef), share(filter.share) {}
+
+    RektorAllowed allowed() const {
+        return filter.allowed;
+    }
+    const void* context() const {
+        return filter.context;
+    }
+    // Candidates among all rows, of which as many are allowed as are kept.
+    size_t weighed(size_t ef) const {
+        return static_cast<size_t>(static_cast<double>(k) / filter.share) + ef - k;
+    }
     bool operator()(uint32_t row) const {
-        return allowed(context, row);
+        return filter.allowed(filter.context, row);
+    }
+    // Notes whether the walk's next candidate is allowed, and sets how many are kept. False when comparing all that are
+    // allowed is cheaper than going on.
+    bool goes_on(bool is_allowed, size_t* keeps, Scratch& s) {
+        seen++;
+        met += is_allowed ? 1 : 0;
+        share += ((is_allowed ? 1.0 : 0.0) - share) / kRecent;
+        const double expected = filter.share * static_cast<double>(seen);
+        const bool starved = seen >= kTold && static_cast<double>(met) < kStarved * expected;
+        *keeps = starved ? ef : k + static_cast<size_t>(static_cast<double>(ef - k) * share);
+        while (s.best.size() > *keeps) {
+            std::pop_heap(s.best.begin(), s.best.end(), Nearer());
+            s.best.pop_back();
+        }
+        ended = s.computed > (starved ? filter.most_starved : filter.most);
+        return !ended;
+    }
+    bool gave_up() const {
+        return ended;
     }
 };
 
 // The rows of the same code as a candidate's.
 template <class Allows>
-void admit_twins(const RektorGraph& graph, const RektorView& view, Candidate of, size_t ef, Allows allows, Scratch& s) {
+void admit_twins(const RektorGraph& graph, const RektorView& view, Candidate of, size_t ef, const Allows& allows,
+                 Scratch& s) {
     for (int32_t twin = load(graph.twins + of.id); twin != 0;) {
         if (s.best.size() >= ef && of.distance >= s.best.front().distance) {
             return;
@@ -72,10 +135,10 @@ void admit_twins(const RektorGraph& graph, const RektorView& view, Candidate of,
     }
 }
 
-// Leaves the ef nearest live linked rows that are allowed in s.best; not all of them once `most` distances were computed.
+// Leaves the ef nearest live linked rows that are allowed in s.best; not all of them where it gives up.
 template <class Distances, class Allows>
-void walk(const RektorGraph& graph, const RektorView& view, const Distances& distances, size_t ef, uint64_t most,
-          Allows allows, Scratch& s) {
+void walk(const RektorGraph& graph, const RektorView& view, const Distances& distances, size_t& ef, Allows& allows,
+          Scratch& s) {
     const uint64_t entry = graph.entry.load(std::memory_order_acquire);
     if (entry == kNoEntry) {
         return;
@@ -89,13 +152,14 @@ void walk(const RektorGraph& graph, const RektorView& view, const Distances& dis
     explore(graph, view, distances, 0, ef, start, s, [&](Candidate c) {
         // Nodes from `linked` on are scanned instead.
         const uint32_t row = *at(view.nodes, c.id, 1);
-        if (c.id < view.linked && is_live(view, row) && allows(row)) {
+        const bool found = c.id < view.linked && is_live(view, row) && allows(row);
+        if (found) {
             keep(s.best, ef, {c.distance, row});
         }
         if (has_twins(graph, c.id)) {
             admit_twins(graph, view, c, ef, allows, s);
         }
-        if (s.computed > most) {
+        if (!allows.goes_on(found, &ef, s)) {
             s.frontier.clear();  // nothing is left to go on from
         }
     });
@@ -103,7 +167,8 @@ void walk(const RektorGraph& graph, const RektorView& view, const Distances& dis
 
 // Adds the nearest of the rows that are not linked to s.best.
 template <class Distances, class Allows>
-void scan_head(const RektorView& view, const Distances& distances, size_t ef, Allows allows, Scratch& s) {
+void scan_head(const RektorView& view, const Distances& distances, size_t ef, const Allows& allows,
+               Scratch& s) {
     uint32_t rows[kBatch];
     float found[kBatch];
     for (uint32_t node = view.linked; node < view.extent;) {
@@ -130,7 +195,7 @@ constexpr double kLikely = 1.65;
 
 // Compares a candidate by its vector; s.exact keeps the k nearest, the farthest of them on top.
 void compare(const RektorView& view, const ByVector& by_vector, uint32_t row, size_t k, Scratch& s) {
-    const float distance = by_vector.to(at(view.vectors, row, view.codes.dim));
+    const float distance = by_vector.to(vector_of(view, row));
     const uint64_t key = sort_key(distance, row);
     s.computed++;
     if (s.exact.size() < k) {
@@ -232,7 +297,7 @@ size_t scanned_for(size_t k) {
 
 template <class Allows>
 int64_t search(const RektorGraph* graph, const RektorLists* lists, const RektorView& view, const float* x, size_t k,
-               size_t ef, uint64_t most, Allows allows, uint32_t* rows, float* distances, uint64_t* computed) {
+               size_t ef, const Allows& allows, uint32_t* rows, float* distances, uint64_t* computed) {
     Scratch& s = scratch();
     s.computed = 0;
     Query query = code_query(view.codes, x, s.query);
@@ -242,14 +307,16 @@ int64_t search(const RektorGraph* graph, const RektorLists* lists, const RektorV
     }
     std::vector<uint32_t> listed;
     if (lists != nullptr) {
-        probe(*lists, view, s.query.values.data(), ef, allows.allowed, allows.context, listed);
+        ef = allows.weighed(ef);
+        probe(*lists, view, s.query.values.data(), ef, allows.allowed(), allows.context(), listed);
     }
     const auto gather = [&](const auto& by) {
         s.best.clear();
         compare_rows(listed.data(), listed.size(), by, ef, s);
         if (graph != nullptr) {
-            walk(*graph, view, by, ef, most, allows, s);
-            if (s.computed > most) {
+            Allows now = allows;  // each walk counts anew
+            walk(*graph, view, by, ef, now, s);
+            if (now.gave_up()) {
                 *computed = s.computed;
                 return false;
             }
@@ -318,18 +385,17 @@ extern "C" int64_t rektor_search(const RektorGraph* graph, const RektorLists* li
                                  const float* query, size_t k, size_t ef, uint32_t* rows, float* distances,
                                  uint64_t* computed) {
     try {
-        return search(graph, lists, *view, query, k, ef, UINT64_MAX, Every{}, rows, distances, computed);
+        return search(graph, lists, *view, query, k, ef, Every(), rows, distances, computed);
     } catch (const std::exception&) {
         return -1;
     }
 }
 
 extern "C" int64_t rektor_search_allowed(const RektorGraph* graph, const RektorLists* lists, const RektorView* view,
-                                         const float* query, size_t k, size_t ef, uint64_t most, RektorAllowed allowed,
-                                         const void* context,
+                                         const float* query, size_t k, size_t ef, const RektorFilter* filter,
                                          uint32_t* rows, float* distances, uint64_t* computed) {
     try {
-        return search(graph, lists, *view, query, k, ef, most, Asked{allowed, context}, rows, distances, computed);
+        return search(graph, lists, *view, query, k, ef, Asked(*filter, k, ef), rows, distances, computed);
     } catch (const std::exception&) {
         return -1;
     }

@@ -25,10 +25,14 @@ struct RektorCodes {
     uint32_t metric;
 };
 
+// How stored vectors are kept: as words (of bits too), as IEEE halves, as the upper halves of floats, as codes alone.
+enum RektorStorage : uint32_t { kF32 = 0, kF16 = 1, kBf16 = 2, kCode = 3 };
+
 // What a search may read.
 struct RektorView {
     RektorCodes codes;
-    const float* const* vectors;   // dim words a row
+    const uint8_t* const* vectors; // dim words a row, or halves; null where codes are all that is kept
+    uint32_t storage;              // RektorStorage
     const uint64_t* const* live;   // pages of the bitmap of live rows
     size_t live_pages;
     const uint32_t* const* nodes;  // the row of each node
@@ -55,11 +59,16 @@ void rektor_low_priority();
 // Writes the code of x: stride bytes and four floats.
 void rektor_encode(const RektorCodes* codes, const float* x, uint8_t* code, float* scale);
 
+// count components as kF16 or kBf16 keeps them, and back. Under kCosine kF16 may keep a multiple.
+void rektor_narrow(uint32_t storage, uint32_t metric, const float* x, size_t count, uint16_t* out);
+void rektor_widen(uint32_t storage, const uint16_t* halves, size_t count, float* out);
+
 // A graph with room for `capacity` nodes; null when there is no memory. `like`, when not null, is copied up to
 // `linked` nodes; nobody links into it meanwhile.
 RektorGraph* rektor_graph_new(uint32_t m, uint32_t metric, uint32_t capacity, const RektorGraph* like, uint32_t linked);
 void rektor_graph_free(RektorGraph* graph);
-size_t rektor_graph_bytes(const RektorGraph* graph);
+// Bytes that it holds when so many of its nodes are linked.
+size_t rektor_graph_bytes(const RektorGraph* graph, uint32_t nodes);
 // Links a node. Several threads may link different nodes, and any number search, at the same time.
 // 0 when done, -1 when there is no memory.
 int32_t rektor_graph_link(RektorGraph* graph, const RektorView* view, uint32_t node, uint32_t ef_construction);
@@ -95,13 +104,21 @@ size_t rektor_lists_row_bytes(const RektorLists* lists);
 // when nothing is linked.
 // Returns how many, or -1 when there is no memory.
 int64_t rektor_search(const RektorGraph* graph, const RektorLists* lists, const RektorView* view, const float* query,
-                      size_t k, size_t ef, uint32_t* rows, float* distances, uint64_t* computed);
-// The same among the rows that `allowed` says yes to; it is asked of live rows. Gives up, and returns 0, once the walk has
-// computed more than `most` distances.
+                       size_t k, size_t ef, uint32_t* rows, float* distances, uint64_t* computed);
+// Which rows a search may find: those that `allowed` says yes to; it is asked of live rows.
 typedef bool (*RektorAllowed)(const void* context, uint32_t row);
+struct RektorFilter {
+    RektorAllowed allowed;
+    const void* context;
+    double share;           // of the live rows, that are allowed
+    uint64_t most;          // the walk gives up once it has computed more distances, ...
+    uint64_t most_starved;  // ... and once more than these where rows near the query are hardly ever allowed
+};
+// The same among the rows that are allowed; ef is what a search among all would weigh, and at least k. Returns 0 when it
+// gave up.
 int64_t rektor_search_allowed(const RektorGraph* graph, const RektorLists* lists, const RektorView* view,
-                              const float* query, size_t k, size_t ef, uint64_t most, RektorAllowed allowed,
-                              const void* context, uint32_t* rows, float* distances, uint64_t* computed);
+                              const float* query, size_t k, size_t ef, const RektorFilter* filter, uint32_t* rows,
+                              float* distances, uint64_t* computed);
 // The same among so many live rows, all of them compared by their codes.
 int64_t rektor_search_rows(const RektorView* view, const float* query, size_t k, const uint32_t* among, size_t count,
                            uint32_t* rows, float* distances, uint64_t* computed);

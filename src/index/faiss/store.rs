@@ -2,15 +2,19 @@
 //! them. The only memory that searches share with the writer. Knows nothing of who may read what: `rows` and `codes` do.
 
 use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use memmap2::{Advice, MmapMut};
 
 use crate::index::IndexError;
+use crate::index::memory::{Account, Charge, Part};
 
 /// Rows of a chunk, as a power of two: 16,384 rows × 384 floats are 24 MiB.
 pub(super) const CHUNK_SHIFT: u32 = 14;
 const CHUNK_ROWS: usize = 1 << CHUNK_SHIFT;
+/// Rows that room is taken for at a time: with 384 floats 1.5 MiB, about a huge page. The first come in powers of two.
+const STEP_ROWS: usize = 1 << 10;
+const FIRST_ROWS: usize = 64;
 /// Row ids stay below 2^31: FAISS numbers nodes with signed 32 bits.
 pub(super) const MAX_ROWS: usize = 1 << 31;
 
@@ -21,6 +25,7 @@ pub(super) struct Store<T: Plain> {
     chunks: Box<[AtomicPtr<T>]>,
     /// What the chunks point into.
     memory: Mutex<Vec<MmapMut>>,
+    charge: Charge,
     /// Items of a row.
     width: usize,
     /// Rows with room.
@@ -37,16 +42,19 @@ unsafe impl Plain for f32 {}
 // SAFETY: plain numbers.
 unsafe impl Plain for u32 {}
 // SAFETY: plain numbers.
+unsafe impl Plain for u16 {}
+// SAFETY: plain numbers.
 unsafe impl Plain for u8 {}
 
 impl<T: Plain> Store<T> {
-    /// An empty store of `width` items a row.
-    pub(super) fn new(width: usize) -> Self {
+    /// An empty store of `width` items a row, which are that part of the account.
+    pub(super) fn new(width: usize, account: &Arc<Account>, part: Part) -> Self {
         // SAFETY: a null pointer is all zeros.
         let chunks = unsafe { Box::new_zeroed_slice(MAX_ROWS / CHUNK_ROWS).assume_init() };
         Self {
             chunks,
             memory: Mutex::default(),
+            charge: Charge::new(Arc::clone(account), part),
             width,
             rows: AtomicUsize::new(0),
         }
@@ -58,7 +66,9 @@ impl<T: Plain> Store<T> {
             return Ok(());
         }
         let mut memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
-        while memory.len() * CHUNK_ROWS <= row as usize {
+        let rows = room_for(row as usize + 1);
+        self.charge.grow_to(rows * self.width * size_of::<T>())?;
+        while memory.len() * CHUNK_ROWS < rows {
             let full = || IndexError::Full(format!("{MAX_ROWS} row ids are used up"));
             let slot = self.chunks.get(memory.len()).ok_or_else(full)?;
             let mut chunk = MmapMut::map_anon(CHUNK_ROWS * self.width * size_of::<T>())
@@ -70,9 +80,9 @@ impl<T: Plain> Store<T> {
             }
             slot.store(chunk.as_mut_ptr().cast(), Ordering::Release);
             memory.push(chunk);
-            self.rows
-                .store(memory.len() * CHUNK_ROWS, Ordering::Release);
         }
+        // Only ever more: another thread may have been first.
+        self.rows.fetch_max(rows, Ordering::Release);
         Ok(())
     }
 
@@ -113,8 +123,17 @@ impl<T: Plain> Store<T> {
         self.chunks.as_ptr().cast()
     }
 
-    /// Bytes of `rows` rows.
-    pub(super) fn bytes(&self, rows: u32) -> usize {
-        rows as usize * self.width * size_of::<T>()
+    /// Whose memory it is.
+    pub(super) fn account(&self) -> &Arc<Account> {
+        self.charge.account()
+    }
+}
+
+/// Rows that room is made for when `rows` are needed.
+fn room_for(rows: usize) -> usize {
+    if rows <= STEP_ROWS {
+        rows.next_power_of_two().max(FIRST_ROWS)
+    } else {
+        rows.next_multiple_of(STEP_ROWS)
     }
 }

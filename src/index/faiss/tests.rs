@@ -1,8 +1,11 @@
 //! The shim's kernels and codes against plain Rust, and the ids of rows.
 
+use std::sync::Arc;
+
 use super::*;
 use crate::catalog::{IndexOptions, Method};
-use crate::index::IndexSpec;
+use crate::index::memory::Account;
+use crate::index::{IndexSpec, Memory};
 use crate::vector::{Dim, Metric, Vector};
 
 fn random(state: &mut u64) -> u64 {
@@ -10,6 +13,10 @@ fn random(state: &mut u64) -> u64 {
     *state ^= *state >> 7;
     *state ^= *state << 17;
     *state
+}
+
+fn account() -> Arc<Account> {
+    Account::new(Memory::unlimited())
 }
 
 fn spec(dim: usize, metric: Metric, method: Method) -> IndexSpec {
@@ -166,7 +173,7 @@ fn searches_of_bits_equal_scans_in_every_length() {
                     (0..spec.form().words()).map(|_| f32::from_bits(random(&mut state) as u32));
                 Vector::from_words(spec.form(), words.collect()).unwrap()
             };
-            let mut rows = Rows::new(spec);
+            let mut rows = Rows::new(spec, &account());
             for _ in 0..12 {
                 rows.insert(bits().as_slice()).unwrap();
             }
@@ -183,7 +190,7 @@ fn searches_of_bits_equal_scans_in_every_length() {
                 "{dim} bits, {metric:?}"
             );
             for (row, distance) in scanned.into_iter().chain(searched) {
-                let expected = metric.distance(query.as_slice(), view.vector(row).unwrap());
+                let expected = metric.distance(query.as_slice(), &view.vector(row).unwrap());
                 assert!(
                     (f64::from(distance) - expected).abs() < 1e-7,
                     "{dim}: {distance}, not {expected}"
@@ -204,7 +211,7 @@ fn searches_by_codes_equal_scans_in_every_dimension() {
                     .map(|_| (random(&mut state) % 2_001) as f32 / 100.0 - 10.005)
                     .collect()
             };
-            let mut rows = Rows::new(spec(dim, metric, Method::Hnsw));
+            let mut rows = Rows::new(spec(dim, metric, Method::Hnsw), &account());
             for _ in 0..12 {
                 rows.insert(&vector()).unwrap();
             }
@@ -216,9 +223,9 @@ fn searches_by_codes_equal_scans_in_every_dimension() {
             assert_eq!(searched, scanned, "{dim} dimensions, {metric:?}");
             for (row, distance) in scanned {
                 let vector = view.vector(row).unwrap();
-                let expected = metric.distance(&query, vector);
+                let expected = metric.distance(&query, &vector);
                 // rounding of a sum of products, relative to the sizes that are summed
-                let sizes: f32 = query.iter().zip(vector).map(|(q, x)| (q * x).abs()).sum();
+                let sizes: f32 = query.iter().zip(&*vector).map(|(q, x)| (q * x).abs()).sum();
                 let near = if metric == Metric::InnerProduct {
                     1e-5 * f64::from(sizes)
                 } else {
@@ -235,7 +242,7 @@ fn searches_by_codes_equal_scans_in_every_dimension() {
 
 #[test]
 fn components_near_the_largest_float_do_no_harm() {
-    let mut rows = Rows::new(spec(3, Metric::L2, Method::Hnsw));
+    let mut rows = Rows::new(spec(3, Metric::L2, Method::Hnsw), &account());
     for x in [[f32::MAX, f32::MIN, 0.0], [0.0; 3], [1e30, 1e-30, -1e30]] {
         rows.insert(&x).unwrap();
     }
@@ -247,13 +254,13 @@ fn components_near_the_largest_float_do_no_harm() {
 
 #[test]
 fn an_id_comes_back_only_when_no_view_can_name_it() {
-    let mut rows = Rows::new(spec(1, Metric::L2, Method::Flat));
+    let mut rows = Rows::new(spec(1, Metric::L2, Method::Flat), &account());
     let first = rows.insert(&[1.0]).unwrap();
     let old = rows.publish(None);
     rows.remove(first);
     let new = rows.publish(None);
     assert_ne!(rows.insert(&[2.0]).unwrap(), first, "old names it");
-    assert_eq!(old.vector(first), Some(&[1.0][..]));
+    assert_eq!(old.vector(first).as_deref(), Some(&[1.0][..]));
     assert_eq!(new.vector(first), None);
     drop(old);
     drop(rows.publish(None));
@@ -263,7 +270,7 @@ fn an_id_comes_back_only_when_no_view_can_name_it() {
 
 #[test]
 fn a_row_of_a_lineage_keeps_its_id_until_it_is_rebuilt() {
-    let mut rows = Rows::new(spec(1, Metric::L2, Method::Hnsw));
+    let mut rows = Rows::new(spec(1, Metric::L2, Method::Hnsw), &account());
     let first = rows.insert(&[1.0]).unwrap();
     drop(rows.publish(None));
     rows.remove(first);

@@ -1,15 +1,17 @@
 //! The rows at one moment: read, searched, linked and rebuilt by any number of threads.
 
+use std::borrow::Cow;
 use std::ffi::c_void;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use super::codes;
-use super::ffi::{self, RawView};
+use super::ffi::{self, RawFilter, RawView};
 use super::lineage::Lineage;
-use super::store::Store;
+use super::vectors::Vectors;
 use crate::catalog::{IndexOptions, Method};
 use crate::index::dial::{Curve, Dial};
+use crate::index::memory::Account;
 use crate::index::pages::Bitmap;
 use crate::index::{IndexError, IndexSpec};
 
@@ -17,7 +19,7 @@ use crate::index::{IndexError, IndexSpec};
 #[derive(Debug)]
 pub(in crate::index) struct RowView {
     spec: IndexSpec,
-    vectors: Arc<Store<f32>>,
+    vectors: Arc<Vectors>,
     live: Bitmap,
     lineage: Option<Arc<Lineage>>,
     /// Nodes of the lineage that are in this view.
@@ -27,6 +29,16 @@ pub(in crate::index) struct RowView {
     pin: Arc<()>,
 }
 
+/// How far a filtered walk goes.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::index) struct Pace {
+    /// Of the live rows, that are allowed.
+    pub(in crate::index) share: f64,
+    /// Distances to give up at, …
+    pub(in crate::index) most: u64,
+    /// … and those where rows near the query are hardly ever allowed.
+    pub(in crate::index) most_starved: u64,
+}
 /// Rows from which lists are trained: with fewer, comparing all costs as little.
 const TRAIN_FROM: u32 = 4_096;
 /// Lists are made anew for so many times the rows that they were made for: twice the lists.
@@ -38,7 +50,7 @@ pub(in crate::index) type Ranked = (Vec<(u32, f32)>, u64);
 impl RowView {
     pub(super) fn new(
         spec: IndexSpec,
-        vectors: Arc<Store<f32>>,
+        vectors: Arc<Vectors>,
         live: Bitmap,
         lineage: Option<Arc<Lineage>>,
         dial: Arc<Dial>,
@@ -74,8 +86,8 @@ impl RowView {
         &self.dial
     }
 
-    /// The vector of a live row.
-    pub(in crate::index) fn vector(&self, row: u32) -> Option<&[f32]> {
+    /// The vector of a live row as it is kept: rounded, under cosine perhaps of another length.
+    pub(in crate::index) fn vector(&self, row: u32) -> Option<Cow<'_, [f32]>> {
         let live = self.live.contains(row);
         // SAFETY: live in this view, so written before it, and not again while its pin is held.
         live.then(|| unsafe { self.vectors.get(row) })
@@ -153,39 +165,53 @@ impl RowView {
         })
     }
 
-    /// The `k` nearest of the live rows that are allowed; `None` when the walk gave up after `most` distances.
+    /// The `k` nearest of the live rows that are allowed, with `ef` as [`search`](Self::search) takes it; none when the walk
+    /// gave up.
     pub(in crate::index) fn search_allowed<A: Fn(u32) -> bool>(
         &self,
         query: &[f32],
         k: usize,
         ef: usize,
-        most: u64,
+        pace: Pace,
         allowed: &A,
-    ) -> Result<Option<Ranked>, IndexError> {
+    ) -> Result<Ranked, IndexError> {
         /// Asks the closure that `context` points to.
         unsafe extern "C" fn ask<A: Fn(u32) -> bool>(context: *const c_void, row: u32) -> bool {
             // SAFETY: `context` is the reference to an `A` that the search below is called with.
             unsafe { (*context.cast::<A>())(row) }
         }
         let Some(lineage) = &self.lineage else {
-            return Ok(None);
+            return Ok((Vec::new(), 0));
         };
         let ef = ef.max(k).max(1); // the walk keeps at least one candidate
         let structure = lineage.structure();
         let linked = structure.linked(); // before the walk, see `search`
         let (graph, lists) = (structure.raw_graph(), structure.raw_lists());
-        let context = std::ptr::from_ref(allowed).cast();
-        let found = self.ranked(query, k, linked, |view, k, rows, distances, computed| {
+        let filter = RawFilter {
+            allowed: ask::<A>,
+            context: std::ptr::from_ref(allowed).cast(),
+            share: pace.share,
+            most: pace.most,
+            most_starved: pace.most_starved,
+        };
+        self.ranked(query, k, linked, |view, k, rows, distances, computed| {
             let query = query.as_ptr();
             // SAFETY: see `ranked`; `structure` holds what both point to, `allowed` outlives the call.
             unsafe {
                 ffi::rektor_search_allowed(
-                    graph, lists, view, query, k, ef, most, ask::<A>, context, rows, distances,
+                    graph,
+                    lists,
+                    view,
+                    query,
+                    k,
+                    ef,
+                    &raw const filter,
+                    rows,
+                    distances,
                     computed,
                 )
             }
-        })?;
-        Ok((found.1 <= most || !found.0.is_empty()).then_some(found))
+        })
     }
 
     /// The `k` nearest of these live rows, each compared by its code, or by its vector where there are no codes.
@@ -264,12 +290,14 @@ impl RowView {
         }
         let k = k.min(usize::try_from(live.len()).unwrap_or(usize::MAX));
         let pages: Vec<*const u64> = live.pages().iter().map(|page| page.as_ptr()).collect();
+        let (vectors, storage) = self.vectors.raw();
         let view = RawView {
             codes: self.lineage.as_ref().map_or_else(
                 || codes::raw_without(&self.spec),
                 |lineage| lineage.codes.raw(),
             ),
-            vectors: self.vectors.table(),
+            vectors,
+            storage,
             live: pages.as_ptr(),
             live_pages: pages.len(),
             nodes: self
@@ -315,9 +343,9 @@ impl RowView {
         unsafe { lineage.link(&self.vectors, None, end, &self.spec.options, threads, stop) }
     }
 
-    /// Bytes of the graph.
-    pub(in crate::index) fn graph_bytes(&self) -> usize {
-        self.lineage.as_ref().map_or(0, |lineage| lineage.bytes())
+    /// What the index holds in memory: of all its views, as of now.
+    pub(in crate::index) fn account(&self) -> &Arc<Account> {
+        self.vectors.account()
     }
 
     /// Begins a lineage of the rows that are live now.

@@ -33,7 +33,7 @@ fn check(snapshot: &Snapshot, random: &mut Random) -> bool {
                 .key(neighbor.row)
                 .is_some_and(|key| !key.is_empty())
         );
-        let distance = Metric::L2.distance(query.as_slice(), vector);
+        let distance = Metric::L2.distance(query.as_slice(), &vector);
         assert!(
             (distance - f64::from(neighbor.distance)).abs() < 1e-4,
             "not the row's distance"

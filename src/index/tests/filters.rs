@@ -344,7 +344,7 @@ fn filtered_walks_find_the_nearest_and_never_too_few() {
         for query in &queries {
             let mut distances: Vec<f64> = rows
                 .iter()
-                .map(|row| Metric::L2.distance(query, snapshot.vector(*row).unwrap()))
+                .map(|row| Metric::L2.distance(query, &snapshot.vector(*row).unwrap()))
                 .collect();
             distances.sort_by(f64::total_cmp);
             let expected = rows.len().min(10);
@@ -367,7 +367,6 @@ fn filtered_walks_find_the_nearest_and_never_too_few() {
             }
         }
         let recall = found as f64 / f64::from(u32::try_from(wanted.max(1)).unwrap());
-        println!("{condition:?}: {} rows, recall {recall:.3}", rows.len());
         assert!(wanted == 0 || recall >= 0.95, "{condition:?}: {recall}");
     }
     assert!(walked > 100, "the graph was walked");

@@ -3,7 +3,7 @@
 use super::*;
 use crate::catalog::{Factory, Method};
 
-const ROWS: usize = 12_000;
+const ROWS: usize = 8_000;
 const QUERIES: usize = 100;
 
 fn ivf(dim: usize, metric: Metric) -> IndexSpec {

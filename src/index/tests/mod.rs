@@ -5,8 +5,10 @@ mod dial;
 mod filters;
 mod hard;
 mod lists;
+mod memory;
 mod model;
 mod recall;
+mod storage;
 mod stored;
 
 use std::sync::Arc;

@@ -134,7 +134,7 @@ impl Model {
                     .collect();
                 for (neighbor, expected) in found.neighbors.iter().zip(&distances) {
                     let stored = snapshot.vector(neighbor.row).unwrap();
-                    let own = metric.distance(query.as_slice(), stored);
+                    let own = metric.distance(query.as_slice(), &stored);
                     for distance in [own, *expected] {
                         let near = (f64::from(neighbor.distance) - distance).abs()
                             <= 1e-3 + 1e-4 * distance.abs();

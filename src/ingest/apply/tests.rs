@@ -550,8 +550,12 @@ impl Trial {
                     };
                     let error = String::from("no");
                     let job = order.job;
-                    self.applier
-                        .control(Control::CopyFailed { job, faulty, error });
+                    self.applier.control(Control::CopyFailed {
+                        job,
+                        faulty,
+                        error,
+                        needs: 0,
+                    });
                     self.time_passes();
                 }
             }
@@ -666,7 +670,7 @@ impl Trial {
     /// The process ends and another begins, with the journal up to transaction `number`, which comes next.
     fn restart(&mut self, number: usize) {
         let entries = self.entries.clone();
-        let indexes = restore::load(&self.directory, entries, Lsn::ZERO);
+        let indexes = restore::load(&self.directory, entries, Lsn::ZERO, &Memory::unlimited());
         self.known = keep::Known::default();
         let end = number
             .checked_sub(1)

@@ -7,8 +7,8 @@ use std::time::Instant;
 use tokio::sync::watch;
 
 use super::{
-    Beside, Difference, Event, IndexEntry, IndexId, Indexes, Live, Place, RelationId, Replica,
-    Snapshot, Trouble, Want, Writer, difference, event_bytes,
+    Beside, Difference, Event, IndexEntry, IndexId, Indexes, Live, Memory, Place, RelationId,
+    Replica, Snapshot, Trouble, Want, Writer, difference, event_bytes,
 };
 use crate::lsn::Lsn;
 use crate::store::Hold;
@@ -45,6 +45,8 @@ enum Phase {
 pub(crate) struct CopyOrder {
     pub(crate) job: u64,
     pub(crate) entries: Vec<IndexEntry>,
+    /// What all indexes share.
+    pub(crate) memory: Arc<Memory>,
 }
 
 /// What a copy has made of one index.
@@ -143,6 +145,7 @@ impl Indexes {
         Some(CopyOrder {
             job: number,
             entries,
+            memory: Arc::clone(&self.memory),
         })
     }
 
@@ -158,14 +161,22 @@ impl Indexes {
     }
 
     /// The copy failed. `faulty` are the indexes whose fault it is; without any it is tried again at once.
-    pub(crate) fn copy_failed(&mut self, job: u64, faulty: &[IndexId], error: &str, now: Instant) {
+    /// With `needs` they are tried again when there is room for so many bytes.
+    pub(crate) fn copy_failed(
+        &mut self,
+        job: u64,
+        faulty: &[IndexId],
+        error: &str,
+        needs: u64,
+        now: Instant,
+    ) {
         if self.take_job(job).is_none() {
             return;
         }
         for (id, index) in &mut self.all {
             if index.filling == Some(job) {
                 if faulty.contains(id) {
-                    index.fail(error.to_owned(), now);
+                    index.fail(error.to_owned(), needs, now);
                 } else {
                     index.demand_copy();
                 }
@@ -318,7 +329,7 @@ impl Indexes {
         {
             if index.filling == Some(job) && !index.is_away(job) && index.live.is_some() {
                 // What serves is not concerned.
-                index.fail(trouble.to_string(), now);
+                index.fail_by(&trouble, now);
             } else {
                 index.trouble(trouble, now);
             }
@@ -335,9 +346,9 @@ impl Indexes {
         for index in self.all.values_mut() {
             if index.is_away(job) {
                 index.distrust();
-                index.fail(error.to_owned(), now);
+                index.fail(error.to_owned(), 0, now);
             } else if index.filling == Some(job) {
-                index.fail(error.to_owned(), now);
+                index.fail(error.to_owned(), 0, now);
             }
         }
     }
@@ -379,6 +390,7 @@ impl Indexes {
                 }
             } else if index.filling == Some(number) {
                 self.serials += 1;
+                replica.writer.serves();
                 replica.rename(&index.entry);
                 replica.dirty = true;
                 let place = Place::Here(Box::new(replica));

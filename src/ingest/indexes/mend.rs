@@ -185,9 +185,7 @@ impl Index {
                     settled.differing += 1
                 }
                 Err(error) => {
-                    tracing::warn!(index = %self.entry.definition.name, %error, "the index cannot take a row");
-                    self.distrust();
-                    self.fail(error.to_string(), now);
+                    self.trouble(error.into(), now);
                     return;
                 }
             }

@@ -18,6 +18,8 @@ use crate::wal::transaction::Event;
 
 /// Pause before an index that failed is copied again; doubled with each failure.
 const RETRY_FIRST: Duration = Duration::from_secs(5);
+/// What has no room is tried again after this time even if there is no more: the table may have become smaller.
+const FULL_RETRY: Duration = Duration::from_secs(600);
 /// Most doublings: 320 seconds.
 const RETRY_DOUBLINGS: u32 = 6;
 
@@ -50,6 +52,8 @@ pub(super) enum Want {
     Mending {
         error: String,
         retry: Option<Instant>,
+        /// Bytes of memory for which there must be room first; 0 if that was not the reason.
+        needs: u64,
     },
 }
 
@@ -164,6 +168,11 @@ fn partitions_moved(old: &[Partition], new: &[Partition]) -> bool {
             .any(|partition| partition.attached && !is_in(partition, old))
 }
 
+/// What an index needs that met the bound when it held so many bytes: at least a little more.
+pub(crate) fn needs(held: u64) -> u64 {
+    held + held / 8 + 1
+}
+
 /// What the engine needs of a definition.
 pub(crate) fn spec(definition: &IndexDefinition) -> IndexSpec {
     IndexSpec {
@@ -230,14 +239,36 @@ impl Index {
         self.demand_copy();
     }
 
-    pub(super) fn fail(&mut self, error: String, now: Instant) {
+    /// It is tried again after a while, and when there is room for `needs` bytes.
+    pub(super) fn fail(&mut self, error: String, needs: u64, now: Instant) {
         let pause = RETRY_FIRST * 2_u32.pow(self.failures.min(RETRY_DOUBLINGS));
         self.failures = self.failures.saturating_add(1);
         self.filling = None;
         self.want = Want::Mending {
             error,
             retry: Some(now + pause),
+            needs,
         };
+    }
+
+    /// Fails by what a writer met.
+    pub(super) fn fail_by(&mut self, trouble: &Trouble, now: Instant) {
+        let held = self.live.as_ref().map_or(0, Live::held);
+        self.fail(trouble.to_string(), trouble.needs(held), now);
+    }
+
+    /// Time has passed: what failed is copied again, if there is room for it.
+    pub(super) fn retry(&mut self, room: u64, now: Instant) {
+        if let Want::Mending {
+            retry: Some(at),
+            needs,
+            ..
+        } = self.want
+            && at <= now
+            && (needs <= room || at + FULL_RETRY <= now)
+        {
+            self.want = Want::Copy;
+        }
     }
 
     /// Whether it waits for what that job makes.
@@ -280,10 +311,11 @@ impl Index {
     /// The index cannot follow its table.
     pub(super) fn trouble(&mut self, trouble: Trouble, now: Instant) {
         tracing::warn!(index = %self.entry.definition.name, %trouble, "the index cannot follow its table and is copied again");
+        let held = self.live.as_ref().map_or(0, Live::held);
         self.distrust();
         match trouble {
             Trouble::Projection(_) => self.want = Want::Catalogue,
-            Trouble::Engine(error) => self.fail(error.to_string(), now),
+            Trouble::Engine(_) => self.fail(trouble.to_string(), trouble.needs(held), now),
             Trouble::TooManyLacking => {}
         }
     }
@@ -417,6 +449,7 @@ fn wanted(entry: &IndexEntry) -> Want {
         Some(reason) => Want::Mending {
             error: reason.clone(),
             retry: None, // the catalogue is read again in any case
+            needs: 0,
         },
     }
 }
@@ -507,6 +540,24 @@ impl Live {
         }
         replica.rename(&self.entry);
         self.place = Place::Here(Box::new(replica));
+    }
+
+    /// Bytes of memory that it holds.
+    fn held(&self) -> u64 {
+        let stats = self.snapshot.as_ref().map(|snapshot| snapshot.stats());
+        stats.map_or(0, |stats| stats.memory.total())
+    }
+
+    /// Why it cannot serve any longer, if so, and the memory that it needs before it is tried again.
+    pub(super) fn failure(&self) -> Option<(String, u64)> {
+        let snapshot = self.snapshot.as_ref()?;
+        if let Some(error) = snapshot.failure() {
+            return Some((format!("index engine: {error}"), 0));
+        }
+        // A few rows may wait to be linked; many would make every search slow.
+        let error = snapshot.starved()?;
+        let waits = snapshot.stats().unlinked > READY_UNLINKED;
+        waits.then(|| (error, needs(self.held())))
     }
 
     pub(super) fn is_linked(&self) -> bool {

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use super::one::rename;
+use super::one::{needs, rename};
 use crate::catalog::{IndexDefinition, IndexId, RowKey};
 use crate::index::{IndexError, Outcome, RowChange, Writer};
 use crate::ingest::mending::{MAX_LACKING, Watch};
@@ -46,6 +46,16 @@ pub(crate) enum Trouble {
     Engine(#[from] IndexError),
     #[error("the stream tells of too many rows only in part")]
     TooManyLacking,
+}
+
+impl Trouble {
+    /// The memory that an index needs before it is tried again, when it held so many bytes; 0 if that is not the reason.
+    pub(super) fn needs(&self, held: u64) -> u64 {
+        match self {
+            Self::Engine(IndexError::Memory { .. }) => needs(held),
+            Self::Engine(_) | Self::Projection(_) | Self::TooManyLacking => 0,
+        }
+    }
 }
 
 /// The commit record of a change that concerns the index.

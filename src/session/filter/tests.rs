@@ -42,10 +42,11 @@ fn definition() -> IndexDefinition {
 
 fn knn(condition: &str) -> KnnQuery {
     let sql = format!("select * from t where {condition} order by v <-> '[1,2]' limit 5");
-    match analyze(&sql).unwrap().remove(0).kind {
-        StatementKind::Knn(query) => *query,
-        other => panic!("{sql}: {other:?}"),
-    }
+    let kind = analyze(&sql).unwrap().remove(0).kind;
+    let StatementKind::Knn(query) = kind else {
+        panic!("{sql}: {kind:?}");
+    };
+    *query
 }
 
 /// A Bind's body with these parameters.

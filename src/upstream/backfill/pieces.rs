@@ -17,6 +17,8 @@ pub(super) struct Part {
     pub(super) partitioned: bool,
     pub(super) blocks: i64,
     pub(super) rows: f64,
+    /// Of them, those without a NULL.
+    pub(super) complete_rows: f64,
     pub(super) may_select: bool,
     pub(super) moved: bool,
 }
@@ -116,6 +118,7 @@ mod tests {
             partitioned: false,
             blocks,
             rows: 100.0,
+            complete_rows: 100.0,
             may_select: true,
             moved: false,
         }

@@ -1,0 +1,358 @@
+//! What indexes hold in memory, by part, counted where it is taken and given back; and one bound for all of them.
+//! Allocates nothing itself, and never looks at what is held.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::IndexError;
+
+/// The share of the bound that an index in the making leaves free: rows still come to those that serve.
+const KEPT_SHARE: u64 = 16;
+
+/// The memory that all indexes share, and its bound.
+#[derive(Debug)]
+pub struct Memory {
+    limit: u64,
+    used: AtomicU64,
+}
+
+impl Default for Memory {
+    fn default() -> Self {
+        Self {
+            limit: u64::MAX,
+            used: AtomicU64::new(0),
+        }
+    }
+}
+
+impl Memory {
+    /// At most so many bytes.
+    #[must_use]
+    pub fn limited(limit: u64) -> Arc<Self> {
+        Arc::new(Self {
+            limit,
+            used: AtomicU64::new(0),
+        })
+    }
+
+    /// As many bytes as there are.
+    #[must_use]
+    pub fn unlimited() -> Arc<Self> {
+        Arc::default()
+    }
+
+    /// The bound; `None` if there is none.
+    #[must_use]
+    pub fn limit(&self) -> Option<u64> {
+        (self.limit != u64::MAX).then_some(self.limit)
+    }
+
+    /// Bytes that are taken.
+    #[must_use]
+    pub fn used(&self) -> u64 {
+        self.used.load(Ordering::Relaxed)
+    }
+
+    /// Bytes that are left for what does not serve yet.
+    #[must_use]
+    pub fn room(&self) -> u64 {
+        self.bound(true).saturating_sub(self.used())
+    }
+
+    /// Whether there is room for a new index of `wanted` bytes, and if not, why.
+    ///
+    /// # Errors
+    /// When there is not.
+    pub fn check(&self, wanted: u64) -> Result<(), IndexError> {
+        if wanted <= self.room() {
+            return Ok(());
+        }
+        Err(self.refusal(wanted, true))
+    }
+
+    /// What may be filled by an index that is being made, or by one that serves.
+    fn bound(&self, making: bool) -> u64 {
+        match making {
+            true => self.limit - self.limit / KEPT_SHARE,
+            false => self.limit,
+        }
+    }
+
+    fn refusal(&self, wanted: u64, making: bool) -> IndexError {
+        IndexError::Memory {
+            wanted: mib(wanted),
+            used: self.used() >> 20,
+            limit: self.bound(making) >> 20,
+            bound: match making {
+                true => "max_memory less a sixteenth for the indexes that serve",
+                false => "max_memory",
+            },
+        }
+    }
+
+    fn take(&self, bytes: u64, making: bool) -> Result<(), IndexError> {
+        let bound = self.bound(making);
+        let fits = |used: u64| used.checked_add(bytes).filter(|used| *used <= bound);
+        let taken = self
+            .used
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, fits);
+        taken.map(|_| ()).map_err(|_| self.refusal(bytes, making))
+    }
+}
+
+/// In whole MiB, never 0.
+fn mib(bytes: u64) -> u64 {
+    bytes.div_ceil(1 << 20).max(1)
+}
+
+/// A part of an index.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// Vectors kept for comparing exactly.
+    Vectors,
+    /// 8-bit codes with their scales.
+    Codes,
+    /// Links, levels and node numbers.
+    Graph,
+    /// The map from keys to rows.
+    Keys,
+    /// Keys and INCLUDE values.
+    Records,
+    /// What filters compare.
+    Filters,
+    /// Which rows are live, lists of ids.
+    Other,
+}
+
+impl Part {
+    /// Every part.
+    pub const ALL: [Self; 7] = [
+        Self::Vectors,
+        Self::Codes,
+        Self::Graph,
+        Self::Keys,
+        Self::Records,
+        Self::Filters,
+        Self::Other,
+    ];
+
+    /// What it is called in statistics.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Vectors => "vectors",
+            Self::Codes => "codes",
+            Self::Graph => "graph",
+            Self::Keys => "keys",
+            Self::Records => "records",
+            Self::Filters => "filters",
+            Self::Other => "other",
+        }
+    }
+}
+
+/// Bytes of an index by part, in the order of [`Part::ALL`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct MemoryParts([u64; Part::ALL.len()]);
+
+impl MemoryParts {
+    /// Each part and its bytes.
+    pub fn iter(&self) -> impl Iterator<Item = (Part, u64)> + '_ {
+        Part::ALL.into_iter().zip(self.0)
+    }
+
+    /// All parts together.
+    #[must_use]
+    pub fn total(&self) -> u64 {
+        self.0.iter().sum()
+    }
+
+    /// One part.
+    #[must_use]
+    pub fn of(&self, part: Part) -> u64 {
+        self.iter()
+            .find(|(each, _)| *each == part)
+            .map_or(0, |(_, bytes)| bytes)
+    }
+}
+
+/// What one index holds: its writer, its snapshots, and what is made beside them. Gives all of it back at its end.
+#[derive(Debug)]
+pub(super) struct Account {
+    memory: Arc<Memory>,
+    parts: [AtomicU64; Part::ALL.len()],
+    /// It does not serve yet.
+    making: AtomicBool,
+    /// Why the linker waits for memory.
+    starved: Mutex<Option<String>>,
+}
+
+impl Account {
+    /// Nothing yet.
+    pub(super) fn new(memory: Arc<Memory>) -> Arc<Self> {
+        Arc::new(Self {
+            memory,
+            parts: Default::default(),
+            making: AtomicBool::new(true),
+            starved: Mutex::default(),
+        })
+    }
+
+    /// What is held, by part.
+    pub(super) fn parts(&self) -> MemoryParts {
+        let mut parts = MemoryParts::default();
+        for (to, from) in parts.0.iter_mut().zip(&self.parts) {
+            *to = from.load(Ordering::Relaxed);
+        }
+        parts
+    }
+
+    /// Says that a part that nothing can refuse has so many bytes now. One thread does that.
+    pub(super) fn set(&self, part: Part, bytes: usize) {
+        let (bytes, held) = (bytes as u64, &self.parts[part as usize]);
+        let before = held.load(Ordering::Relaxed);
+        if bytes == before {
+            return;
+        }
+        held.store(bytes, Ordering::Relaxed);
+        // Wraps around to a subtraction.
+        let change = bytes.wrapping_sub(before);
+        self.memory.used.fetch_add(change, Ordering::Relaxed);
+    }
+
+    /// Whether something may grow that cannot be refused when it has.
+    pub(super) fn check(&self) -> Result<(), IndexError> {
+        let making = self.making();
+        if self.memory.used() < self.memory.bound(making) {
+            return Ok(());
+        }
+        Err(self.memory.refusal(1, making))
+    }
+
+    /// From now on all of the memory is its own as well.
+    pub(super) fn serves(&self) {
+        self.making.store(false, Ordering::Relaxed);
+    }
+
+    fn making(&self) -> bool {
+        self.making.load(Ordering::Relaxed)
+    }
+
+    /// The linker works, or why it cannot.
+    pub(super) fn linked(&self, done: &Result<(), IndexError>) {
+        let starved = match done {
+            Err(error @ IndexError::Memory { .. }) => Some(error.to_string()),
+            Ok(()) | Err(_) => None,
+        };
+        *self.starved.lock().unwrap_or_else(PoisonError::into_inner) = starved;
+    }
+
+    /// Why the linker waits for memory, if it does.
+    pub(super) fn starved(&self) -> Option<String> {
+        let starved = self.starved.lock();
+        starved.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+impl Drop for Account {
+    fn drop(&mut self) {
+        // Charges gave theirs back: what is left was `set`.
+        self.memory
+            .used
+            .fetch_sub(self.parts().total(), Ordering::Relaxed);
+    }
+}
+
+/// Bytes taken for something that can be refused; given back when dropped.
+#[derive(Debug)]
+pub(super) struct Charge {
+    account: Arc<Account>,
+    part: Part,
+    bytes: AtomicU64,
+}
+
+impl Charge {
+    /// Nothing yet.
+    pub(super) fn new(account: Arc<Account>, part: Part) -> Self {
+        Self {
+            account,
+            part,
+            bytes: AtomicU64::new(0),
+        }
+    }
+
+    /// Takes what is missing to so many bytes in all. One thread does that at a time.
+    pub(super) fn grow_to(&self, bytes: usize) -> Result<(), IndexError> {
+        let before = self.bytes.load(Ordering::Relaxed);
+        let more = (bytes as u64).saturating_sub(before);
+        if more > 0 {
+            self.account.memory.take(more, self.account.making())?;
+            self.account.parts[self.part as usize].fetch_add(more, Ordering::Relaxed);
+            self.bytes.store(before + more, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
+    /// Whose it is.
+    pub(super) fn account(&self) -> &Arc<Account> {
+        &self.account
+    }
+}
+
+impl Drop for Charge {
+    fn drop(&mut self) {
+        let bytes = *self.bytes.get_mut();
+        self.account.parts[self.part as usize].fetch_sub(bytes, Ordering::Relaxed);
+        self.account.memory.used.fetch_sub(bytes, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::index::OUT_OF_MEMORY;
+
+    #[test]
+    fn what_is_taken_is_given_back_and_never_beyond_the_bound() {
+        let memory = Memory::limited(100 << 20);
+        let first = Account::new(Arc::clone(&memory));
+        first.serves();
+        let charge = Charge::new(Arc::clone(&first), Part::Vectors);
+        charge.grow_to(60 << 20).unwrap();
+        charge.grow_to(50 << 20).unwrap(); // less is nothing
+        first.set(Part::Keys, 10 << 20);
+        first.set(Part::Keys, 5 << 20);
+        assert_eq!(memory.used(), 65 << 20);
+        assert_eq!(first.parts().of(Part::Vectors), 60 << 20);
+        assert_eq!(first.parts().total(), 65 << 20);
+
+        let second = Account::new(Arc::clone(&memory));
+        let making = Charge::new(Arc::clone(&second), Part::Graph);
+        let refused = making.grow_to(30 << 20).unwrap_err().to_string();
+        assert!(
+            refused.contains("65 MiB of 93 MiB (max_memory less"),
+            "{refused}"
+        );
+        assert!(memory.check(29 << 20).is_err() && memory.check(28 << 20).is_ok());
+        second.serves();
+        let other = Charge::new(Arc::clone(&second), Part::Graph);
+        let refused = other.grow_to(36 << 20).unwrap_err();
+        assert_eq!(
+            refused.to_string(),
+            "out of memory: 36 MiB more are needed, and the indexes hold 65 MiB of 100 MiB (max_memory)"
+        );
+        assert!(refused.to_string().starts_with(OUT_OF_MEMORY));
+        assert_eq!(second.parts().total(), 0);
+        other.grow_to(35 << 20).unwrap();
+        assert!(second.check().is_err());
+        second.linked(&Err(refused));
+        assert!(second.starved().unwrap().starts_with("out of memory"));
+        second.linked(&Ok(()));
+        assert_eq!(second.starved(), None);
+
+        drop(other);
+        assert_eq!(memory.used(), 65 << 20);
+        drop((charge, first));
+        assert_eq!(memory.used(), 0);
+    }
+}

@@ -1,0 +1,108 @@
+//! What an index holds is counted, bounded, and given back.
+
+use super::*;
+use crate::index::memory::{Account, Charge, Memory, Part};
+
+const DIM: usize = 32;
+
+/// Row ids that room is taken for at a time, see `faiss/store.rs`.
+const STEP: u64 = 1024;
+
+#[test]
+fn every_part_is_counted_and_given_back() {
+    let memory = Memory::limited(1 << 30);
+    let mut random = Random(5);
+    let writer = Writer::within(spec(DIM, Metric::L2), &memory).unwrap();
+    let rows = 5_000_u64;
+    let changes = (0..rows).map(|number| upsert(number, random.vector(DIM)));
+    let (mut writer, snapshot) = linked_with(writer, changes);
+    let parts = snapshot.stats().memory;
+    let at_least = |part, bytes_a_row: u64| {
+        let bytes = parts.of(part);
+        assert!(bytes >= rows * bytes_a_row, "{part:?}: {bytes}");
+    };
+    let room = (rows + STEP) * DIM as u64 * 4;
+    assert!((rows * DIM as u64 * 4..=room).contains(&parts.of(Part::Vectors)));
+    at_least(Part::Codes, 64 + 16);
+    at_least(Part::Graph, 2 * 16 * 4 + 4 + 12);
+    at_least(Part::Keys, 5);
+    at_least(Part::Records, 12 + 4);
+    assert!(parts.of(Part::Other) > 0);
+    assert_eq!(parts.of(Part::Filters), 0);
+    assert_eq!(memory.used(), writer.held());
+    // Within a quarter of what is estimated beforehand.
+    let estimate = snapshot.spec().estimate(rows);
+    assert!(
+        (estimate * 3 / 4..=estimate * 5 / 4).contains(&parts.total()),
+        "{estimate} {parts:?}"
+    );
+
+    // A version of nothing, while the old one is still read.
+    writer.apply(RowChange::Truncate).unwrap();
+    writer.publish(Lsn::new(2));
+    assert!(memory.used() > parts.of(Part::Vectors));
+    drop(snapshot);
+    wait_until("the old version to go", || memory.used() < 1 << 20);
+    drop(writer);
+    assert_eq!(memory.used(), 0);
+}
+
+#[test]
+fn at_the_bound_an_index_refuses_rows_and_stays_as_it_was() {
+    let memory = Memory::limited(4 << 20);
+    let mut random = Random(6);
+    let mut writer = Writer::within(spec(DIM, Metric::L2), &memory).unwrap();
+    let mut count = 0;
+    let error = loop {
+        match writer.apply(upsert(count, random.vector(DIM))) {
+            Ok(_) => count += 1,
+            Err(error) => break error,
+        }
+    };
+    assert!(matches!(error, IndexError::Memory { .. }), "{error}");
+    assert!(memory.used() <= 4 << 20);
+    assert!((5_000..30_000).contains(&count), "{count}");
+    let snapshot = writer.publish(Lsn::new(1));
+    assert_eq!(snapshot.stats().live, count);
+    assert!(!writer.knows(&key(count)));
+    // Places that come free are used again.
+    for number in 0..100 {
+        writer
+            .apply(RowChange::Delete { key: key(number) })
+            .unwrap();
+    }
+    drop(snapshot);
+    writer.publish(Lsn::new(2));
+    writer.serves();
+    wait_until("a place for a row", || {
+        writer.publish(Lsn::new(3));
+        writer.apply(upsert(count, random.vector(DIM))).is_ok()
+    });
+    let query = Vector::new(random.vector(DIM)).unwrap();
+    let found = writer.publish(Lsn::new(4)).search(&query, 10, 64).unwrap();
+    assert_eq!(found.neighbors.len(), 10);
+}
+
+#[test]
+fn a_graph_without_room_waits_and_rows_are_found_without_it() {
+    let rows = 6_000_u64;
+    let memory = Memory::limited(16 << 20);
+    let mut random = Random(7);
+    let mut writer = Writer::within(spec(DIM, Metric::L2), &memory).unwrap();
+    for number in 0..rows {
+        writer.apply(upsert(number, random.vector(DIM))).unwrap();
+    }
+    let other = Charge::new(Account::new(Arc::clone(&memory)), Part::Vectors);
+    other
+        .grow_to(usize::try_from(memory.room()).unwrap())
+        .unwrap();
+    let snapshot = writer.publish(Lsn::new(1));
+    wait_until("the linker to want memory", || snapshot.starved().is_some());
+    assert!(snapshot.stats().unlinked > 0);
+    let query = Vector::new(random.vector(DIM)).unwrap();
+    let exact = snapshot.search_exact(&query, 10).unwrap().neighbors;
+    assert_eq!(snapshot.search(&query, 10, 64).unwrap().neighbors, exact);
+    drop(other);
+    wait_until("the rows to be linked", || snapshot.stats().unlinked == 0);
+    assert_eq!(snapshot.starved(), None);
+}
