@@ -288,11 +288,12 @@ fn thousands_of_dimensions() {
         let mut random = Random(16);
         let centres: Vec<_> = (0..40).map(|_| random.vector(dim)).collect();
         // The fewest rows that are linked.
-        let case = alike(2_100, || {
+        let mut case = alike(2_100, || {
             let centre = &centres[random.index(centres.len())];
             let noise = centre.iter().map(|x| x + random.below(256) as f32 / 256.0);
             noise.collect()
         });
+        case.queries.truncate(LIVE + 40); // exact answers cost most of the time
         check(&format!("{dim}"), &[metric], &case);
     }
 }
