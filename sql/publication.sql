@@ -84,6 +84,12 @@ begin
         perform rektor.check_include(new.relation, included);
     end loop;
     new.options := rektor.check_options(new.options);
+    if new.options ->> 'method' in ('ivf', 'factory') and new.metric not in ('l2', 'ip', 'cosine') then
+        raise exception 'method "%" does not support distance "%"', new.options ->> 'method', new.metric using errcode = '0A000';
+    end if;
+    if new.metric in ('hamming', 'jaccard') and new.options ->> 'storage' <> 'f32' then
+        raise exception 'storage "%" does not support distance "%"', new.options ->> 'storage', new.metric using errcode = '0A000';
+    end if;
 
     -- Names of relations and of our indexes share one space a schema. Whoever takes a name waits for whoever takes it too.
     select c.relnamespace into rel_schema from pg_class c where c.oid = new.relation;

@@ -159,6 +159,9 @@ fn every_method_finds_them() {
         assert_eq!(error.field(b'C').as_deref(), Some(state), "{options}");
         assert!(error.field(b'M').unwrap().contains(part), "{options}");
     }
+    let by_l1 = "create index on package using faiss (v vector_l1_ops) with (method = ivf)";
+    let error = wire.try_rows(by_l1).unwrap_err();
+    assert_eq!(error.field(b'C').as_deref(), Some("0A000"));
     // That 7 does not divide 384 is known to FAISS alone.
     wire.run(&format!(
         "{create} with (method = factory, factory = 'IVF10,PQ7')"
