@@ -14,6 +14,9 @@ const FROM: u32 = 4_096;
 /// Rows that are searched for: recall at 10 of so many is known within .006 (of 96 within .01, too little for a target that is
 /// .015 away), for some 2 ms each at 100,000 rows.
 const SAMPLE: u32 = 256;
+/// As long as the graph grows on from so many rows, the next curve is near: fewer do for this one.
+const PASSING: u32 = 16_384;
+const PASSING_SAMPLE: u32 = 96;
 /// Fewer say too little.
 const LEAST_SAMPLE: usize = 16;
 /// A curve is good until the graph has grown to so many quarters of what was measured …
@@ -43,7 +46,9 @@ impl RowView {
         if !due || waiting == 0 {
             return Ok(None);
         }
-        let step = usize::try_from(waiting.div_ceil(SAMPLE)).unwrap_or(usize::MAX);
+        let passing = waiting > most && linked >= PASSING;
+        let size = if passing { PASSING_SAMPLE } else { SAMPLE };
+        let step = usize::try_from(waiting.div_ceil(size)).unwrap_or(usize::MAX);
         let sample: Vec<Cow<'_, [f32]>> = (linked..extent)
             .step_by(step)
             .filter_map(|node| self.vector(lineage.row(node)))
