@@ -10,7 +10,7 @@
 //! |---|---|---|
 //! | [`lsn`], [`vector`], [`catalog`] | text and bytes | positions, vectors, keys, index definitions |
 //! | [`wal`] | bytes of the replication stream | row changes, each with its commit's position |
-//! | [`index`] | row changes | rows, codes, one graph → immutable snapshots that can be searched |
+//! | [`index`] | row changes | rows, codes, one graph or lists → immutable snapshots that can be searched |
 //! | [`query`] | SQL text | a k-NN query → a plan → a rewritten statement |
 //! | [`upstream`] | a connection string | the replication stream, consistent copies, what the catalogue says |
 //! | [`store`] | changes and rows | a journal and generations on disk that survive any crash |

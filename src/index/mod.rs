@@ -1,4 +1,4 @@
-//! Changes → rows, codes and one graph → immutable snapshots that can be searched.
+//! Changes → rows, codes and one graph, or FAISS's lists → immutable snapshots that can be searched.
 //! CPU only: no I/O, no tokio, no clock that decides what a search finds. Unsafe code only in `faiss/`.
 //!
 //! ```text
