@@ -7,16 +7,16 @@ use proptest::prelude::*;
 
 use super::super::*;
 use super::{Clusters, key, linked_with, wait_until};
-use crate::catalog::{Comparison, Method, RowKey, ValueKind};
+use crate::catalog::{Comparison, FilterKind, Method, RowKey, ValueKind};
 use crate::lsn::Lsn;
 use crate::vector::Vector;
 
 const DIM: usize = 4;
-const KINDS: [Option<ValueKind>; 4] = [
-    Some(ValueKind::Int4),
+const KINDS: [Option<FilterKind>; 4] = [
+    Some(FilterKind::One(ValueKind::Int4)),
     None,
-    Some(ValueKind::Text),
-    Some(ValueKind::Float8),
+    Some(FilterKind::One(ValueKind::Text)),
+    Some(FilterKind::One(ValueKind::Float8)),
 ];
 
 fn spec(method: Method) -> IndexSpec {
@@ -277,7 +277,7 @@ fn clustered() -> (Writer, Arc<Snapshot>, Vec<Vec<f32>>) {
     };
     let mut clusters = Clusters::new(11, 16);
     let queries = (0..40).map(|_| clusters.next()).collect();
-    let kinds = [Some(ValueKind::Int8), Some(ValueKind::Float4)];
+    let kinds = [ValueKind::Int8, ValueKind::Float4].map(|kind| Some(kind.into()));
     let (mut writer, _) = linked_with(
         Writer::new(spec).unwrap().filtered_on(kinds),
         (0..ROWS).map(|number| {
