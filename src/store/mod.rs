@@ -5,6 +5,7 @@ mod checkpoint;
 mod disk;
 mod document;
 mod journal;
+mod mapped;
 
 use std::fs::{File, TryLockError};
 use std::io;
@@ -19,6 +20,7 @@ pub use checkpoint::{
 pub use journal::{
     Entry, Hold, Holds, Journal, JournalReader, RecoveredJournal, Replayed, Room, Tail, Trimmer,
 };
+pub use mapped::MappedFiles;
 
 use crate::catalog::IndexId;
 use crate::lsn::Lsn;

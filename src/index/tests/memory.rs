@@ -31,7 +31,7 @@ fn every_part_is_counted_and_given_back() {
     assert_eq!(parts.of(Part::Filters), 0);
     assert_eq!(memory.used(), writer.held());
     // Within a quarter of what is estimated beforehand.
-    let estimate = snapshot.spec().estimate(rows);
+    let estimate = snapshot.spec().estimate(rows, &memory);
     assert!(
         (estimate * 3 / 4..=estimate * 5 / 4).contains(&parts.total()),
         "{estimate} {parts:?}"

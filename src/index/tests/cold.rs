@@ -1,0 +1,144 @@
+//! Vectors in files: searched as those in memory are, counted apart; and what the disk does not take.
+
+use std::sync::atomic::Ordering;
+
+use super::*;
+use crate::catalog::{Method, Storage};
+use crate::index::faiss::tests::disk::{Disk, Faults};
+use crate::index::memory::{Memory, Part};
+
+const DIM: usize = 24;
+/// Rows that go to a file at a time, see `faiss/store.rs`.
+const STEP: u64 = 2_048;
+const ROWS: u64 = 5 * STEP;
+const ROW_BYTES: u64 = DIM as u64 * 4;
+
+fn memory(limit: Option<u64>, faults: &Arc<Faults>) -> Arc<Memory> {
+    Memory::new(limit, Some(Box::new(Disk::new(faults))))
+}
+
+fn fill(writer: &mut Writer, random: &mut Random) {
+    for number in 0..ROWS {
+        writer.apply(upsert(number, random.vector(DIM))).unwrap();
+    }
+}
+
+#[test]
+fn what_is_mapped_is_counted_apart_and_does_not_meet_the_bound() {
+    let memory = memory(Some(64 << 20), &Arc::default());
+    let mut writer = Writer::within(spec(DIM, Metric::L2), &memory).unwrap();
+    fill(&mut writer, &mut Random(1));
+    let snapshot = writer.publish(Lsn::new(1));
+    let parts = snapshot.stats().memory;
+    assert_eq!(parts.of(Part::Mapped), ROWS * ROW_BYTES);
+    assert_eq!(parts.of(Part::Vectors), 0);
+    assert_eq!(memory.used(), parts.total());
+    let all: u64 = parts.iter().map(|(_, bytes)| bytes).sum();
+    assert_eq!(all, parts.total() + parts.of(Part::Mapped));
+    let estimate = snapshot.spec().estimate(ROWS, &memory);
+    let without = snapshot.spec().estimate(ROWS, &Memory::unlimited());
+    assert_eq!(without, estimate + parts.of(Part::Mapped));
+
+    writer.apply(RowChange::Truncate).unwrap();
+    writer.publish(Lsn::new(2));
+    drop(snapshot);
+    wait_until("the old version to go", || memory.used() < 1 << 20);
+    assert_eq!(writer.publish(Lsn::new(3)).stats().memory.of(Part::Mapped), 0);
+}
+
+#[test]
+fn what_every_search_walks_through_stays_in_memory() {
+    let in_files = |method, storage, metric| {
+        let mut spec = spec(64, metric);
+        spec.options.method = method;
+        spec.options.storage = storage;
+        let memory = memory(None, &Arc::default());
+        let mut writer = Writer::within(spec, &memory).unwrap();
+        let vector = Vector::from_words(spec.form(), vec![1.0; spec.form().words()]).unwrap();
+        writer.apply(set(1, vector)).unwrap();
+        writer.publish(Lsn::new(1)).stats().memory.of(Part::Mapped) > 0
+    };
+    for method in [Method::Hnsw, Method::Ivf] {
+        assert!(in_files(method, Storage::F32, Metric::Cosine));
+        assert!(in_files(method, Storage::F16, Metric::Cosine));
+        assert!(!in_files(method, Storage::I8, Metric::Cosine));
+    }
+    assert!(!in_files(Method::Flat, Storage::F32, Metric::L2));
+    assert!(!in_files(Method::Hnsw, Storage::F32, Metric::Hamming));
+}
+
+#[test]
+fn what_a_full_disk_does_not_take_stays_in_memory() {
+    for (method, metric) in [(Method::Hnsw, Metric::Cosine), (Method::Ivf, Metric::L2)] {
+        for full in [1, 2, 3] {
+            let faults: Arc<Faults> = Arc::default();
+            faults.full.store(full, Ordering::Relaxed);
+            let memory = memory(None, &faults);
+            let mut spec = spec(DIM, metric);
+            spec.options.method = method;
+            let mut clusters = Clusters::new(3, DIM);
+            let rows: Vec<_> = (0..ROWS).map(|_| clusters.next()).collect();
+            let writer = Writer::within(spec, &memory).unwrap();
+            let changes = (0..).zip(&rows).map(|(number, row)| upsert(number, row.clone()));
+            let (_writer, snapshot) = linked_with(writer, changes);
+            for row in snapshot.rows() {
+                let own = &rows[usize::try_from(row.0).unwrap()];
+                assert_eq!(*snapshot.vector(row).unwrap(), own[..]);
+            }
+            let parts = snapshot.stats().memory;
+            let refused = ROWS / STEP / full as u64;
+            assert_eq!(parts.of(Part::Vectors), refused * STEP * ROW_BYTES);
+            assert_eq!(parts.of(Part::Mapped), (ROWS - refused * STEP) * ROW_BYTES);
+            let queries: Vec<_> = (0..50).map(|_| clusters.next()).collect();
+            let recall = recall(&snapshot, &queries, 10, 100);
+            assert!(recall >= 0.95, "{method:?} {full}: {recall}");
+        }
+    }
+}
+
+#[test]
+fn without_room_anywhere_both_reasons_are_told_and_later_it_goes_on() {
+    let faults: Arc<Faults> = Arc::default();
+    let memory = memory(Some(2 << 20), &faults);
+    let mut writer = Writer::within(spec(DIM, Metric::L2), &memory).unwrap();
+    let mut random = Random(4);
+    let mut count = 0;
+    faults.full.store(1, Ordering::Relaxed);
+    let error = loop {
+        match writer.apply(upsert(count, random.vector(DIM))) {
+            Ok(_) => count += 1,
+            Err(error) => break error.to_string(),
+        }
+    };
+    assert!(count > 0 && error.starts_with(OUT_OF_MEMORY), "{count} {error}");
+    assert!(error.ends_with("; on disk: no storage space"), "{error}");
+    faults.full.store(0, Ordering::Relaxed);
+    writer.serves();
+    writer.apply(upsert(count, random.vector(DIM))).unwrap();
+    let stats = writer.publish(Lsn::new(1)).stats();
+    assert_eq!(stats.live, count + 1);
+    assert_eq!(stats.memory.of(Part::Mapped), STEP * ROW_BYTES);
+}
+
+#[test]
+fn a_row_that_cannot_be_written_is_not_there_and_the_others_are() {
+    let faults: Arc<Faults> = Arc::default();
+    let memory = memory(None, &faults);
+    let mut writer = Writer::within(spec(DIM, Metric::L2), &memory).unwrap();
+    let mut random = Random(5);
+    let vector = random.vector(DIM);
+    writer.apply(upsert(1, vector.clone())).unwrap();
+    faults.broken.store(true, Ordering::Relaxed);
+    let error = writer.apply(upsert(2, random.vector(DIM))).unwrap_err();
+    let text = "index engine: a vector was not written: broken";
+    assert_eq!(error.to_string(), text);
+    assert!(!writer.knows(&key(2)));
+    let snapshot = writer.publish(Lsn::new(1));
+    assert_eq!(snapshot.stats().live, 1);
+    faults.broken.store(false, Ordering::Relaxed);
+    writer.apply(upsert(2, random.vector(DIM))).unwrap();
+    let snapshot = writer.publish(Lsn::new(2));
+    let own = Vector::new(vector).unwrap();
+    let found = snapshot.search_exact(&own, 2).unwrap().neighbors;
+    assert_eq!((found.len(), found[0].distance), (2, 0.0));
+}
