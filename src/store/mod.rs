@@ -1,4 +1,4 @@
-//! Messages of the stream and rows of the indexes → files that survive a crash, and back.
+//! Messages of the stream and rows of the indexes → files that survive a crash, and back; and files for vectors, which do not.
 //! Never hands out a byte whose checksum is wrong, and never claims as durable what was not synced.
 
 mod checkpoint;

@@ -142,16 +142,22 @@ impl<T: Plain> Store<T> {
     /// Rows that there is room for after the step that follows `rows`, of so many that are wanted.
     fn step_after(&self, rows: usize, wanted: usize) -> usize {
         let next = (rows + 1).next_multiple_of(COLD_ROWS);
-        if self.cold.is_some() && rows >= HOT_ROWS {
+        if self.file_from(rows).is_some() {
             return next;
         }
         room_for(wanted.min(next))
     }
 
+    /// The file, where the rows from there on go to it.
+    fn file_from(&self, rows: usize) -> Option<&Cold> {
+        let cold = self.cold.as_ref();
+        cold.filter(|_| rows + 1 > HOT_ROWS)
+    }
+
     /// Makes room for the rows from `rows` to `to`, which are of one chunk.
     fn add(&self, rows: usize, to: usize, chunks: &mut Vec<Chunk>) -> Result<(), IndexError> {
         let bytes = (to - rows) * self.row_bytes();
-        let cold = self.cold.as_ref().filter(|_| rows >= HOT_ROWS);
+        let cold = self.file_from(rows);
         match cold.map(|cold| cold.allocate(rows * self.row_bytes(), bytes)) {
             Some(Ok((file, charge))) => {
                 self.add_chunks(rows, chunks)?;

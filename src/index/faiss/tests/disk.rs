@@ -24,7 +24,10 @@ pub(in crate::index) struct Disk(MappedFiles, Arc<Faults>);
 impl Disk {
     /// Below the system's directory for temporary files.
     pub(in crate::index) fn new(faults: &Arc<Faults>) -> Self {
-        Self(MappedFiles::within(&std::env::temp_dir()), Arc::clone(faults))
+        Self(
+            MappedFiles::within(&std::env::temp_dir()),
+            Arc::clone(faults),
+        )
     }
 }
 
