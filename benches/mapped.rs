@@ -1,5 +1,6 @@
 //! Vectors for exact comparison in memory against the same in mapped files, over one graph in one process, in turn: cost of
-//! a search while the pages are in memory, and just after all were taken away; what loading takes, and writes to disk.
+//! a search while the pages are in memory, and just after all were taken away; what loading and replacing rows takes, and
+//! writes to disk.
 //! `cargo bench --bench mapped -- [PACKAGES [FOLDER]]`, PACKAGES with `vectors.i8` (rows × 384 signed bytes), FOLDER on the
 //! disk to measure. Also measured: 768 synthetic dimensions.
 #![allow(
@@ -97,8 +98,8 @@ fn compare(name: &str, mut rows: Vec<Vec<f32>>, folder: &Path) {
     let graph = graph(spec, &rows);
     println!("{name}: {} rows × {}, k = {K}", rows.len(), spec.dim.get());
     let files = MappedFiles::open(folder).unwrap();
-    let (_one, memory) = load("memory", spec, &graph, &rows, &Memory::unlimited());
-    let (_two, mapped) = load(
+    let (mut one, memory) = load("memory", spec, &graph, &rows, &Memory::unlimited());
+    let (mut two, mapped) = load(
         "mapped",
         spec,
         &graph,
@@ -111,6 +112,39 @@ fn compare(name: &str, mut rows: Vec<Vec<f32>>, folder: &Path) {
     for effort in EFFORTS {
         cold([&memory, &mapped], &queries, effort, folder);
     }
+    drop((memory, mapped));
+    for shift in 1..=2 {
+        replace("memory", &mut one, &rows, shift);
+        replace("mapped", &mut two, &rows, shift);
+    }
+}
+
+/// Every row gets another's vector, in no order, a hundred rows a transaction.
+fn replace(name: &str, writer: &mut Writer, rows: &[Vec<f32>], shift: usize) {
+    let (written, start) = (written_bytes(), Instant::now());
+    let mut took = Duration::ZERO;
+    for number in 0..rows.len() {
+        let number = number * 40_503 % rows.len();
+        let row = &rows[(number + shift) % rows.len()];
+        let change = RowChange::Upsert {
+            old_key: None,
+            key: key(number),
+            vector: VectorChange::Set(Vector::new(row.clone()).unwrap()),
+            include: vec![],
+        };
+        let one = Instant::now();
+        writer.apply(change).unwrap();
+        took += one.elapsed();
+        if number.is_multiple_of(100) {
+            writer.publish(Lsn::new(2));
+        }
+    }
+    println!(
+        "  {name}: rows replaced in {:.1} s, writing each {:.2} µs, dirtied on disk {:.0} bytes a row",
+        start.elapsed().as_secs_f64(),
+        took.as_secs_f64() * 1e6 / rows.len() as f64,
+        (written_bytes() - written) as f64 / rows.len() as f64,
+    );
 }
 
 /// The graph of these rows, linked as ever.

@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 
 use super::*;
 use crate::catalog::{Method, Storage};
-use crate::index::faiss::tests::disk::{Disk, Faults};
+use crate::index::faiss::tests::disk::{Disk, Faults, take_away};
 use crate::index::memory::{Memory, Part};
 
 const DIM: usize = 24;
@@ -47,6 +47,33 @@ fn what_is_mapped_is_counted_apart_and_does_not_meet_the_bound() {
         writer.publish(Lsn::new(3)).stats().memory.of(Part::Mapped),
         0
     );
+}
+
+#[test]
+fn what_the_system_takes_back_is_read_again() {
+    let mut clusters = Clusters::new(2, DIM);
+    let rows = (0..ROWS).map(|_| clusters.next()).collect::<Vec<_>>();
+    let spec = spec(DIM, Metric::Cosine);
+    let (_writer, snapshot) = linked_in(&with_files(), spec, rows.iter().cloned());
+    let queries: Vec<_> = (0..100)
+        .map(|_| Vector::new(clusters.next()).unwrap())
+        .collect();
+    let found = || {
+        let found = queries
+            .iter()
+            .map(|query| snapshot.search(query, 10, 100).unwrap());
+        found.map(|found| found.neighbors).collect::<Vec<_>>()
+    };
+    let before = found();
+    for _ in 0..3 {
+        take_away();
+        assert_eq!(found(), before);
+    }
+    take_away();
+    for row in snapshot.rows() {
+        let own = &rows[usize::try_from(row.0).unwrap()];
+        assert_eq!(*snapshot.vector(row).unwrap(), own[..]);
+    }
 }
 
 #[test]

@@ -5,6 +5,8 @@ use std::ptr::NonNull;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
+use rustix::mm::Advice;
+
 use crate::index::{ColdFile, ColdFiles};
 use crate::store::MappedFiles;
 
@@ -33,6 +35,27 @@ impl Disk {
 
 #[derive(Debug)]
 struct File(Box<dyn ColdFile>, Arc<Faults>);
+
+/// Has the system take back what this process has mapped of such files, as far as it will.
+pub(in crate::index) fn take_away() {
+    for descriptor in std::fs::read_dir("/proc/self/fd").unwrap() {
+        let path = descriptor.unwrap().path();
+        let temporary = |target: &std::path::Path| target.starts_with(std::env::temp_dir());
+        if std::fs::read_link(&path).is_ok_and(|target| temporary(&target))
+            && let Ok(file) = std::fs::File::open(&path)
+        {
+            file.sync_all().unwrap(); // what is not on disk yet cannot be taken
+        }
+    }
+    let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
+    for line in maps.lines().filter(|line| line.contains(" r--s ")) {
+        let (start, end) = line.split(' ').next().unwrap().split_once('-').unwrap();
+        let [start, end] = [start, end].map(|x| usize::from_str_radix(x, 16).unwrap());
+        let place = std::ptr::with_exposed_provenance_mut(start);
+        // SAFETY: it changes nothing that can be read. Another test may have unmapped it by now: then it is refused.
+        let _done = unsafe { rustix::mm::madvise(place, end - start, Advice::LinuxPageOut) };
+    }
+}
 
 impl ColdFiles for Disk {
     fn create(&self) -> io::Result<Box<dyn ColdFile>> {
