@@ -143,10 +143,8 @@ void walk(const RektorGraph& graph, const RektorView& view, const Distances& dis
     if (entry == kNoEntry) {
         return;
     }
-    const uint32_t first = static_cast<uint32_t>(entry);
-    Candidate start{distances.one(*at(view.nodes, first, 1)), first};
-    s.computed++;
-    for (int level = static_cast<int>(entry >> 32); level > 0; level--) {
+    auto [start, level] = begin_walk(graph, view, distances, entry, s);
+    for (; level > 0; level--) {
         start = descend(graph, view, distances, level, start, s);
     }
     explore(graph, view, distances, 0, ef, start, s, [&](Candidate c) {
