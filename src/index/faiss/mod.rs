@@ -4,6 +4,7 @@
 #![allow(unsafe_code)]
 
 mod codes;
+mod cold;
 mod ffi;
 mod graph;
 mod lineage;
@@ -13,10 +14,11 @@ mod rows;
 mod store;
 mod stored;
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 mod vectors;
 mod view;
 
+pub use cold::{ColdFile, ColdFiles};
 pub(super) use lists::check as check_lists;
 pub use rows::MEAN_ROWS;
 pub(super) use rows::Rows;

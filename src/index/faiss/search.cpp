@@ -218,6 +218,10 @@ bool rank(const RektorView& view, Query& query, const ByVector& by_vector, size_
     const auto begin = s.best.begin();
     const auto middle = begin + static_cast<ptrdiff_t>(first);
     std::nth_element(begin, middle - 1, s.best.end(), Nearer());
+    Comparing comparing;
+    for (size_t i = 0; i < first; i++) {
+        comparing.wants(view, s.best[i].id);
+    }
     for (size_t i = 0; i < std::min(first, kVectorsAhead); i++) {
         prefetch_vector(view, s.best[i].id);
     }
@@ -227,6 +231,7 @@ bool rank(const RektorView& view, Query& query, const ByVector& by_vector, size_
         }
         compare(view, by_vector, s.best[i].id, k, s);
     }
+    comparing.compared(first);
     if (of_bits(view.codes.metric)) {
         return true;  // codes are exact
     }
@@ -237,6 +242,9 @@ bool rank(const RektorView& view, Query& query, const ByVector& by_vector, size_
     };
     const auto end = std::partition(middle, s.best.end(), [&](const Candidate& c) { return may_be_nearer(c, kSure); });
     std::sort(middle, end, Nearer());
+    for (auto c = middle; c < end; c++) {
+        comparing.wants(view, c->id);
+    }
     for (auto c = middle; c < end; c++) {
         if (c + kVectorsAhead < end) {
             prefetch_vector(view, (c + kVectorsAhead)->id);

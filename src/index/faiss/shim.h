@@ -92,6 +92,8 @@ struct RektorLists;
 // says. Null when it cannot be; `error` then says why, in `room` bytes.
 RektorLists* rektor_lists_new(const char* factory, const RektorView* view, const uint32_t* nodes, size_t count,
                               size_t lists, uint32_t threads, char* error, size_t room);
+// Rows of `count` that it would be trained with, as floats; 0 if it cannot be.
+size_t rektor_lists_sampled(const char* factory, size_t dim, uint32_t metric, size_t lists, size_t count);
 // Whether there can be such an index of so many dimensions: 0, or -1 and the reason.
 int32_t rektor_lists_check(const char* factory, size_t dim, uint32_t metric, char* error, size_t room);
 void rektor_lists_free(RektorLists* lists);
