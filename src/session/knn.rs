@@ -344,7 +344,9 @@ impl Session {
                 Attempt::Reported => return Ok(Served::Done),
                 Attempt::Refused => return Ok(Served::Relay(RelayReason::RewriteRefused)),
                 Attempt::TooLarge => return self.exact(claim).await,
-                Attempt::Short(replies) if found.exhausted && repeats < MAX_REPEATS => {
+                Attempt::Short(replies)
+                    if found.exhausted && repeats < MAX_REPEATS && !search.request.within =>
+                {
                     let end = end_of(&replies);
                     let shortage = self.shortage(query, planned, &search, settled, end).await?;
                     first = false;
