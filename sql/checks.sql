@@ -163,7 +163,7 @@ language sql stable
 set search_path = pg_catalog, pg_temp
 begin atomic
     select case
-        when expression is null then column_type
+        when expression is null or column_type is null then column_type
         when not exists (select from pg_extension x where x.extname = 'vector') then null
         when expression in ('vector', 'halfvec') and column_type in ('vector', 'halfvec', 'real[]') then expression
         when column_type not in ('vector', 'halfvec') then null
