@@ -97,11 +97,11 @@ pub(super) struct Around {
 impl Around {
     /// Finds the parts of a SELECT that is known to be plain and to have one sub-select in FROM, and the tokens of that.
     /// `condition` says what the parse tree has, as a cross-check.
-    pub(super) fn find<'t>(
+    pub(super) fn find(
         statement: Range<usize>,
-        tokens: &'t [Token],
+        tokens: &[Token],
         condition: bool,
-    ) -> Option<(Self, &'t [Token])> {
+    ) -> Option<(Self, &[Token])> {
         let first = tokens.first().filter(|token| token.is(Kind::Select))?;
         let mut depth = Depth::default();
         let (mut from, mut close, mut body, mut end) = (None, None, None, None);

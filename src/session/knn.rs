@@ -208,7 +208,7 @@ impl Session {
             Ok(pinned) => pinned.cloned(),
             Err(reason) => return Ok(Err(reason.into())),
         };
-        let effort = settings.effort;
+        let effort = settings.wanted.effort(definition.options.method);
         let must_see = self.facts.must_see(settings);
         let view = match pinned {
             Some(view) => view,

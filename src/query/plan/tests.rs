@@ -299,7 +299,8 @@ fn an_expression_is_served_by_its_own_index() {
     let bits = on(3, "binary_quantize", Metric::Hamming, 3);
     let part = on(4, "subvector(1, 2)::vector", Metric::L2, 2);
     let all = [&plain, &half, &bits, &part];
-    let cases: &[(&str, &[&Arc<IndexState>], Result<i64, R>)] = &[
+    type Served<'a> = (&'a str, &'a [&'a Arc<IndexState>], Result<i64, R>);
+    let cases: &[Served<'_>] = &[
         ("embedding <-> $1", &all, Ok(1)),
         ("embedding <-> $1", &[&half, &bits], Err(R::OtherExpression)),
         ("embedding::halfvec(3) <-> $1", &all, Ok(2)),
