@@ -10,7 +10,8 @@
 //! pages.rs     copy-on-write tables: live rows, records
 //! snapshot.rs  one state at one LSN: searched, read
 //! ordinal.rs   an INCLUDE value → a number that filters compare;  constant.rs  a condition's constant → a range of them
-//! attributes.rs  ordinals by row, and rows by ordinal
+//! tokens.rs    an array, a jsonb document → the ordinals of what is in it;  json.rs  reads JSON
+//! attributes.rs  ordinals by row (values.rs), and rows by ordinal
 //! filter.rs    conditions → which rows may meet them;  filtered.rs  a search among those
 //! dial.rs      a wanted recall → how many candidates a search weighs
 //! linker.rs    the thread that links rows into the graph, and rebuilds it when half is dead
@@ -45,6 +46,7 @@ mod dial;
 mod faiss;
 mod filter;
 mod filtered;
+mod json;
 mod keys;
 mod linker;
 mod loader;
@@ -55,6 +57,8 @@ mod record;
 mod snapshot;
 #[cfg(test)]
 mod tests;
+mod tokens;
+mod values;
 pub mod view;
 mod writer;
 
@@ -68,6 +72,7 @@ pub use loader::{Changed, Loader};
 pub use memory::{Memory, MemoryParts, Part};
 pub use ordinal::Ordinal;
 pub use snapshot::{Effort, Found, Neighbor, RowId, Snapshot, Stats};
+pub use tokens::JsonPath;
 pub use writer::{
     ColumnChange, Comparison, LeftOut, LeftOutRow, LeftOutView, Outcome, RowChange, VectorChange,
     Writer,

@@ -1,9 +1,10 @@
 //! SQL text → recognised k-NN query → plan → rewritten SQL; and Rektor's own DDL → the call that carries it out upstream.
 //! Pure: no I/O; what it does not know it does not claim.
 
-pub use condition::{Condition, MAX_VALUES, Operand, OperandValue, Test};
+pub use condition::{Condition, Items, MAX_VALUES, Operand, OperandValue, Step, Test};
 pub use ddl::{AlterIndex, CreateIndex, Ddl, DdlError, ObjectName};
 pub use effect::{Effect, Isolation, TransactionEffect};
+pub use expression::QueryStep;
 pub use interest::{Interest, interest};
 pub use knn::KnnQuery;
 pub use operand::{Bound, QueryCast, QueryVector};
@@ -16,6 +17,7 @@ pub use verify::{VerifiedName, verified_names};
 mod condition;
 mod ddl;
 mod effect;
+mod expression;
 mod interest;
 mod knn;
 mod names;

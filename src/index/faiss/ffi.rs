@@ -56,7 +56,7 @@ pub(super) struct RawGraph {
 }
 
 unsafe extern "C" {
-    pub(super) fn rektor_low_priority();
+    pub(super) fn rektor_idle_priority();
     #[cfg(test)]
     pub(super) fn rektor_best_kernel() -> u32;
     #[cfg(test)]

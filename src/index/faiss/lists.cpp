@@ -32,7 +32,7 @@ namespace rektor {
 namespace {
 
 // Of an effort that is a number of candidates, a list for so many: measured on real embeddings, at 384 dimensions and
-// recall .9 to .99 neither more lists nor more candidates alone cost less.
+// recall .9 to .99 neither more lists nor more candidates alone cost less. (../snapshot.rs counts in it as well.)
 constexpr size_t kCandidatesPerList = 4;
 // Sub-quantisers of two dimensions each.
 constexpr size_t kSubDimensions = 2;

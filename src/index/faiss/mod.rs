@@ -41,9 +41,9 @@ pub(super) fn node_bytes(spec: &IndexSpec) -> usize {
 }
 
 /// Lets every other thread go before the calling one, for good.
-pub(super) fn low_priority() {
+pub(super) fn idle_priority() {
     // SAFETY: no arguments.
-    unsafe { ffi::rektor_low_priority() }
+    unsafe { ffi::rektor_idle_priority() }
 }
 
 /// Links the FAISS that faiss-sys compiled; the shim calls it.

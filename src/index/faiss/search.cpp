@@ -1,7 +1,7 @@
 // A query → the nearest live rows: through the graph and the rows not linked yet by codes, then by stored vectors.
 #include "graph.h"
 
-#include <sys/resource.h>
+#include <sched.h>
 
 #include <algorithm>
 #include <cstring>
@@ -382,9 +382,11 @@ int64_t scan(const RektorView& view, const float* x, size_t k, uint32_t* rows, f
 }  // namespace
 }  // namespace rektor
 
-extern "C" void rektor_low_priority() {
-    // Of the thread: on Linux a thread has its own. May be refused: then it competes as the others do.
-    setpriority(PRIO_PROCESS, 0, 19);
+extern "C" void rektor_idle_priority() {
+    // Of the thread. Not by its nice value, which only says how large its share is: once it runs, others wait for its slice
+    // to end. May be refused: then it competes as the others do.
+    const sched_param none{};
+    sched_setscheduler(0, SCHED_IDLE, &none);
 }
 
 extern "C" int64_t rektor_search(const RektorGraph* graph, const RektorLists* lists, const RektorView* view,

@@ -54,7 +54,7 @@ uint32_t rektor_best_bit_kernel();
 float rektor_bits(uint32_t kernel, uint32_t metric, const uint8_t* a, const uint8_t* b, size_t bytes);
 
 // Gives the calling thread the least priority there is, for good.
-void rektor_low_priority();
+void rektor_idle_priority();
 
 // Writes the code of x: stride bytes and four floats.
 void rektor_encode(const RektorCodes* codes, const float* x, uint8_t* code, float* scale);

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::replica::{Replica, Trouble, commit_of};
 use super::{CaughtUp, KeptIndex};
-use crate::catalog::{IncludeColumn, IndexDefinition, KeyColumn, ValueKind, VectorColumn};
+use crate::catalog::{FilterKind, IncludeColumn, IndexDefinition, KeyColumn, VectorColumn};
 use crate::index::view::{Audit, IndexState, Phase};
 use crate::index::{Changed, IndexSpec, LeftOutView, READY_UNLINKED, Snapshot};
 use crate::ingest::indexes::Files;
@@ -133,8 +133,8 @@ pub(crate) fn difference(old: &IndexEntry, new: &IndexEntry) -> Difference {
         || partitions_moved(&old.partitions, &new.partitions)
     {
         Difference::Doubtful
-    } else if (a.dim, a.metric, a.options, old.reindexed)
-        != (b.dim, b.metric, b.options, new.reindexed)
+    } else if (a.expression, a.dim, a.metric, a.options, old.reindexed)
+        != (b.expression, b.dim, b.metric, b.options, new.reindexed)
         || !same_include(a, b)
     {
         Difference::Rebuild
@@ -184,8 +184,8 @@ pub(crate) fn spec(definition: &IndexDefinition) -> IndexSpec {
 }
 
 /// Which INCLUDE columns searches can be filtered on, and how.
-pub(crate) fn kinds(definition: &IndexDefinition) -> impl Iterator<Item = Option<ValueKind>> {
-    definition.include.iter().map(ValueKind::of)
+pub(crate) fn kinds(definition: &IndexDefinition) -> impl Iterator<Item = Option<FilterKind>> {
+    definition.include.iter().map(FilterKind::of)
 }
 
 impl Index {
