@@ -121,7 +121,7 @@ fn build(rows: Vec<Vec<f32>>, values: &[Vec<f32>; 2], queries: &[Vec<f32>]) -> D
     };
     let mut writer = Writer::new(spec)
         .unwrap()
-        .filtered_on([Some(ValueKind::Float4); 2]);
+        .filtered_on([Some(ValueKind::Float4.into()); 2]);
     for (number, row) in rows.iter().enumerate() {
         let id = u32::try_from(number).unwrap();
         let change = RowChange::Upsert {

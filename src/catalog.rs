@@ -3,7 +3,7 @@
 
 mod value;
 
-pub use value::{Comparison, ValueKind};
+pub use value::{Comparison, FilterKind, ValueKind};
 
 use std::fmt;
 

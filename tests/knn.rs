@@ -1,6 +1,7 @@
 //! k-NN searches through Rektor: the rows that exact SQL gives, and answered from the index where they should be.
 
 mod cases;
+mod documents;
 mod expressions;
 mod filters;
 pub mod fixture;

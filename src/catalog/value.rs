@@ -31,6 +31,48 @@ pub enum ValueKind {
     Timestamptz,
 }
 
+/// How a filter sees an INCLUDE column.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum FilterKind {
+    /// One value of a kind.
+    One(ValueKind),
+    /// An array of values of a kind, of any dimensions.
+    Array(ValueKind),
+    /// `jsonb`
+    Jsonb,
+}
+
+impl FilterKind {
+    /// `jsonb`, by `pg_type.oid`.
+    pub const JSONB_OID: u32 = 3802;
+
+    /// The kind of a column, if filters can use it. Text under a collation that takes different strings for equal cannot be
+    /// compared by its bytes.
+    #[must_use]
+    pub fn of(column: &IncludeColumn) -> Option<Self> {
+        let is_comparable = |kind: Self| match kind {
+            Self::One(kind) | Self::Array(kind) => kind != ValueKind::Text || column.deterministic,
+            Self::Jsonb => true, // knows no collation
+        };
+        Self::from_oid(column.type_id.0).filter(|kind| is_comparable(*kind))
+    }
+
+    /// The kind of a type.
+    #[must_use]
+    pub fn from_oid(oid: u32) -> Option<Self> {
+        let array = || ValueKind::from_array_oid(oid).map(Self::Array);
+        let one = ValueKind::from_oid(oid).map(Self::One);
+        one.or_else(array)
+            .or((oid == Self::JSONB_OID).then_some(Self::Jsonb))
+    }
+}
+
+impl From<ValueKind> for FilterKind {
+    fn from(kind: ValueKind) -> Self {
+        Self::One(kind)
+    }
+}
+
 impl ValueKind {
     /// The kind of a type and of the elements of an array type, by `pg_type.oid`.
     const OIDS: [(u32, u32, Self); 13] = [
@@ -48,13 +90,6 @@ impl ValueKind {
         (1114, 1115, Self::Timestamp),
         (1184, 1185, Self::Timestamptz),
     ];
-
-    /// The kind of a column, if filters can use it. Text under a collation that takes different strings for equal cannot be
-    /// compared by its bytes.
-    #[must_use]
-    pub fn of(column: &IncludeColumn) -> Option<Self> {
-        Self::from_oid(column.type_id.0).filter(|kind| *kind != Self::Text || column.deterministic)
-    }
 
     /// The kind of a type.
     #[must_use]

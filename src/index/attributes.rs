@@ -1,30 +1,21 @@
-//! INCLUDE values → for each column that filters can use, the ordinal of every row, and the rows sorted by ordinal.
+//! INCLUDE values → for each column that filters can use, the ordinals of every row, and the rows sorted by ordinal.
 //! Pure; a clone shares everything and costs a reference count a branch and a run.
 //!
 //! The sorted side is a log-structured merge: what was set since the last sealing becomes a sorted run, and runs of similar
 //! size are merged, so there are at most some twenty and each entry is written as often. Entries are only ever added: one
 //! whose row has another value now, or is gone, stays until a merge meets it. So a run names a superset, perhaps a row twice,
-//! and a reader compares with the row's own ordinal, which is always that of its snapshot.
+//! and a reader compares with the row's own ordinals, which are always those of its snapshot.
 
 use std::sync::Arc;
 
 use super::ordinal::Ordinal;
-use crate::catalog::ValueKind;
+use super::pages::Records;
+use super::tokens;
+use super::values::{NONE, Table, Values, numbers};
+use crate::catalog::FilterKind;
 
-/// Rows of a page: copying one for a changed row (8 KiB) stays below a microsecond.
-const PAGE_ROWS: usize = 1_024;
-/// Pages of a branch: a clone of ten million rows then counts 153 references a column.
-const BRANCH_PAGES: usize = 64;
 /// A run is merged into the one before it until that is at least so many times as long.
 const GROWTH: usize = 2;
-
-/// Rows of a word of a bitmap.
-const WORD: usize = 64;
-
-/// Stands where a row has no value.
-const NONE: u64 = u64::MAX;
-
-type Page = [u64; PAGE_ROWS];
 
 /// All columns, in INCLUDE order.
 #[derive(Clone, Debug, Default)]
@@ -35,10 +26,10 @@ pub(super) struct Attributes {
 /// One column.
 #[derive(Clone, Debug)]
 pub(super) struct Column {
-    kind: ValueKind,
+    kind: FilterKind,
     /// False once a value was met that is none of its kind: from then on nothing can be told of the column.
     readable: bool,
-    branches: Vec<Arc<Vec<Arc<Page>>>>,
+    values: Values,
     /// Longest first.
     runs: Vec<Arc<Run>>,
     /// Set since the last sealing.
@@ -54,7 +45,7 @@ struct Run {
 
 impl Attributes {
     /// No rows; `None` for columns that filters cannot use.
-    pub(super) fn new(kinds: impl IntoIterator<Item = Option<ValueKind>>) -> Self {
+    pub(super) fn new(kinds: impl IntoIterator<Item = Option<FilterKind>>) -> Self {
         let columns = kinds.into_iter().map(|kind| kind.map(Column::new));
         Self {
             columns: columns.collect(),
@@ -79,7 +70,7 @@ impl Attributes {
     /// The row is gone.
     pub(super) fn remove(&mut self, row: u32) {
         for column in self.columns.iter_mut().flatten() {
-            column.write(row, NONE);
+            column.values.clear(row);
         }
     }
 
@@ -101,91 +92,62 @@ impl Attributes {
 }
 
 impl Column {
-    fn new(kind: ValueKind) -> Self {
+    fn new(kind: FilterKind) -> Self {
         Self {
             kind,
             readable: true,
-            branches: Vec::new(),
+            values: match kind {
+                FilterKind::One(_) => Values::One(Table::default()),
+                FilterKind::Array(_) | FilterKind::Jsonb => Values::Many(Records::default()),
+            },
             runs: Vec::new(),
             tail: Vec::new(),
         }
     }
 
+    /// What a row has now, a run or the tail has as well.
     fn set(&mut self, row: u32, value: Option<&[u8]>) {
-        let ordinal = match value.map(|value| Ordinal::of_binary(self.kind, value)) {
-            Some(Some(ordinal)) => ordinal.get(),
-            Some(None) => {
-                self.readable = false;
-                return;
-            }
-            None => NONE,
-        };
-        // What a row has now, a run or the tail has as well.
-        if self.ordinal(row) != ordinal {
-            self.write(row, ordinal);
-            if ordinal != NONE {
-                self.tail.push((ordinal, row));
-            }
-        }
-    }
-
-    fn write(&mut self, row: u32, ordinal: u64) {
-        if self.ordinal(row) == ordinal {
-            return;
-        }
-        let (branch, page, slot) = place(row);
-        while self.branches.len() <= branch {
-            self.branches.push(Arc::default());
-        }
-        let Some(branch) = self.branches.get_mut(branch).map(Arc::make_mut) else {
-            return;
-        };
-        while branch.len() <= page {
-            branch.push(Arc::new([NONE; PAGE_ROWS]));
-        }
-        if let Some(page) = branch.get_mut(page) {
-            Arc::make_mut(page)[slot] = ordinal;
-        }
-    }
-
-    /// The row's ordinal; `u64::MAX` for NULL, and for a row that was never set.
-    fn ordinal(&self, row: u32) -> u64 {
-        let (branch, page, slot) = place(row);
-        let branch = self.branches.get(branch);
-        branch
-            .and_then(|branch| branch.get(page))
-            .map_or(NONE, |page| page[slot])
-    }
-
-    /// Whether the row's value lies in one of the ranges, which are in order.
-    pub(super) fn is_in(&self, row: u32, ranges: &[(Ordinal, Ordinal)]) -> bool {
-        lies_in(self.ordinal(row), ranges)
-    }
-
-    /// Of a bitmap of rows, leaves those whose value lies in one of the ranges.
-    pub(super) fn retain(&self, ranges: &[(Ordinal, Ordinal)], marks: &mut [u64]) {
-        for (number, words) in marks.chunks_mut(PAGE_ROWS / WORD).enumerate() {
-            let branch = self.branches.get(number / BRANCH_PAGES);
-            let page = branch.and_then(|branch| branch.get(number % BRANCH_PAGES));
-            if words.iter().all(|word| *word == 0) {
-                continue;
-            }
-            let Some(page) = page else {
-                words.fill(0);
-                continue;
-            };
-            for (word, ordinals) in words.iter_mut().zip(page.chunks(WORD)) {
-                let mut rest = *word;
-                while rest != 0 {
-                    let bit = rest & rest.wrapping_neg();
-                    let ordinal = ordinals.get(rest.trailing_zeros() as usize);
-                    if !ordinal.is_some_and(|ordinal| lies_in(*ordinal, ranges)) {
-                        *word &= !bit;
+        match (&mut self.values, self.kind) {
+            (Values::One(table), FilterKind::One(kind)) => {
+                let ordinal = match value.map(|value| Ordinal::of_binary(kind, value)) {
+                    Some(Some(ordinal)) => ordinal.get(),
+                    Some(None) => {
+                        self.readable = false;
+                        return;
                     }
-                    rest ^= bit;
+                    None => NONE,
+                };
+                if table.set(row, ordinal) && ordinal != NONE {
+                    self.tail.push((ordinal, row));
                 }
             }
+            (Values::Many(sets), kind) => {
+                let tokens = value.map_or_else(Vec::new, |value| tokens::of_binary(kind, value));
+                let old: Vec<u64> = numbers(sets.get(row)).collect();
+                if tokens == old {
+                    return;
+                }
+                let is_new = |token: &&u64| old.binary_search(token).is_err();
+                let new = tokens.iter().filter(is_new).map(|token| (*token, row));
+                self.tail.extend(new);
+                let bytes: Vec<u8> = tokens
+                    .iter()
+                    .flat_map(|token| token.to_le_bytes())
+                    .collect();
+                sets.set(row, &bytes);
+            }
+            (Values::One(_), FilterKind::Array(_) | FilterKind::Jsonb) => self.readable = false,
         }
+    }
+
+    /// Whether one of the row's ordinals lies in one of the ranges, which are in order.
+    pub(super) fn is_in(&self, row: u32, ranges: &[(Ordinal, Ordinal)]) -> bool {
+        self.values.is_in(row, ranges)
+    }
+
+    /// Of a bitmap of rows, leaves those that are in one of the ranges.
+    pub(super) fn retain(&self, ranges: &[(Ordinal, Ordinal)], marks: &mut [u64]) {
+        self.values.retain(ranges, marks);
     }
 
     /// Entries in the ranges: at least as many as rows.
@@ -208,13 +170,16 @@ impl Column {
         ranges: &'a [(Ordinal, Ordinal)],
     ) -> impl Iterator<Item = (&'a [u32], &'a [u64])> {
         self.runs.iter().flat_map(move |run| {
-            ranges.iter().filter_map(move |(low, high)| {
-                let start = run.ordinals.partition_point(|ordinal| *ordinal < low.get());
-                let end = run
-                    .ordinals
-                    .partition_point(|ordinal| *ordinal <= high.get());
-                Some((run.rows.get(start..end)?, run.ordinals.get(start..end)?))
-            })
+            ranges
+                .iter()
+                .chain(self.values.always())
+                .filter_map(move |(low, high)| {
+                    let start = run.ordinals.partition_point(|ordinal| *ordinal < low.get());
+                    let end = run
+                        .ordinals
+                        .partition_point(|ordinal| *ordinal <= high.get());
+                    Some((run.rows.get(start..end)?, run.ordinals.get(start..end)?))
+                })
         })
     }
 
@@ -245,7 +210,7 @@ impl Column {
     fn run(&self, entries: impl Iterator<Item = (u64, u32)>, mut run: Run) -> Run {
         let mut last = None;
         for (ordinal, row) in entries {
-            if last != Some((ordinal, row)) && self.ordinal(row) == ordinal {
+            if last != Some((ordinal, row)) && self.values.has(row, ordinal) {
                 run.ordinals.push(ordinal);
                 run.rows.push(row);
             }
@@ -255,25 +220,9 @@ impl Column {
     }
 
     fn bytes(&self) -> usize {
-        let pages: usize = self.branches.iter().map(|branch| branch.len()).sum();
         let entries: usize = self.runs.iter().map(|run| run.rows.capacity()).sum();
-        pages * size_of::<Page>() + entries * (size_of::<u64>() + size_of::<u32>())
+        self.values.bytes() + entries * (size_of::<u64>() + size_of::<u32>())
     }
-}
-
-/// Whether an ordinal lies in one of the ranges, which are in order.
-fn lies_in(ordinal: u64, ranges: &[(Ordinal, Ordinal)]) -> bool {
-    let (low, high) = match ranges {
-        [range] => *range,
-        ranges => {
-            let after = ranges.partition_point(|(_, high)| high.get() < ordinal);
-            match ranges.get(after) {
-                Some(range) => *range,
-                None => return false,
-            }
-        }
-    };
-    low.get() <= ordinal && ordinal <= high.get()
 }
 
 /// The entries of two runs in order.
@@ -290,15 +239,11 @@ fn merged<'a>(a: &'a Run, b: &'a Run) -> impl Iterator<Item = (u64, u32)> + 'a {
     })
 }
 
-fn place(row: u32) -> (usize, usize, usize) {
-    let row = row as usize;
-    let page = row / PAGE_ROWS;
-    (page / BRANCH_PAGES, page % BRANCH_PAGES, row % PAGE_ROWS)
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::values::WORD;
     use super::*;
+    use crate::catalog::ValueKind;
     use proptest::prelude::*;
     use std::collections::{BTreeMap, BTreeSet};
 
@@ -363,7 +308,7 @@ mod tests {
     proptest! {
         #[test]
         fn every_row_is_named_and_clones_do_not_change(steps in proptest::collection::vec(step(), 0..400)) {
-            let mut attributes = Attributes::new([None, Some(ValueKind::Int4)]);
+            let mut attributes = Attributes::new([None, Some(ValueKind::Int4.into())]);
             let mut model: BTreeMap<u32, Option<i32>> = BTreeMap::new();
             let mut held: Vec<(Attributes, BTreeMap<u32, Option<i32>>)> = Vec::new();
             for step in steps.into_iter().chain([Step::Seal]) {
@@ -396,7 +341,7 @@ mod tests {
 
     #[test]
     fn churn_does_not_pile_up() {
-        let mut attributes = Attributes::new([Some(ValueKind::Int4)]);
+        let mut attributes = Attributes::new([Some(ValueKind::Int4.into())]);
         for round in 0..200_u8 {
             for row in 0..50 {
                 attributes.set(row, |_| {
@@ -416,7 +361,8 @@ mod tests {
 
     #[test]
     fn a_column_with_a_value_of_another_kind_is_not_used() {
-        let mut attributes = Attributes::new([Some(ValueKind::Int4), Some(ValueKind::Bool)]);
+        let mut attributes =
+            Attributes::new([Some(ValueKind::Int4.into()), Some(ValueKind::Bool.into())]);
         attributes.set(1, |_| Some(&[1]));
         assert!(attributes.column(0).is_none());
         assert!(attributes.column(1).is_some());

@@ -10,7 +10,7 @@ pub struct Filter {
     conditions: Vec<Condition>,
 }
 
-/// A column's value lies in one of these ranges, both ends included. NULL lies in none.
+/// A column's value, or something in it, lies in one of these ranges, both ends included. NULL lies in none.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Condition {
     column: usize,
@@ -105,7 +105,8 @@ impl<'a> Matcher<'a> {
             seen += 1;
             met += usize::from(self.is_met(row));
         }
-        (self.entries * met).div_ceil(seen.max(1))
+        let live = usize::try_from(self.live.len()).unwrap_or(usize::MAX);
+        (self.entries * met).div_ceil(seen.max(1)).min(live)
     }
 
     /// Whether a row is live and meets the filter.

@@ -9,7 +9,7 @@ use super::memory::Memory;
 use super::pages::Bitmap;
 use super::writer::MOST_LEFT_OUT;
 use super::{ColumnChange, IndexError, IndexSpec, LeftOut, Snapshot, Writer, record};
-use crate::catalog::{RowKey, ValueKind};
+use crate::catalog::{FilterKind, RowKey};
 use crate::lsn::Lsn;
 use crate::vector::{Metric, Vector};
 
@@ -92,7 +92,7 @@ impl Loader {
 
     /// As [`Writer::filtered_on`].
     #[must_use]
-    pub fn filtered_on(self, kinds: impl IntoIterator<Item = Option<ValueKind>>) -> Self {
+    pub fn filtered_on(self, kinds: impl IntoIterator<Item = Option<FilterKind>>) -> Self {
         Self(self.0.filtered_on(kinds))
     }
 

@@ -10,7 +10,8 @@
 //! pages.rs     copy-on-write tables: live rows, records
 //! snapshot.rs  one state at one LSN: searched, read
 //! ordinal.rs   an INCLUDE value → a number that filters compare;  constant.rs  a condition's constant → a range of them
-//! attributes.rs  ordinals by row, and rows by ordinal
+//! tokens.rs    an array, a jsonb document → the ordinals of what is in it;  json.rs  reads JSON
+//! attributes.rs  ordinals by row (values.rs), and rows by ordinal
 //! filter.rs    conditions → which rows may meet them;  filtered.rs  a search among those
 //! dial.rs      a wanted recall → how many candidates a search weighs
 //! linker.rs    the thread that links rows into the graph, and rebuilds it when half is dead
@@ -22,6 +23,7 @@
 //!   lineage.rs   one numbering of nodes, with its codes and its graph
 //!   stored.rs    a graph ↔ checked bytes
 //!   vectors.rs   what is kept of vectors for exact comparison
+//!   cold.rs      what files for them must be able to do
 //!   codes.rs     8-bit codes;  graph.rs  handle of a C++ graph;  store.rs  chunks that never move
 //!   shim.h ffi.rs      the line between Rust and C++
 //!   distance.h         distances by codes and by vectors, and how far the first may be from the second
@@ -44,6 +46,7 @@ mod dial;
 mod faiss;
 mod filter;
 mod filtered;
+mod json;
 mod keys;
 mod linker;
 mod loader;
@@ -54,12 +57,14 @@ mod record;
 mod snapshot;
 #[cfg(test)]
 mod tests;
+mod tokens;
+mod values;
 pub mod view;
 mod writer;
 
 pub use constant::Constant;
 pub use dial::{DEFAULT_RECALL, DialStats};
-pub use faiss::{GraphImage, GraphSource, MEAN_ROWS};
+pub use faiss::{ColdFile, ColdFiles, GraphImage, GraphSource, MEAN_ROWS};
 pub use filter::Filter;
 pub use filtered::FilterCost;
 pub use keys::Place;
@@ -67,12 +72,13 @@ pub use loader::{Changed, Loader};
 pub use memory::{Memory, MemoryParts, Part};
 pub use ordinal::Ordinal;
 pub use snapshot::{Effort, Found, Neighbor, RowId, Snapshot, Stats};
+pub use tokens::JsonPath;
 pub use writer::{
     ColumnChange, Comparison, LeftOut, LeftOutRow, LeftOutView, Outcome, RowChange, VectorChange,
     Writer,
 };
 
-use crate::catalog::{IndexOptions, Method};
+use crate::catalog::{IndexOptions, Method, Storage};
 use crate::vector::{Dim, Form, Metric};
 
 /// Candidates that a search weighs when nobody says otherwise.
@@ -135,10 +141,20 @@ impl IndexSpec {
         self.metric.form(self.dim)
     }
 
-    /// About how many bytes of memory so many rows take, with short keys: to tell beforehand what cannot fit.
+    /// Whether vectors are only what the best candidates are compared with, and not what searches walk through.
+    fn has_cold_vectors(&self) -> bool {
+        let codes = match self.options.method {
+            Method::Flat => false,
+            Method::Hnsw | Method::Ivf | Method::Factory => true,
+        };
+        codes && self.options.storage != Storage::I8 && matches!(self.form(), Form::Numbers(_))
+    }
+
+    /// About how many bytes of this memory so many rows take, with short keys: to tell beforehand what cannot fit.
     #[must_use]
-    pub fn estimate(&self, rows: u64) -> u64 {
+    pub fn estimate(&self, rows: u64, memory: &Memory) -> u64 {
         let vector = match self.form() {
+            Form::Numbers(_) if self.has_cold_vectors() && memory.has_files() => 0,
             Form::Numbers(dim) => dim.get() * self.options.storage.component_bytes(),
             form @ Form::Bits(_) => form.words() * size_of::<f32>(),
         };
@@ -167,7 +183,7 @@ pub enum IndexError {
     Full(String),
     /// The indexes of this process may not have more memory.
     #[error(
-        "out of memory: {wanted} MiB more are needed, and the indexes hold {used} MiB of {limit} MiB ({bound})"
+        "out of memory: {wanted} MiB more are needed, and the indexes hold {used} MiB of {limit} MiB ({bound}){disk}"
     )]
     Memory {
         /// MiB.
@@ -178,8 +194,20 @@ pub enum IndexError {
         limit: u64,
         /// What of the setting that is.
         bound: &'static str,
+        /// Why not on disk either, if it could have been there.
+        disk: String,
     },
     /// The engine failed inside FAISS.
     #[error("index engine: {0}")]
     Engine(String),
+}
+
+impl IndexError {
+    /// The same, where the disk was asked before memory was.
+    fn nor_on_disk(mut self, error: &str) -> Self {
+        if let Self::Memory { disk, .. } = &mut self {
+            *disk = format!("; on disk: {error}");
+        }
+        self
+    }
 }

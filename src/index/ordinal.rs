@@ -65,7 +65,11 @@ impl Ordinal {
     pub(crate) fn of_bytes(value: &[u8]) -> Self {
         let mut hasher = DefaultHasher::new();
         hasher.write(value);
-        Self::new(hasher.finish())
+        Self::of_hash(hasher.finish())
+    }
+
+    pub(crate) fn of_hash(hash: u64) -> Self {
+        Self::new(hash)
     }
 
     /// The ordinal of a column's value; `None` if the bytes are not a value of that kind.

@@ -11,7 +11,7 @@ use super::loader::Changed;
 use super::memory::{Account, Memory, Part};
 use super::pages::Records;
 use super::{IndexError, IndexSpec, Snapshot, record};
-use crate::catalog::{IndexOptions, Method, RowKey, ValueKind};
+use crate::catalog::{FilterKind, IndexOptions, Method, RowKey};
 use crate::lsn::Lsn;
 use crate::vector::{Metric, Vector};
 
@@ -195,7 +195,7 @@ impl Writer {
     /// The same index, whose searches can be filtered on these INCLUDE columns, in their order; `None` for one of a type
     /// that no filter can use. Before any row is put in.
     #[must_use]
-    pub fn filtered_on(mut self, kinds: impl IntoIterator<Item = Option<ValueKind>>) -> Self {
+    pub fn filtered_on(mut self, kinds: impl IntoIterator<Item = Option<FilterKind>>) -> Self {
         self.attributes = Attributes::new(kinds);
         self
     }

@@ -1,7 +1,7 @@
 //! SQL text → recognised k-NN query → plan → rewritten SQL; and Rektor's own DDL → the call that carries it out upstream.
 //! Pure: no I/O; what it does not know it does not claim.
 
-pub use condition::{Condition, MAX_VALUES, Operand, OperandValue, Test};
+pub use condition::{Condition, Items, MAX_VALUES, Operand, OperandValue, Step, Test};
 pub use ddl::{AlterIndex, CreateIndex, Ddl, DdlError, ObjectName};
 pub use effect::{Effect, Isolation, TransactionEffect};
 pub use expression::QueryStep;

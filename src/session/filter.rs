@@ -1,14 +1,20 @@
 //! The conditions of a statement and its parameters → the filter that an index applies before it proposes a row. Pure.
 //! What it cannot read as Postgres surely does, it leaves out: Postgres applies every condition to the rows proposed.
 
+mod parts;
+
 use super::messages::{BindBody, Format};
-use crate::catalog::{Comparison, IncludeColumn, IndexDefinition, ValueKind};
+use crate::catalog::{Comparison, FilterKind, IncludeColumn, IndexDefinition, ValueKind};
 use crate::index::{Constant, Filter, Ordinal};
-use crate::query::{KnnQuery, MAX_VALUES, Operand, OperandValue, Test};
+use crate::query::{Condition, KnnQuery, MAX_VALUES, Operand, OperandValue, Test};
+
+/// Most parts of one condition that are used: the elements or values that a row must contain.
+const MAX_PARTS: usize = 32;
 
 /// `unknown`: as if no type were declared.
 const UNKNOWN: u32 = 705;
 
+/// Any of them.
 type Ranges = Vec<(Ordinal, Ordinal)>;
 
 /// A value that was read; `None` is NULL.
@@ -34,10 +40,12 @@ pub(super) fn read(
         let mut columns = index.include.iter().enumerate();
         let column = columns.find(|(_, column)| column.name == condition.column);
         if let Some((number, column)) = column
-            && let Some(kind) = ValueKind::of(column)
-            && let Some(ranges) = parameters.ranges(&condition.test, kind)
+            && let Some(kind) = FilterKind::of(column)
+            && let Some(all) = parameters.conditions(condition, kind)
         {
-            filter.add(number, ranges);
+            for ranges in all.into_iter().take(MAX_PARTS) {
+                filter.add(number, ranges);
+            }
         }
     }
     filter
@@ -56,6 +64,16 @@ pub(super) fn columns<'a>(
 }
 
 impl Parameters<'_> {
+    /// What a condition allows, all of it at once; `None` when it cannot be used.
+    fn conditions(&self, condition: &Condition, kind: FilterKind) -> Option<Vec<Ranges>> {
+        match kind {
+            FilterKind::Jsonb => self.of_document(condition),
+            FilterKind::One(_) | FilterKind::Array(_) if !condition.path.is_empty() => None,
+            FilterKind::One(kind) => Some(vec![self.ranges(&condition.test, kind)?]),
+            FilterKind::Array(kind) => self.of_array(&condition.test, kind),
+        }
+    }
+
     /// What a condition allows; `None` when it cannot be used.
     fn ranges(&self, test: &Test, kind: ValueKind) -> Option<Ranges> {
         let range = |value: Value, comparison| match value {
@@ -89,6 +107,12 @@ impl Parameters<'_> {
             }
             Test::Any(array) => equal(self.elements(array, kind)?),
             Test::Is(wanted) => equal(vec![Some(Constant::Bool(*wanted))]),
+            Test::Element(..)
+            | Test::Contains(_)
+            | Test::Overlaps(_)
+            | Test::Key(_)
+            | Test::AnyKey(_)
+            | Test::AllKeys(_) => None,
         }
     }
 
@@ -105,10 +129,17 @@ impl Parameters<'_> {
 
     /// Reads an operand that is compared with a column of that kind.
     fn value(&self, operand: &Operand, kind: ValueKind) -> Option<Value> {
-        let own = operand.cast.unwrap_or(kind);
+        let cast = match operand.cast {
+            Some(FilterKind::One(cast)) => Some(cast),
+            Some(FilterKind::Array(_) | FilterKind::Jsonb) => return None,
+            None => None,
+        };
+        let own = cast.unwrap_or(kind);
         let constant = match &operand.value {
             OperandValue::Null => return Some(None),
-            OperandValue::Number(text) => match operand.cast {
+            OperandValue::Number(text) => match cast {
+                // PostgreSQL writes the number in its own way.
+                Some(ValueKind::Text) => return None,
                 Some(cast) => Constant::from_text(cast, text),
                 None => Constant::from_number(text),
             },
@@ -124,7 +155,7 @@ impl Parameters<'_> {
                     0 => own,
                     oid => ValueKind::from_oid(oid)?,
                 };
-                let read = match operand.cast {
+                let read = match cast {
                     Some(cast) if cast != sent => cast_from(sent, cast, format)?,
                     Some(_) | None => sent,
                 };
@@ -149,7 +180,7 @@ impl Parameters<'_> {
                 declared == 0 || ValueKind::from_oid(declared) == Some(kind)
             }
             (OperandValue::Number(text), None) => text.parse::<i64>().is_ok(),
-            (_, Some(cast)) => cast == kind,
+            (_, Some(cast)) => cast == FilterKind::One(kind),
             (OperandValue::Null | OperandValue::Text(_) | OperandValue::Bool(_), None) => true,
         };
         !operands.iter().any(untyped) || operands.iter().all(as_the_column)
@@ -157,7 +188,11 @@ impl Parameters<'_> {
 
     /// Reads the elements of an array.
     fn elements(&self, array: &Operand, kind: ValueKind) -> Option<Vec<Value>> {
-        let own = array.cast.unwrap_or(kind);
+        let own = match array.cast {
+            Some(FilterKind::Array(own)) => own,
+            Some(FilterKind::One(_) | FilterKind::Jsonb) => return None,
+            None => kind,
+        };
         match &array.value {
             OperandValue::Null => Some(Vec::new()),
             OperandValue::Text(text) => text_elements(own, text),
@@ -170,7 +205,7 @@ impl Parameters<'_> {
                     0 => own,
                     oid => ValueKind::from_array_oid(oid)?,
                 };
-                if array.cast.is_some_and(|cast| cast != sent) {
+                if array.cast.is_some() && own != sent {
                     return None;
                 }
                 match format {

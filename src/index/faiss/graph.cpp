@@ -53,6 +53,26 @@ struct VectorPoints {
     }
 };
 
+// Candidates so many times farther (squared) than the fourth nearest are far: what is near is a bunch of its own, …
+constexpr float kFar = 16;
+constexpr size_t kBunchAtLeast = 4;
+// … and a far one is left out only for a node that is much nearer to it, not for any of the bunch that happens to be a
+// little nearer: that one need not know it, and the bunch would be cut off. So many in each four links are kept for them.
+constexpr float kMuchNearer = 0.5;
+constexpr size_t kFarShare = 4;
+
+// The distance from which candidates, sorted, are far; by inner product, which is no distance, none are.
+float far_from(Measure measure, const std::vector<Candidate>& candidates) {
+    if (measure == Measure::kDot || candidates.size() <= kBunchAtLeast) {
+        return std::numeric_limits<float>::infinity();
+    }
+    // Codes of near copies may be as good as equal.
+    constexpr float kNothing = 1e-6f;
+    const float last = candidates.back().distance;
+    const float near = std::max(candidates[kBunchAtLeast - 1].distance, last * kNothing);
+    return near > 0 ? near * kFar : std::numeric_limits<float>::infinity();
+}
+
 // FAISS's (and HNSW's) choice: from near to far, each that is nearer to the new node than to any chosen before.
 // Equals are refused, or copies of one row would use up every list.
 template <class Points>
@@ -60,12 +80,22 @@ void choose(const RektorView& view, Points points, const std::vector<Candidate>&
             std::vector<uint32_t>& chosen) {
     chosen.clear();
     uint32_t chosen_rows[kBatch];
+    const float far = far_from(points.measure, candidates);
+    const auto is_near = [&](const Candidate& candidate) { return !(candidate.distance > far); };
+    const size_t distant = static_cast<size_t>(
+            candidates.end() - std::partition_point(candidates.begin(), candidates.end(), is_near));
+    const size_t most_near = most - std::min(distant, most / kFarShare);
     for (const Candidate& candidate : candidates) {
+        const bool near = is_near(candidate);
+        if (near && chosen.size() >= most_near) {
+            continue;
+        }
         const uint32_t row = *at(view.nodes, candidate.id, 1);
         const auto distances = points.of(row);
+        const float nearer = near ? candidate.distance : candidate.distance * kMuchNearer;
         bool good = true;
         for (size_t i = 0; good && i < chosen.size(); i++) {
-            good = distances.one(chosen_rows[i]) > candidate.distance;
+            good = distances.one(chosen_rows[i]) > nearer;
         }
         if (good) {
             chosen_rows[chosen.size()] = row;
@@ -187,20 +217,26 @@ bool hopeless_near(const RektorView& view, const Query& query, const std::vector
 // Chooses what a half of the node's lists will hold, on the levels that the graph has; false if it hangs on a twin.
 bool find_links(RektorGraph& graph, const RektorView& view, uint32_t node, uint64_t entry, size_t ef, uint32_t half,
                 Scratch& s) {
-    const int top = static_cast<int>(entry >> 32);
-    const uint32_t first = static_cast<uint32_t>(entry);
-    const int level = std::min(graph.hnsw.levels[node] - 1, top);
+    const int level = std::min(graph.hnsw.levels[node] - 1, static_cast<int>(entry >> 32));
     const uint32_t row = *at(view.nodes, node, 1);
     const Query query = row_query(view.codes, row, s.measure, s.query);
     const ByCode by_code(view, query);
     const ByVector by_vector(view, row, s.measure);
-    Candidate start{by_code.one(*at(view.nodes, first, 1)), first};
-    for (int l = top; l > level; l--) {
+    const Start landmark = begin_walk(graph, view, by_code, entry, s);
+    Start from = landmark;
+    if (level > landmark.level) {  // the lists above hold nodes of their level
+        from = first_node(view, by_code, entry, s);
+    }
+    Candidate start = from.at;
+    for (int l = from.level; l > level; l--) {
         start = descend(graph, view, by_code, l, start, s);
     }
     s.chosen[half].resize(std::max<size_t>(s.chosen[half].size(), level + 1));
     for (int l = level; l >= 0; l--) {
         const auto admit = [&](Candidate c) { keep(s.best, ef, c); };
+        if (l == landmark.level && landmark.at.distance < start.distance) {
+            start = landmark.at;
+        }
         explore(graph, view, by_code, l, ef, start, s, admit);
         std::sort_heap(s.best.begin(), s.best.end(), Nearer());
         const bool exact = hopeless_near(view, query, s.best);
@@ -267,6 +303,15 @@ void allocate(RektorGraph& graph, uint32_t metric, uint32_t capacity) {
         hnsw.levels.push_back(level + 1);
         hnsw.offsets.push_back(hnsw.offsets.back() + hnsw.cum_nb_neighbors(level + 1));
     }
+    graph.upper.assign(hnsw.cum_nneighbor_per_level.size(), {});
+    for (uint32_t node = 0; node < capacity; node++) {
+        for (int level = 1; level < hnsw.levels[node]; level++) {
+            graph.upper[static_cast<size_t>(level)].push_back(node);
+        }
+    }
+    while (!graph.upper.empty() && graph.upper.back().empty()) {
+        graph.upper.pop_back();
+    }
     const size_t slots = hnsw.offsets.back();
     hnsw.neighbors = faiss::MaybeOwnedVector<int32_t>::create_view(map_zeroed<int32_t>(slots), slots, nullptr);
     graph.capacity = capacity;
@@ -324,7 +369,11 @@ extern "C" void rektor_graph_free(RektorGraph* graph) {
 extern "C" size_t rektor_graph_bytes(const RektorGraph* graph, uint32_t nodes) {
     // Levels and offsets are written for all there is room for, the others page by page.
     const faiss::HNSW& hnsw = graph->hnsw;
-    return graph->capacity * (sizeof(int32_t) + sizeof(size_t)) + kLocks * sizeof(std::mutex) +
+    size_t upper = 0;
+    for (const auto& of_level : graph->upper) {
+        upper += of_level.size() * sizeof(uint32_t);
+    }
+    return upper + graph->capacity * (sizeof(int32_t) + sizeof(size_t)) + kLocks * sizeof(std::mutex) +
            hnsw.offsets[nodes] * sizeof(int32_t) + nodes * sizeof(int32_t) + nodes / 8;
 }
 

@@ -35,6 +35,8 @@ struct RektorGraph {
     int32_t* twins = nullptr;
     // A bit for each node with twins, set after them: small enough to stay in the cache, which `twins` is not.
     uint64_t* twin_bits = nullptr;
+    // For each level above the lowest the nodes that have it, linked or to come, by number.
+    std::vector<std::vector<uint32_t>> upper;
     // By node number modulo their count.
     std::unique_ptr<std::mutex[]> locks;
     // Taken to link the first node.
@@ -174,6 +176,72 @@ Candidate descend(const RektorGraph& graph, const RektorView& view, const Distan
             return best;
         }
     }
+}
+
+// Whether nothing leads on from a linked node: its row was dead, or hangs on a twin, and its lists were never written, or
+// nothing else is linked.
+inline bool is_alone(const RektorGraph& graph, uint32_t node) {
+    for (uint32_t half = 0; half < graph.halves; half++) {
+        const int32_t* slots = links_of(graph, node, 0, half).slots;
+        const int32_t first = load(slots);
+        if (first >= 0 && !(first == 0 && load(slots + 1) == 0)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+// Where walks begin: all nodes of the lowest level that has at most so many are compared. Some share of every group of rows
+// is among them, so that a walk comes to groups to which no link leads: where one has thousands of near copies, their links
+// are to each other.
+constexpr size_t kLandmarks = 256;
+
+struct Start {
+    Candidate at;
+    int level;
+};
+
+// The entry of the graph, on its highest level.
+template <class Distances>
+Start first_node(const RektorView& view, const Distances& distances, uint64_t entry, Scratch& s) {
+    const uint32_t node = static_cast<uint32_t>(entry);
+    s.computed++;
+    return {{distances.one(*at(view.nodes, node, 1)), node}, static_cast<int>(entry >> 32)};
+}
+
+template <class Distances>
+Start begin_walk(const RektorGraph& graph, const RektorView& view, const Distances& distances, uint64_t entry, Scratch& s) {
+    Start start = first_node(view, distances, entry, s);
+    const auto few = [&](const std::vector<uint32_t>& nodes) {
+        return nodes.size() <= kLandmarks || nodes[kLandmarks] >= view.linked;
+    };
+    size_t level = graph.upper.size();
+    while (level > 1 && few(graph.upper[level - 1])) {
+        level--;
+    }
+    if (level == graph.upper.size()) {
+        return start;
+    }
+    const std::vector<uint32_t>& nodes = graph.upper[level];
+    uint32_t rows[kBatch];
+    float found[kBatch];
+    for (size_t done = 0; done < nodes.size() && nodes[done] < view.linked;) {
+        size_t count = 0;
+        while (count < kBatch && done + count < nodes.size() && nodes[done + count] < view.linked) {
+            rows[count] = *at(view.nodes, nodes[done + count], 1);
+            count++;
+        }
+        distances.many(rows, count, found);
+        s.computed += count;
+        for (size_t i = 0; i < count; i++) {
+            if (found[i] < start.at.distance && !is_alone(graph, nodes[done + i])) {
+                start.at = {found[i], nodes[done + i]};
+            }
+        }
+        done += count;
+    }
+    start.level = static_cast<int>(level);
+    return start;
 }
 
 // Walks a level from `start`, nearest first, calling admit(candidate) for each node near enough; it stops when `best`

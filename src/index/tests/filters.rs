@@ -7,16 +7,17 @@ use proptest::prelude::*;
 
 use super::super::*;
 use super::{Clusters, key, linked_with, wait_until};
-use crate::catalog::{Comparison, Method, RowKey, ValueKind};
+use crate::catalog::{Comparison, FilterKind, Method, RowKey, ValueKind};
 use crate::lsn::Lsn;
 use crate::vector::Vector;
 
 const DIM: usize = 4;
-const KINDS: [Option<ValueKind>; 4] = [
-    Some(ValueKind::Int4),
+const KINDS: [Option<FilterKind>; 5] = [
+    Some(FilterKind::One(ValueKind::Int4)),
     None,
-    Some(ValueKind::Text),
-    Some(ValueKind::Float8),
+    Some(FilterKind::One(ValueKind::Text)),
+    Some(FilterKind::One(ValueKind::Float8)),
+    Some(FilterKind::Array(ValueKind::Int4)),
 ];
 
 fn spec(method: Method) -> IndexSpec {
@@ -31,7 +32,7 @@ fn spec(method: Method) -> IndexSpec {
     }
 }
 
-/// A row's values: an integer, bytes that nobody can compare, a text, a number.
+/// A row's values: an integer, bytes that nobody can compare and the numbers of its ones as an array, a text, a number.
 type Values = (Option<i32>, Option<u8>, Option<u8>, Option<f64>);
 
 fn changes((int, opaque, text, number): &Values) -> Vec<ColumnChange> {
@@ -43,7 +44,17 @@ fn changes((int, opaque, text, number): &Values) -> Vec<ColumnChange> {
         change(opaque.map(|byte| vec![byte])),
         change(text.map(|text| format!("text {text}").into_bytes())),
         change(number.map(|number| number.to_be_bytes().into())),
+        change(opaque.map(ones)),
     ]
+}
+
+/// The numbers of a byte's ones, as an `integer[]` in binary form.
+fn ones(byte: u8) -> Vec<u8> {
+    let ones: Vec<i32> = (0..8).filter(|bit| byte >> bit & 1 == 1).collect();
+    let head = [1, 0, 23, i32::try_from(ones.len()).unwrap(), 1];
+    let elements = ones.into_iter().flat_map(|one| [4, one]);
+    let words = head.into_iter().chain(elements);
+    words.flat_map(i32::to_be_bytes).collect()
 }
 
 #[derive(Clone, Debug)]
@@ -53,6 +64,10 @@ enum Test {
     Text(u8),
     Number(Comparison, f64),
     Opaque,
+    /// Some element compares so.
+    Element(Comparison, i64),
+    /// Any of them is an element.
+    Overlaps(Vec<i64>),
 }
 
 impl Test {
@@ -77,11 +92,21 @@ impl Test {
                 vec![Constant::Float(*constant).range(ValueKind::Float8, *comparison)],
             ),
             Self::Opaque => (1, vec![Some((Ordinal::LEAST, Ordinal::LEAST))]),
+            Self::Element(comparison, constant) => (
+                4,
+                vec![Constant::Int(*constant).range(ValueKind::Int4, *comparison)],
+            ),
+            Self::Overlaps(list) => {
+                let range = |constant: &i64| {
+                    Constant::Int(*constant).range(ValueKind::Int4, Comparison::Equal)
+                };
+                (4, list.iter().map(range).collect())
+            }
         };
         filter.add(column, ranges.into_iter().map(Option::unwrap).collect());
     }
 
-    fn holds(&self, (int, _, text, number): &Values) -> bool {
+    fn holds(&self, (int, byte, text, number): &Values) -> bool {
         fn compare<T: PartialOrd>(comparison: Comparison, value: T, constant: T) -> bool {
             match comparison {
                 Comparison::Equal => value == constant,
@@ -101,6 +126,13 @@ impl Test {
                 number.is_some_and(|number| compare(*comparison, number, *constant))
             }
             Self::Opaque => true,
+            Self::Element(comparison, constant) => {
+                let mut ones = (0..8).filter(|bit| byte.is_some_and(|byte| byte >> bit & 1 == 1));
+                ones.any(|bit| compare(*comparison, bit, *constant))
+            }
+            Self::Overlaps(list) => list
+                .iter()
+                .any(|bit| byte.is_some_and(|byte| byte >> bit & 1 == 1)),
         }
     }
 }
@@ -123,6 +155,9 @@ fn test() -> impl Strategy<Value = Test> {
         (comparison(), prop_oneof![-1.0..1.0, Just(0.0), Just(-0.0)])
             .prop_map(|(comparison, constant)| Test::Number(comparison, constant)),
         Just(Test::Opaque),
+        (comparison(), -1_i64..9)
+            .prop_map(|(comparison, constant)| Test::Element(comparison, constant)),
+        proptest::collection::vec(0_i64..8, 0..4).prop_map(Test::Overlaps),
     ]
 }
 
@@ -277,7 +312,7 @@ fn clustered() -> (Writer, Arc<Snapshot>, Vec<Vec<f32>>) {
     };
     let mut clusters = Clusters::new(11, 16);
     let queries = (0..40).map(|_| clusters.next()).collect();
-    let kinds = [Some(ValueKind::Int8), Some(ValueKind::Float4)];
+    let kinds = [ValueKind::Int8, ValueKind::Float4].map(|kind| Some(kind.into()));
     let (mut writer, _) = linked_with(
         Writer::new(spec).unwrap().filtered_on(kinds),
         (0..ROWS).map(|number| {

@@ -131,22 +131,35 @@ fn many_dimensions() {
     check("1536", &ALL, &case);
 }
 
-/// Bunches of rows that differ from each other by less than a step of their codes. Two bunches of thousands are not among
-/// them: in some graphs no link leads from one to the other, and half of all queries find nothing near (a known limit).
+/// Rows in bunches, each so far from its centre; under these metrics.
+fn bunches(count: usize, rows: usize, spread: f32, metrics: &[Metric]) {
+    let mut random = Random(5);
+    let centres: Vec<_> = (0..count).map(|_| random.vector(DIM)).collect();
+    let case = alike(rows, || {
+        let centre = random.index(centres.len());
+        centres[centre]
+            .iter()
+            .map(|x| x + spread * random.normal())
+            .collect()
+    });
+    check(&format!("{count}, {spread}"), metrics, &case);
+}
+
+/// Bunches of rows that differ from each other by less than a step of their codes.
 #[test]
 fn near_copies() {
     for spread in [1e-3, 1e-5] {
-        let mut random = Random(5);
-        let centres: Vec<_> = (0..60).map(|_| random.vector(DIM)).collect();
-        let case = alike(ROWS, || {
-            let centre = random.index(centres.len());
-            centres[centre]
-                .iter()
-                .map(|x| x + spread * random.normal())
-                .collect()
-        });
-        check(&format!("{spread}"), &ALL, &case);
+        bunches(60, ROWS, spread, &ALL);
     }
+}
+
+/// Where every node could fill its lists with those of its own bunch, and no walk would come from one to another.
+#[test]
+fn large_bunches() {
+    let metrics = [Metric::L2, Metric::Cosine, Metric::L1];
+    bunches(2, ROWS, 1e-4, &metrics);
+    bunches(2, ROWS, 1e-2, &metrics);
+    bunches(20, 5 * ROWS / 2, 1e-4, &metrics);
 }
 
 #[test]

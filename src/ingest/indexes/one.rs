@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::replica::{Replica, Trouble, commit_of};
 use super::{CaughtUp, KeptIndex};
-use crate::catalog::{IncludeColumn, IndexDefinition, KeyColumn, ValueKind, VectorColumn};
+use crate::catalog::{FilterKind, IncludeColumn, IndexDefinition, KeyColumn, VectorColumn};
 use crate::index::view::{Audit, IndexState, Phase};
 use crate::index::{Changed, IndexSpec, LeftOutView, READY_UNLINKED, Snapshot};
 use crate::ingest::indexes::Files;
@@ -184,8 +184,8 @@ pub(crate) fn spec(definition: &IndexDefinition) -> IndexSpec {
 }
 
 /// Which INCLUDE columns searches can be filtered on, and how.
-pub(crate) fn kinds(definition: &IndexDefinition) -> impl Iterator<Item = Option<ValueKind>> {
-    definition.include.iter().map(ValueKind::of)
+pub(crate) fn kinds(definition: &IndexDefinition) -> impl Iterator<Item = Option<FilterKind>> {
+    definition.include.iter().map(FilterKind::of)
 }
 
 impl Index {

@@ -1,0 +1,232 @@
+//! WHERE clauses and what is recognised of them.
+
+use super::*;
+use crate::query::{StatementKind, analyze};
+
+/// The conditions, one a line.
+fn recognised(condition: &str) -> Vec<String> {
+    let sql = format!("select * from s.items i where {condition} order by i.v <-> $1 limit 5");
+    let kind = analyze(&sql).unwrap().remove(0).kind;
+    let StatementKind::Knn(query) = kind else {
+        panic!("{sql}: {kind:?}");
+    };
+    query.conditions.iter().map(show).collect()
+}
+
+fn operand_value(value: &OperandValue) -> String {
+    match value {
+        OperandValue::Null => "null".into(),
+        OperandValue::Number(text) => text.clone(),
+        OperandValue::Text(text) => format!("'{text}'"),
+        OperandValue::Bool(value) => value.to_string(),
+        OperandValue::Parameter(number) => format!("${number}"),
+    }
+}
+
+fn show(condition: &Condition) -> String {
+    let show_cast = |cast: FilterKind| match cast {
+        FilterKind::One(kind) => format!("{kind:?}"),
+        FilterKind::Array(kind) => format!("{kind:?}[]"),
+        FilterKind::Jsonb => "Jsonb".into(),
+    };
+    let operand = |operand: &Operand| {
+        let value = operand_value(&operand.value);
+        match operand.cast {
+            Some(cast) => format!("{value}::{}", show_cast(cast)),
+            None => value,
+        }
+    };
+    let list = |list: &[Operand]| list.iter().map(operand).collect::<Vec<_>>().join(" ");
+    let items = |items: &Items| match items {
+        Items::Whole(whole) => operand(whole),
+        Items::Each(each) => format!("[{}]", list(each)),
+    };
+    let mut column = condition.column.clone();
+    for step in &condition.path {
+        column += &match step {
+            Step::One(key) => format!(".{}", operand(key)),
+            Step::Many(keys) => format!("#{}", operand(keys)),
+        };
+    }
+    if condition.as_text {
+        column += " text";
+    }
+    match &condition.test {
+        Test::Element(comparison, right) => {
+            format!("{column} element {comparison:?} {}", operand(right))
+        }
+        Test::Contains(right) => format!("{column} contains {}", items(right)),
+        Test::Overlaps(right) => format!("{column} overlaps {}", items(right)),
+        Test::Key(key) => format!("{column} has {}", operand(key)),
+        Test::AnyKey(keys) => format!("{column} has any {}", items(keys)),
+        Test::AllKeys(keys) => format!("{column} has all {}", items(keys)),
+        Test::Compare(comparison, right) => {
+            format!("{column} {comparison:?} {}", operand(right))
+        }
+        Test::Between(low, high) => format!("{column} {}..{}", operand(low), operand(high)),
+        Test::In(operands) => format!("{column} in {}", list(operands)),
+        Test::Any(array) => format!("{column} any {}", operand(array)),
+        Test::Is(wanted) => format!("{column} is {wanted}"),
+    }
+}
+
+#[test]
+fn comparisons_of_columns_with_constants_are_recognised() {
+    let check = |condition: &str, expected: &[&str]| {
+        assert_eq!(recognised(condition), expected, "{condition}");
+    };
+    check("a = 5", &["a Equal 5"]);
+    check("5 < i.a", &["a Greater 5"]);
+    check(
+        "a >= -1.5 and (b <= 'x' and $2 > a)",
+        &["a AtLeast -1.5", "b AtMost 'x'", "a Less $2"],
+    );
+    check(
+        "\"Odd name\" = 12345678901234567890",
+        &["Odd name Equal 12345678901234567890"],
+    );
+    check("a operator(pg_catalog.=) 5", &["a Equal 5"]);
+    check("a between 1 and $3", &["a 1..$3"]);
+    check(
+        "a in (1, '2', $2::int, null)",
+        &["a in 1 '2' $2::Int4 null"],
+    );
+    check(
+        "a = any ($2) and b = any ('{1,2}'::int[]) and c = any (array[1, 2])",
+        &["a any $2", "b any '{1,2}'::Int4[]", "c in 1 2"],
+    );
+    check("flag", &["flag is true"]);
+    check(
+        "not i.flag and b is true and c is false and d = true",
+        &["flag is false", "b is true", "c is false", "d Equal true"],
+    );
+    check("d >= date '2024-01-01'", &["d AtLeast '2024-01-01'::Date"]);
+    check(
+        "d < '2024-01-01'::timestamp and e > $2::timestamptz",
+        &[
+            "d Less '2024-01-01'::Timestamp",
+            "e Greater $2::Timestamptz",
+        ],
+    );
+    check(
+        "t = 'x'::text and n = 5::bigint",
+        &["t Equal 'x'::Text", "n Equal 5::Int8"],
+    );
+}
+
+#[test]
+fn arrays_and_documents_are_recognised() {
+    let check = |condition: &str, expected: &str| {
+        assert_eq!(recognised(condition), [expected], "{condition}");
+    };
+    check("a @> array['x', $2]", "a contains ['x' $2]");
+    check(
+        "a @> array['x', $2]::text[]",
+        "a contains ['x'::Text $2::Text]",
+    );
+    check(
+        "a @> array[1::int8, 2]::int8[]",
+        "a contains [1::Int8 2::Int8]",
+    );
+    check("array['x'] <@ i.a", "a contains ['x']");
+    check("a @> '{x}'", "a contains '{x}'");
+    check("a @> $2::text[]", "a contains $2::Text[]");
+    check("a @> '{\"k\": 1}'::jsonb", "a contains '{\"k\": 1}'::Jsonb");
+    check("a @> jsonb '[]'", "a contains '[]'::Jsonb");
+    check("a && array['x']", "a overlaps ['x']");
+    check("$2 && a", "a overlaps $2");
+    check("'x' = any (a)", "a element Equal 'x'");
+    check("5 < any (i.a)", "a element Greater 5");
+    check("a ? 'k'", "a has 'k'");
+    check("a ?| array['k', 'l']", "a has any ['k' 'l']");
+    check("a ?& $2", "a has all $2");
+    check("a ->> 'k' = 'x'", "a.'k' text Equal 'x'");
+    check("'x' = a -> 'k' ->> 'l'", "a.'k'.'l' text Equal 'x'");
+    check("a ->> 'k' in ('x', $2)", "a.'k' text in 'x' $2");
+    check("a ->> 'k' = any ($2)", "a.'k' text any $2");
+    check(
+        "a ->> 'k' = any (array['x']::text[])",
+        "a.'k' text in 'x'::Text",
+    );
+    check("a #>> '{k,l}' = 'x'", "a#'{k,l}' text Equal 'x'");
+    check("a -> 0 ->> $2 = 'x'", "a.0.$2 text Equal 'x'");
+    check("a -> 'k' @> '[1]'", "a.'k' contains '[1]'");
+    check("a -> 'k' = '1'", "a.'k' Equal '1'");
+    check("a #> '{k}' ? 'l'", "a#'{k}' has 'l'");
+}
+
+#[test]
+fn everything_else_is_left_to_postgres() {
+    for condition in [
+        "a = b",
+        "a + 1 = 5",
+        "a <> 5",
+        "not (a = 5)",
+        "a = 5 or a = 6",
+        "a not in (1, 2)",
+        "a not between 1 and 2",
+        "a between symmetric 2 and 1",
+        "a = all ('{1}')",
+        "a < any ('{1}')",
+        "a is null",
+        "a is not true",
+        "a is distinct from 5",
+        "a like 'x'",
+        "a = 'x' collate \"C\"",
+        "a collate \"C\" = 'x'",
+        "a = lower('X')",
+        "a = 'x'::varchar(1)",
+        "a = 'x'::char(3)",
+        "a = 5::numeric(3, 1)",
+        "a = '5'::s.int4",
+        "a operator(s.=) 5",
+        "other.a = 5",
+        "t.i.a = 5",
+        "i.* = row(1)",
+        "(a, b) = (1, 2)",
+        "(a, b) in ((1, 2))",
+        "a = (select 1)",
+        "a in (select 1)",
+        "a = any (array[[1], [2]])",
+        "a = any ('{1}'::int[][])",
+        "a = -(5::int)",
+        "a[1] = 5",
+        "true",
+        "$2",
+        "a = B'01'",
+        "a <@ array['x']",
+        "not a @> array['x']",
+        "not (a ->> 'k' = 'x')",
+        "a @> b",
+        "a @> array[b]",
+        "a @> array['x'] collate \"C\"",
+        "a @> array['x'::char(3)]",
+        "a @> array['x']::varchar(3)[]",
+        "a @> array['x']::text",
+        "a @> '{}'::json",
+        "a operator(s.@>) '{}'",
+        "lower(a ->> 'k') = 'x'",
+        "(a ->> 'k')::int = 5",
+        "a ->> 'k' <> 'x'",
+        "a ->> b = 'x'",
+        "a ->> 'k' ->> 'l' = 'x'",
+        "a['k'] = '1'",
+        "'x' <> any (a -> 'k')",
+        "'x' = all (a)",
+        "a @@ '$.k == 1'",
+        "a @? '$.k'",
+    ] {
+        assert_eq!(recognised(condition), [""; 0], "{condition}");
+    }
+    assert_eq!(
+        recognised("a = b and c = 1 and (d = 1 or e = 2)"),
+        ["c Equal 1"]
+    );
+}
+
+#[test]
+fn long_lists_are_left_to_postgres() {
+    let list = vec!["1"; MAX_VALUES + 1].join(", ");
+    assert_eq!(recognised(&format!("a in ({list})")), [""; 0]);
+    assert_eq!(recognised(&format!("a = any (array[{list}])")), [""; 0]);
+}
