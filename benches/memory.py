@@ -4,11 +4,13 @@
 
 384 dimensions are the packages data, `DIR/vectors.i8` (rows × 384 signed bytes), or synthetic without `--data`; 768 are
 synthetic (normal around 1,000 centres). Prints a table for each: what `rektor.stat_indexes` accounts for, by part, and
-what the process grew by, anonymous and of files, measured after a restart from its generations, when every row is
-linked. Hot is what every search walks through, cold the vectors that only its best candidates are compared with.
+what the process grew by after a restart from its generations, when every row is linked. Hot is what it holds (RssAnon),
+cold what is in mapped files: vectors that only a search's best candidates are compared with (RssFile, after each was read
+once). `away` is the RssFile that is left when the system has taken those pages back, `searched` after 100 searches more.
 """
 
 import argparse
+import ctypes
 import os
 import signal
 import time
@@ -18,9 +20,12 @@ import numpy as np
 import trial
 
 KINDS = ["f32", "f16", "bf16", "i8"]
-PARTS = ["vectors", "codes", "graph", "keys", "records", "other"]
+PARTS = ["vectors", "mapped", "codes", "graph", "keys", "records", "other"]
 # Between two looks at a process that should not grow any more.
 SETTLE = 0.5
+SEARCHES = 100
+# Linux's numbers.
+PIDFD_OPEN, PROCESS_MADVISE, MADV_PAGEOUT = 434, 440, 21
 
 
 def synthetic(rows, dimensions):
@@ -48,6 +53,27 @@ def resident(rektor):
         time.sleep(SETTLE)
 
 
+def take_away(rektor):
+    """Has the system take back what the process has mapped of its files, as it does when others need the memory."""
+    os.sync()  # what is not on disk yet cannot be taken
+    with open(f"/proc/{rektor.process.pid}/maps", encoding="utf-8") as file:
+        ranges = [line.split(" ", 1)[0] for line in file if rektor.folder + "/vectors/" in line]
+    ranges = [tuple(int(end, 16) for end in each.split("-")) for each in ranges]
+    system = ctypes.CDLL(None, use_errno=True).syscall
+    process = system(PIDFD_OPEN, rektor.process.pid, 0)
+    for start, end in ranges:
+        one = (ctypes.c_size_t * 2)(start, end - start)
+        if system(PROCESS_MADVISE, process, one, ctypes.c_size_t(1), MADV_PAGEOUT, 0) < 0:
+            raise OSError(ctypes.get_errno(), "process_madvise")
+    os.close(process)
+
+
+def search(connection, dimensions, vectors):
+    for vector in vectors[:SEARCHES]:
+        text = "[" + ",".join(str(x) for x in vector) + "]"
+        connection.execute(f"select id from vectors_{dimensions} order by embedding <=> %s limit 10", [text]).fetchall()
+
+
 def again(rektor):
     """Restarts Rektor, until every index serves with every row linked."""
     rektor.end(signal.SIGTERM)
@@ -56,7 +82,7 @@ def again(rektor):
     trial.wait("the linker", lambda: rektor.metric("rektor_index_unlinked_rows") == 0)
 
 
-def measure(rektor, primary, dimensions, kind):
+def measure(rektor, dimensions, vectors, kind):
     again(rektor)
     empty = resident(rektor)
     with rektor.connect() as connection:
@@ -69,15 +95,19 @@ def measure(rektor, primary, dimensions, kind):
     again(rektor)
     loaded = resident(rektor)
     with rektor.connect() as connection:
+        connection.execute("select * from rektor.verify_index('kept_idx')")
+        read = resident(rektor)
+        take_away(rektor)
+        away = resident(rektor)
+        search(connection, dimensions, vectors)
+        searched = resident(rektor)
         rows, total, parts = connection.execute(
             "select rows, memory_bytes, memory_parts from rektor.stat_indexes where index_name = 'kept_idx'").fetchone()
         connection.execute("drop index kept_idx")
     trial.wait("the drop", lambda: rektor.metric("rektor_index_memory_bytes") == 0)
-    figures = [parts[part] / rows for part in PARTS]
-    hot = (total - parts["vectors"]) / rows
-    print(f"{kind:>9} " + " ".join(f"{figure:>8.0f}" for figure in figures)
-          + f" {hot:>8.0f} {total / rows:>9.0f} {(built[0] - empty[0]) / rows:>9.0f}"
-          + f" {(loaded[0] - empty[0]) / rows:>9.0f} {(loaded[1] - empty[1]) / rows:>9.0f}", flush=True)
+    figures = [parts[part] for part in PARTS] + [total, parts["mapped"], built[0] - empty[0], loaded[0] - empty[0]]
+    figures += [at[1] - empty[1] for at in [read, away, searched]]
+    print(f"{kind:>9} " + " ".join(f"{figure / rows:>8.0f}" for figure in figures), flush=True)
 
 
 def pgvector(primary, dimensions, rows):
@@ -111,10 +141,10 @@ def main():
                 connection.execute(f"analyze vectors_{dimensions}")
             source = "packages" if dimensions == 384 and arguments.data else "synthetic"
             print(f"{dimensions} dimensions, {len(vectors)} rows ({source}); bytes a vector", flush=True)
-            names = [*PARTS, "hot", "accounted", "built", "RssAnon", "RssFile"]
-            print(f"{'storage':>9} " + " ".join(f"{name:>{8 if len(name) < 9 and i < 7 else 9}}" for i, name in enumerate(names)))
+            names = [*PARTS, "hot", "cold", "built", "RssAnon", "RssFile", "away", "searched"]
+            print(f"{'storage':>9} " + " ".join(f"{name:>8}" for name in names))
             for kind in arguments.kinds.split(","):
-                measure(rektor, primary, dimensions, kind)
+                measure(rektor, dimensions, vectors, kind)
             pgvector(primary, dimensions, len(vectors))
 
 

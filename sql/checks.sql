@@ -156,6 +156,23 @@ begin atomic
     where t.oid = type_id;
 end;
 
+-- The type of an expression of rektor.index over a column of that type, null if there is no such cast or function. Without
+-- pgvector there are none.
+create or replace function rektor.expression_type(type_id oid, expression text) returns text
+language sql stable
+set search_path = pg_catalog, pg_temp
+begin atomic
+    select case
+        when expression is null or column_type is null then column_type
+        when not exists (select from pg_extension x where x.extname = 'vector') then null
+        when expression in ('vector', 'halfvec') and column_type in ('vector', 'halfvec', 'real[]') then expression
+        when column_type not in ('vector', 'halfvec') then null
+        when expression = 'binary_quantize' then 'bit'
+        when expression like 'subvector(%' then coalesce(substring(expression from '::(.*)$'), column_type)
+    end
+    from rektor.vector_type(type_id) as t (column_type);
+end;
+
 -- The number of dimensions that the column's type declares, as pgvector's types and bit can; null if it does not.
 create or replace function rektor.declared_dimensions(relation oid, column_number smallint) returns int
 language sql stable

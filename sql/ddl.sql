@@ -31,7 +31,8 @@ begin
             (arguments ->> 'opclass')::name,
             array(select jsonb_array_elements_text(coalesce(arguments -> 'include', '[]')))::name[],
             coalesce(arguments -> 'options', '{}'),
-            coalesce((arguments ->> 'if_not_exists')::boolean, false));
+            coalesce((arguments ->> 'if_not_exists')::boolean, false),
+            arguments ->> 'expression');
     elsif command ? 'drop_index' then
         arguments := command -> 'drop_index';
         for item in select value from jsonb_array_elements(arguments -> 'names') loop

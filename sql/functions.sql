@@ -58,6 +58,36 @@ begin
 end
 $$;
 
+-- An expression over the column, in the words of rektor.index; raises if there is no such type or function for the column.
+create or replace function rektor.check_expression(expression text, type_id oid) returns text
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    checked constant text := regexp_replace(lower(trim(expression)), '\s*,\s*', ', ', 'g');
+begin
+    if checked is null then
+        return null;
+    end if;
+    if checked !~ '^(vector|halfvec|binary_quantize|subvector\([1-9][0-9]{0,4}, [1-9][0-9]{0,4}\)(::vector|::halfvec)?)$' then
+        raise exception 'expression "%" cannot be indexed', expression
+            using errcode = '0A000', hint = 'There are vector, halfvec, binary_quantize and subvector(start, count).';
+    end if;
+    if rektor.expression_type(type_id, checked) is null then
+        if checked in ('vector', 'halfvec') then
+            raise exception 'cannot cast type % to %', format_type(type_id, null), checked using errcode = '42846';
+        end if;
+        raise exception 'function %(%) does not exist', substring(checked from '^[a-z_]+'),
+            concat_ws(', ', format_type(type_id, null), case when checked like 'subvector%' then 'integer, integer' end)
+            using errcode = '42883';
+    end if;
+    return checked;
+end
+$$;
+
+-- Before there were expressions, create_index had one parameter less.
+drop function if exists rektor.create_index(name, regclass, name, name, name[], jsonb, boolean);
+
 create or replace function rektor.create_index(
     name name,
     relation regclass,
@@ -65,7 +95,8 @@ create or replace function rektor.create_index(
     opclass name default null,
     include name[] default '{}',
     options jsonb default '{}',
-    if_not_exists boolean default false
+    if_not_exists boolean default false,
+    expression text default null
 ) returns void
 language plpgsql
 set search_path = pg_catalog, pg_temp
@@ -81,6 +112,7 @@ declare
     most_dimensions int;
     chosen name := name;
     included name;
+    part int[];
 begin
     perform rektor.check_table(relation);
     if not rektor.owns(relation) then
@@ -99,7 +131,10 @@ begin
     end if;
     indexed_column := rektor.check_column(relation, column_name);
 
-    opclass := coalesce(opclass, case rektor.vector_type(indexed_column.atttypid)
+    expression := rektor.check_expression(expression, indexed_column.atttypid);
+    type_name := rektor.expression_type(indexed_column.atttypid, expression);
+
+    opclass := coalesce(opclass, case type_name
         when 'halfvec' then 'halfvec_l2_ops' when 'bit' then 'bit_hamming_ops' else 'vector_l2_ops' end);
     class_type := coalesce(
         substring(opclass from '^(vector|halfvec)_(?:l2|ip|cosine|l1)_ops$'), substring(opclass from '^(bit)_(?:hamming|jaccard)_ops$'));
@@ -113,7 +148,6 @@ begin
     if class_type = 'bit' and indexed_column.atttypid = 'varbit'::regtype then
         raise exception 'type not supported for faiss index' using errcode = '0A000', hint = 'Use bit(n).';
     end if;
-    type_name := rektor.vector_type(indexed_column.atttypid);
     if type_name is null or class_type <> replace(type_name, 'real[]', 'vector') then
         raise exception 'operator class "%" does not accept data type %', opclass,
             coalesce(type_name, format_type(indexed_column.atttypid, null)) using errcode = '42804';
@@ -123,10 +157,20 @@ begin
     end loop;
 
     -- pgvector's type modifier is the number of dimensions.
-    declared := case when type_name <> 'real[]' and indexed_column.atttypmod > 0 then indexed_column.atttypmod end;
+    declared := case when indexed_column.atttypid <> 'real[]'::regtype and indexed_column.atttypmod > 0 then indexed_column.atttypmod end;
+    part := regexp_match(expression, '^subvector\(([0-9]+), ([0-9]+)\)')::int[];
+    if part is not null then
+        if declared < part[1] + part[2] - 1 then
+            raise exception 'expected % dimensions, not %', part[2], greatest(declared - part[1] + 1, 0) using errcode = '22000';
+        end if;
+        declared := part[2];
+    end if;
     if options ? 'dimensions' then
         dimensions := rektor.check_option_range('dimensions', options ->> 'dimensions', 1, most_dimensions);
-        if dimensions <> declared then
+        -- bit(n) cuts off and fills up.
+        if dimensions <> declared and expression <> 'binary_quantize' then
+            raise exception 'expected % dimensions, not %', dimensions, declared using errcode = '22000';
+        elsif dimensions <> declared and expression is null then
             raise exception 'column "%" has % dimensions, not %', column_name, declared, dimensions using errcode = '22023';
         end if;
         options := options - 'dimensions';
@@ -141,13 +185,14 @@ begin
         raise exception 'column cannot have more than % dimensions for faiss index', most_dimensions using errcode = '54000';
     end if;
 
-    chosen := coalesce(chosen, rektor.choose_name(relation, array[column_name] || coalesce(include, '{}')));
-    insert into rektor.index (name, relation, column_name, metric, dimensions, include, options)
-    values (chosen, relation, column_name, metric, dimensions, coalesce(include, '{}'), options);
+    chosen := coalesce(chosen, rektor.choose_name(relation,
+        array[coalesce(substring(expression from '^(binary_quantize|subvector)'), column_name)]::name[] || coalesce(include, '{}')));
+    insert into rektor.index (name, relation, column_name, metric, dimensions, include, options, expression)
+    values (chosen, relation, column_name, metric, dimensions, coalesce(include, '{}'), options, expression);
 end
 $$;
 comment on function rektor.create_index is
-    'CREATE INDEX name ON relation USING faiss (column_name opclass) INCLUDE (include) WITH (options)';
+    'CREATE INDEX name ON relation USING faiss (column_name opclass) INCLUDE (include) WITH (options), or on an expression of the column: halfvec, vector, binary_quantize, subvector(start, count)';
 
 -- From here on names are looked up in the caller's search_path, so these functions cannot set their own: what could be
 -- taken for something else there (variadic and polymorphic functions) is qualified.

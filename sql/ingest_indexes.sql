@@ -55,7 +55,10 @@ select
     parts.files as part_files,
     parts.linked as part_linked,
     parts.attached as part_attached,
-    inc.deterministic as include_deterministic
+    inc.deterministic as include_deterministic,
+    to_jsonb(i) ->> 'expression' as expression, -- a schema of before has none
+    pgvector.vector_type,
+    pgvector.halfvec_type
 from rektor.index i
 join pg_class c on c.oid = i.relation
 join pg_namespace n on n.oid = c.relnamespace
@@ -71,7 +74,18 @@ cross join lateral (select rektor.column_names(i.id) as names) now_named
 left join rektor.withdrawn w on w.relation = c.oid
 left join pg_attribute v on v.attrelid = c.oid and v.attnum = number.found[1] and not v.attisdropped
 left join pg_type vt on vt.oid = v.atttypid
-cross join lateral (select rektor.declared_dimensions(c.oid, v.attnum) as dimensions) declared
+cross join lateral (
+    select case when to_jsonb(i) ->> 'expression' is null then rektor.declared_dimensions(c.oid, v.attnum) end as dimensions
+) declared
+cross join (
+    select max(t.oid) filter (where t.typname = 'vector') as vector_type,
+        max(t.oid) filter (where t.typname = 'halfvec') as halfvec_type
+    from pg_extension e
+    join pg_depend d on d.refclassid = 'pg_extension'::regclass and d.refobjid = e.oid
+        and d.classid = 'pg_type'::regclass and d.deptype = 'e'
+    join pg_type t on t.oid = d.objid
+    where e.extname = 'vector'
+) pgvector
 left join lateral (
     select x.indimmediate as immediate,
         array_agg(a.attname::text order by u.place) as names,

@@ -129,13 +129,13 @@ begin
     end loop;
     for item in
         update rektor.index i
-        set dimensions = case when rektor.column_names(i.id) is null then i.dimensions
+        set dimensions = case when rektor.column_names(i.id) is null or i.expression is not null then i.dimensions
             else coalesce(rektor.declared_dimensions(i.relation, i.column_numbers[1]), i.dimensions) end
         where exists (select from pg_class c where c.oid = i.relation)
             and case
                 when rektor.column_names(i.id) is not null then
                     rektor.column_names(i.id) <> array[i.column_name] || i.include
-                    or rektor.declared_dimensions(i.relation, i.column_numbers[1]) <> i.dimensions
+                    or (i.expression is null and rektor.declared_dimensions(i.relation, i.column_numbers[1]) <> i.dimensions)
                 else array_position(rektor.column_numbers(i.relation, array[i.column_name] || i.include), null) is null
             end
         returning i.name, i.relation::text as table_name

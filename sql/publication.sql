@@ -55,10 +55,10 @@ declare
     same_columns boolean := false;
 begin
     if tg_op = 'UPDATE' then
-        if (new.id, new.relation, new.metric) is distinct from (old.id, old.relation, old.metric)
+        if (new.id, new.relation, new.metric, new.expression) is distinct from (old.id, old.relation, old.metric, old.expression)
             or new.dimensions not in (old.dimensions,
                 coalesce(rektor.declared_dimensions(old.relation, old.column_numbers[1]), old.dimensions)) then
-            raise exception 'table, metric and dimensions of an index cannot be changed'
+            raise exception 'table, metric, expression and dimensions of an index cannot be changed'
                 using errcode = '0A000', hint = 'Drop the index and create another one.';
         end if;
         -- The same columns, whatever they are called by now.
@@ -76,7 +76,7 @@ begin
         return new;
     end if;
     perform rektor.check_table(new.relation);
-    if rektor.vector_type((rektor.check_column(new.relation, new.column_name)).atttypid) is null then
+    if rektor.expression_type((rektor.check_column(new.relation, new.column_name)).atttypid, new.expression) is null then
         raise exception 'column "%" cannot be indexed', new.column_name
             using errcode = '42804', hint = 'Vectors are of type vector, halfvec, real[] or bit.';
     end if;

@@ -31,6 +31,11 @@ alter table rektor.index
     add column if not exists column_numbers smallint[],
     add column if not exists numbered_for oid,
     add column if not exists numbered_in bigint;
+-- What of the column is indexed, if not the column itself: a cast to so many dimensions, a bit for each sign, some components.
+alter table rektor.index add column if not exists expression text;
+alter table rektor.index drop constraint if exists index_expression_check;
+alter table rektor.index add constraint index_expression_check
+    check (expression ~ '^(vector|halfvec|binary_quantize|subvector\([1-9][0-9]{0,4}, [1-9][0-9]{0,4}\)(::vector|::halfvec)?)$');
 comment on table rektor.index is 'One row an index; written by rektor.create_index, drop_index, alter_index, rename_index and reindex';
 
 -- Definitions are as public as pg_indexes; only a table's owner may write them.

@@ -41,4 +41,5 @@ select
         where t.typtype <> 'e'
     ),
     pg_catalog.has_table_privilege('pg_catalog.pg_locks', 'SELECT')
-        and pg_catalog.has_function_privilege('pg_catalog.pg_lock_status()', 'EXECUTE')
+        and pg_catalog.has_function_privilege('pg_catalog.pg_lock_status()', 'EXECUTE'),
+    pg_catalog.current_setting('ivfflat.probes', true)

@@ -41,7 +41,8 @@ from json_to_recordset(rektor.stat_setting('rektor.stat_indexes')) as s (
     recall_estimated double precision,
     recall_measured double precision,
     index_id bigint,
-    memory_parts jsonb
+    memory_parts jsonb,
+    expression text
 )
 -- What was dropped a moment ago may not be known to Rektor yet.
 where exists (

@@ -10,7 +10,7 @@ use std::fmt;
 use bytes::{BufMut, Bytes, BytesMut};
 use serde::{Deserialize, Serialize};
 
-use crate::vector::{Dim, Form, Metric, VectorType};
+use crate::vector::{Dim, Expression, Form, Metric, VectorType};
 
 /// `pg_class.oid` of a table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -144,6 +144,15 @@ pub struct VectorColumn {
     pub kind: VectorType,
     /// The column's type, by this database's OID.
     pub type_id: TypeId,
+}
+
+/// pgvector's types by this database's OIDs; without pgvector there are none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PgvectorTypes {
+    /// `vector`
+    pub vector: Option<TypeId>,
+    /// `halfvec`
+    pub halfvec: Option<TypeId>,
 }
 
 /// A column named by INCLUDE.
@@ -379,6 +388,12 @@ pub struct IndexDefinition {
     pub table: QualifiedName,
     /// The indexed column.
     pub column: VectorColumn,
+    /// What of the column is indexed.
+    #[serde(default)]
+    pub expression: Expression,
+    /// The types that pgvector brings.
+    #[serde(default)]
+    pub pgvector: PgvectorTypes,
     /// How many dimensions an indexable vector has.
     pub dim: Dim,
     /// The distance it serves.
@@ -392,6 +407,12 @@ pub struct IndexDefinition {
 }
 
 impl IndexDefinition {
+    /// The type of the values that it orders; `None` if the column's type has no such expression.
+    #[must_use]
+    pub const fn kind(&self) -> Option<VectorType> {
+        self.expression.kind(self.column.kind)
+    }
+
     /// What its vectors are made of.
     #[must_use]
     pub const fn form(&self) -> Form {

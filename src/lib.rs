@@ -35,8 +35,10 @@
 //! - The stream waits for the journal's disk alone. An index that falls behind, is new, or is hit by a huge transaction reads the
 //!   durable journal on a thread of its own and serves its last snapshot meanwhile; the others go on.
 //! - What indexes hold in memory is counted where it is taken, and all of it stays within `max_memory`: an index that cannot
-//!   grow fails, and its searches go upstream; nothing else does.
-//! - The pure modules do no I/O and never panic on what comes from outside. `unsafe` lives in `index/faiss` alone.
+//!   grow fails, and its searches go upstream; nothing else does. Vectors that only the best candidates are compared with are
+//!   in mapped files, whose pages the system may take back; what a full disk does not take of them counts as memory.
+//! - The pure modules do no I/O and never panic on what comes from outside. `unsafe` lives in `index/faiss` and
+//!   `store/mapped.rs` alone.
 pub mod admin;
 pub mod app;
 pub mod catalog;

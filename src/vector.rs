@@ -1,6 +1,10 @@
 //! Vectors: the text and binary forms of `vector`, `halfvec`, `real[]` and `bit` → 32-bit words (finite `f32` numbers, or 32
 //! bits each), and exact distances. Never lets a NaN, an infinity or an empty vector through, and never panics on any input.
 
+mod expression;
+
+pub use expression::{Expression, NumberType, Part};
+
 use std::fmt;
 
 use serde::{Deserialize, Serialize};

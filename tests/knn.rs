@@ -2,6 +2,7 @@
 
 mod cases;
 mod documents;
+mod expressions;
 mod filters;
 pub mod fixture;
 mod high;

@@ -1,6 +1,6 @@
-//! The thread that links published rows into the graph while it is searched, and rebuilds the graph when half of it is
-//! dead; and the thread that checks live queries. One each per index, owned by its writer. They never hold up the writer
-//! or a search.
+//! The thread that links published rows into the graph while it is searched; the thread that rebuilds the graph when half
+//! of it is dead; and the thread that checks live queries. One each per index, owned by its writer. They never hold up the
+//! writer or a search.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,7 +9,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use super::dial::Dial;
-use super::faiss::{Rebuild, low_priority};
+use super::faiss::{Rebuild, RowView, idle_priority};
 use super::{IndexError, Snapshot};
 
 /// Rows linked before the newest snapshot is looked at again: a fraction of a second.
@@ -22,6 +22,16 @@ const BACKLOG: u32 = 4_096;
 const REBUILD_FROM: u32 = 4_096;
 /// … or a third, if recall has come to cost this many times the effort of the graph that was measured.
 const COSTLY: f64 = 1.5;
+/// A rebuild takes only time that nobody else wants, a few rows at once: some milliseconds of work …
+const QUIET_BATCH: u32 = 32;
+/// … until live rows are no more than one in so many nodes: then it must come to its end. And where nobody leaves it time,
+const PRESSING: u64 = 4;
+/// so that those few rows take this long, …
+const PATIENCE: Duration = Duration::from_millis(250);
+/// … it works as others do, for so many batches of so many rows, resting so many times as long as it works.
+const CROWDED_BATCHES: u32 = 16;
+const CROWDED_BATCH: u32 = 256;
+const CROWDED_REST: u32 = 4;
 /// After a failure for want of memory.
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -63,7 +73,8 @@ impl Linker {
             }),
             threads: Vec::new(),
         };
-        linker.spawn("linker", Shared::run)?;
+        linker.spawn("linker", Shared::link)?;
+        linker.spawn("rebuilder", Shared::rebuild)?;
         linker.spawn("checker", Shared::check)?;
         Ok(linker)
     }
@@ -81,7 +92,7 @@ impl Linker {
     /// Hands over the newest snapshot.
     pub(super) fn see(&self, snapshot: Arc<Snapshot>) {
         let old = self.shared.lock().newest.replace(snapshot);
-        self.shared.changed.notify_one();
+        self.shared.changed.notify_all();
         drop(old);
     }
 
@@ -99,7 +110,7 @@ impl Linker {
 impl Drop for Linker {
     fn drop(&mut self) {
         {
-            let _state = self.shared.lock(); // so that the thread does not miss the notification
+            let _state = self.shared.lock(); // so that no thread misses the notification
             self.shared.stop.store(true, Ordering::Relaxed);
         }
         self.shared.changed.notify_all();
@@ -111,10 +122,17 @@ impl Drop for Linker {
     }
 }
 
-/// A rebuild in the making, and the process-wide leave to make it.
-struct Rebuilding(Option<Rebuild>);
+/// The process-wide leave to rebuild.
+struct Leave;
 
-impl Drop for Rebuilding {
+impl Leave {
+    fn take() -> Option<Self> {
+        let taken = REBUILDING.compare_exchange(false, true, Ordering::Acquire, Ordering::Relaxed);
+        taken.is_ok().then_some(Self)
+    }
+}
+
+impl Drop for Leave {
     fn drop(&mut self) {
         REBUILDING.store(false, Ordering::Release);
     }
@@ -141,7 +159,7 @@ impl Shared {
 
     /// Answers live queries exactly as well, on a thread that gives way to all others.
     fn check(&self) {
-        low_priority();
+        idle_priority();
         while let Some(question) = self.dial.next_question() {
             let Some(snapshot) = self.lock().newest.clone() else {
                 continue;
@@ -154,46 +172,97 @@ impl Shared {
         }
     }
 
-    fn run(&self) {
-        let mut rebuilding: Option<Rebuilding> = None;
-        while let Some(snapshot) = self.next(rebuilding.is_some()) {
+    /// Links what is published.
+    fn link(&self) {
+        while let Some(snapshot) = self.next(|_, view| view.can_link() && view.unlinked() > 0) {
             let started = Instant::now();
-            let calm = snapshot.view().unlinked() < CALM;
-            let done = self.work(&snapshot, &mut rebuilding);
-            snapshot.view().account().linked(&done);
+            let view = snapshot.view();
+            let waiting = view.unlinked();
+            let done = view.link(BATCH, threads(waiting), &self.stop);
+            view.account().linked(&done);
             match done {
-                Ok(()) if calm => self.rest(started.elapsed()),
+                Ok(()) if waiting < CALM => self.rest(started.elapsed()),
                 Ok(()) => {}
                 Err(IndexError::Engine(reason)) => return self.dial.fail(&reason),
-                Err(IndexError::Full(_) | IndexError::Memory { .. }) => {
-                    // Searches scan what is not linked; the next try may find memory. Others may need it meanwhile.
-                    rebuilding = None;
-                    self.rest(RETRY);
-                }
+                // Searches scan what is not linked; the next try may find memory.
+                Err(IndexError::Full(_) | IndexError::Memory { .. }) => self.rest(RETRY),
             }
         }
     }
 
-    /// The newest snapshot, when there is something to do for it; `None` at the end.
-    fn next(&self, rebuilding: bool) -> Option<Arc<Snapshot>> {
-        let mut state = self.lock();
-        loop {
-            if self.stopped() {
-                return None;
-            }
-            let Some(snapshot) = &state.newest else {
-                state = self.wait(state, None);
+    /// Makes graphs anew that are due for it.
+    fn rebuild(&self) {
+        while let Some(snapshot) = self.next(|state, view| state.rebuilt.is_none() && due(view)) {
+            // Another index's rebuild ends without a word to this one.
+            let Some(_leave) = Leave::take() else {
+                self.rest(RETRY);
                 continue;
             };
+            match self.rebuilt(&snapshot) {
+                Ok(rebuilt) => self.lock().rebuilt = rebuilt,
+                Err(IndexError::Engine(reason)) => return self.dial.fail(&reason),
+                // Others may need the memory meanwhile.
+                Err(IndexError::Full(_) | IndexError::Memory { .. }) => self.rest(RETRY),
+            }
+        }
+    }
+
+    /// The graph of a snapshot's rows and of all that come meanwhile; `None` at the end, or when there is another by then.
+    fn rebuilt(&self, snapshot: &Snapshot) -> Result<Option<Rebuild>, IndexError> {
+        let Some(mut rebuild) = snapshot.view().rebuild()? else {
+            return Ok(None);
+        };
+        let mut crowded = 0;
+        while let Some(snapshot) = self.next(|_, _| true) {
             let view = snapshot.view();
-            let rebuild = state.rebuilt.is_none() && due(snapshot);
-            let free = !REBUILDING.load(Ordering::Relaxed);
-            if view.can_link() && view.unlinked() > 0 || rebuilding || rebuild && free {
+            if !rebuild.fits(view) {
+                return Ok(None);
+            }
+            if !view.can_link() || self.add(&mut rebuild, view, &mut crowded)? {
+                return Ok((!self.stopped()).then_some(rebuild));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Links a batch of the rebuild, the next of so many in a crowd; whether it is complete.
+    fn add(
+        &self,
+        rebuild: &mut Rebuild,
+        view: &RowView,
+        crowded: &mut u32,
+    ) -> Result<bool, IndexError> {
+        let started = Instant::now();
+        if view.live().len() * PRESSING <= u64::from(view.nodes()) {
+            rebuild.link(view, BATCH, threads(view.nodes()), &self.stop)
+        } else if *crowded > 0 {
+            *crowded -= 1;
+            let complete = rebuild.link(view, CROWDED_BATCH, 1, &self.stop)?;
+            if !complete {
+                self.rest(started.elapsed() * CROWDED_REST);
+            }
+            Ok(complete)
+        } else {
+            let complete = quietly(|| rebuild.link(view, QUIET_BATCH, 1, &self.stop))?;
+            if started.elapsed() > PATIENCE {
+                *crowded = CROWDED_BATCHES;
+            }
+            Ok(complete)
+        }
+    }
+
+    /// The newest snapshot, when there is something to do for it; `None` at the end.
+    fn next(&self, wanted: impl Fn(&State, &RowView) -> bool) -> Option<Arc<Snapshot>> {
+        let mut state = self.lock();
+        while !self.stopped() {
+            if let Some(snapshot) = &state.newest
+                && wanted(&state, snapshot.view())
+            {
                 return Some(Arc::clone(snapshot));
             }
-            // Another index's rebuild ends without a word to this one.
-            state = self.wait(state, rebuild.then_some(RETRY));
+            state = self.wait(state, None);
         }
+        None
     }
 
     /// Waits for a change, or for a time.
@@ -214,43 +283,6 @@ impl Shared {
         }
     }
 
-    /// Links a batch, and a batch of the rebuild.
-    fn work(
-        &self,
-        snapshot: &Snapshot,
-        rebuilding: &mut Option<Rebuilding>,
-    ) -> Result<(), IndexError> {
-        let view = snapshot.view();
-        if view.can_link() && view.unlinked() > 0 {
-            view.link(BATCH, threads(view.unlinked()), &self.stop)?;
-        }
-        if rebuilding.is_none()
-            && self.lock().rebuilt.is_none()
-            && due(snapshot)
-            && REBUILDING
-                .compare_exchange(false, true, Ordering::Acquire, Ordering::Relaxed)
-                .is_ok()
-        {
-            let leave = rebuilding.insert(Rebuilding(None));
-            leave.0 = view.rebuild()?;
-        }
-        let Some(rebuild) = rebuilding.as_mut().and_then(|leave| leave.0.as_mut()) else {
-            *rebuilding = None;
-            return Ok(());
-        };
-        if !rebuild.fits(view) {
-            *rebuilding = None;
-            return Ok(());
-        }
-        let ready =
-            !view.can_link() || rebuild.link(view, BATCH, threads(view.nodes()), &self.stop)?;
-        if ready && !self.stopped() {
-            self.lock().rebuilt = rebuilding.as_mut().and_then(|leave| leave.0.take());
-            *rebuilding = None;
-        }
-        Ok(())
-    }
-
     /// Sleeps, but not beyond the end.
     fn rest(&self, time: Duration) {
         let until = Instant::now() + time;
@@ -265,13 +297,29 @@ impl Shared {
 }
 
 /// Whether so many nodes are dead that a rebuild pays.
-fn due(snapshot: &Snapshot) -> bool {
-    let view = snapshot.view();
+fn due(view: &RowView) -> bool {
     let (nodes, live) = (u64::from(view.nodes()), view.live().len());
     let half = live * 2 <= nodes;
     let third = live * 3 <= nodes * 2;
     view.nodes() >= REBUILD_FROM
         && (half || third && view.dial().correction() >= COSTLY || view.outgrown())
+}
+
+/// Works when no other thread wants to, on a thread of its own: one that has given way once never gets its priority back.
+fn quietly<T: Send>(work: impl FnOnce() -> Result<T, IndexError> + Send) -> Result<T, IndexError> {
+    std::thread::scope(|scope| {
+        let quiet = || {
+            idle_priority();
+            work()
+        };
+        let thread = std::thread::Builder::new()
+            .name("rebuilder".into())
+            .spawn_scoped(scope, quiet)
+            .map_err(|error| IndexError::Full(format!("no thread to rebuild with: {error}")))?;
+        thread
+            .join()
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
 }
 
 /// Threads to link with.

@@ -1,10 +1,12 @@
 //! What indexes hold in memory, by part, counted where it is taken and given back; and one bound for all of them.
 //! Allocates nothing itself, and never looks at what is held.
 
+use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::IndexError;
+use super::faiss::{ColdFile, ColdFiles};
 
 /// The share of the bound that an index in the making leaves free: rows still come to those that serve.
 const KEPT_SHARE: u64 = 16;
@@ -14,6 +16,8 @@ const KEPT_SHARE: u64 = 16;
 pub struct Memory {
     limit: u64,
     used: AtomicU64,
+    /// Where vectors go that only the best candidates are compared with; none: they stay in memory.
+    files: Option<Box<dyn ColdFiles>>,
 }
 
 impl Default for Memory {
@@ -21,24 +25,42 @@ impl Default for Memory {
         Self {
             limit: u64::MAX,
             used: AtomicU64::new(0),
+            files: None,
         }
     }
 }
 
 impl Memory {
-    /// At most so many bytes.
+    /// At most so many bytes, if there is a bound, beside what is in files, if there are any.
     #[must_use]
-    pub fn limited(limit: u64) -> Arc<Self> {
+    pub fn new(limit: Option<u64>, files: Option<Box<dyn ColdFiles>>) -> Arc<Self> {
         Arc::new(Self {
-            limit,
-            used: AtomicU64::new(0),
+            limit: limit.unwrap_or(u64::MAX),
+            files,
+            ..Self::default()
         })
     }
 
-    /// As many bytes as there are.
+    /// At most so many bytes, and no files.
+    #[must_use]
+    pub fn limited(limit: u64) -> Arc<Self> {
+        Self::new(Some(limit), None)
+    }
+
+    /// As many bytes as there are, and no files.
     #[must_use]
     pub fn unlimited() -> Arc<Self> {
-        Arc::default()
+        Self::new(None, None)
+    }
+
+    /// A file for an index, if that is where vectors go.
+    pub(super) fn cold_file(&self) -> Option<io::Result<Box<dyn ColdFile>>> {
+        self.files.as_ref().map(|files| files.create())
+    }
+
+    /// Whether vectors go to files.
+    pub(super) fn has_files(&self) -> bool {
+        self.files.is_some()
     }
 
     /// The bound; `None` if there is none.
@@ -87,6 +109,7 @@ impl Memory {
                 true => "max_memory less a sixteenth for the indexes that serve",
                 false => "max_memory",
             },
+            disk: String::new(),
         }
     }
 
@@ -108,8 +131,10 @@ fn mib(bytes: u64) -> u64 {
 /// A part of an index.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Part {
-    /// Vectors kept for comparing exactly.
+    /// Vectors kept for comparing exactly, in memory.
     Vectors,
+    /// The same in files, which the system keeps in its cache while there is room; not bounded.
+    Mapped,
     /// 8-bit codes with their scales.
     Codes,
     /// Links, levels and node numbers.
@@ -126,8 +151,9 @@ pub enum Part {
 
 impl Part {
     /// Every part.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Vectors,
+        Self::Mapped,
         Self::Codes,
         Self::Graph,
         Self::Keys,
@@ -141,6 +167,7 @@ impl Part {
     pub const fn name(self) -> &'static str {
         match self {
             Self::Vectors => "vectors",
+            Self::Mapped => "mapped",
             Self::Codes => "codes",
             Self::Graph => "graph",
             Self::Keys => "keys",
@@ -161,10 +188,11 @@ impl MemoryParts {
         Part::ALL.into_iter().zip(self.0)
     }
 
-    /// All parts together.
+    /// All parts together that are memory for good: not what is mapped, which the system can take back.
     #[must_use]
     pub fn total(&self) -> u64 {
-        self.0.iter().sum()
+        let held = self.iter().filter(|(part, _)| *part != Part::Mapped);
+        held.map(|(_, bytes)| bytes).sum()
     }
 
     /// One part.
@@ -205,6 +233,11 @@ impl Account {
             *to = from.load(Ordering::Relaxed);
         }
         parts
+    }
+
+    /// What it shares with others.
+    pub(super) fn memory(&self) -> &Memory {
+        &self.memory
     }
 
     /// Says that a part that nothing can refuse has so many bytes now. One thread does that.
@@ -286,10 +319,18 @@ impl Charge {
         let before = self.bytes.load(Ordering::Relaxed);
         let more = (bytes as u64).saturating_sub(before);
         if more > 0 {
-            self.account.memory.take(more, self.account.making())?;
-            self.account.parts[self.part as usize].fetch_add(more, Ordering::Relaxed);
-            self.bytes.store(before + more, Ordering::Relaxed);
+            self.add(more)?;
         }
+        Ok(())
+    }
+
+    /// Takes so many bytes more; of a file there is no bound but the disk's.
+    pub(super) fn add(&self, more: u64) -> Result<(), IndexError> {
+        if self.part != Part::Mapped {
+            self.account.memory.take(more, self.account.making())?;
+        }
+        self.account.parts[self.part as usize].fetch_add(more, Ordering::Relaxed);
+        self.bytes.fetch_add(more, Ordering::Relaxed);
         Ok(())
     }
 
@@ -303,7 +344,9 @@ impl Drop for Charge {
     fn drop(&mut self) {
         let bytes = *self.bytes.get_mut();
         self.account.parts[self.part as usize].fetch_sub(bytes, Ordering::Relaxed);
-        self.account.memory.used.fetch_sub(bytes, Ordering::Relaxed);
+        if self.part != Part::Mapped {
+            self.account.memory.used.fetch_sub(bytes, Ordering::Relaxed);
+        }
     }
 }
 

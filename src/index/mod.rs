@@ -23,6 +23,7 @@
 //!   lineage.rs   one numbering of nodes, with its codes and its graph
 //!   stored.rs    a graph ↔ checked bytes
 //!   vectors.rs   what is kept of vectors for exact comparison
+//!   cold.rs      what files for them must be able to do
 //!   codes.rs     8-bit codes;  graph.rs  handle of a C++ graph;  store.rs  chunks that never move
 //!   shim.h ffi.rs      the line between Rust and C++
 //!   distance.h         distances by codes and by vectors, and how far the first may be from the second
@@ -63,7 +64,7 @@ mod writer;
 
 pub use constant::Constant;
 pub use dial::{DEFAULT_RECALL, DialStats};
-pub use faiss::{GraphImage, GraphSource, MEAN_ROWS};
+pub use faiss::{ColdFile, ColdFiles, GraphImage, GraphSource, MEAN_ROWS};
 pub use filter::Filter;
 pub use filtered::FilterCost;
 pub use keys::Place;
@@ -77,7 +78,7 @@ pub use writer::{
     Writer,
 };
 
-use crate::catalog::{IndexOptions, Method};
+use crate::catalog::{IndexOptions, Method, Storage};
 use crate::vector::{Dim, Form, Metric};
 
 /// Candidates that a search weighs when nobody says otherwise.
@@ -140,10 +141,20 @@ impl IndexSpec {
         self.metric.form(self.dim)
     }
 
-    /// About how many bytes of memory so many rows take, with short keys: to tell beforehand what cannot fit.
+    /// Whether vectors are only what the best candidates are compared with, and not what searches walk through.
+    fn has_cold_vectors(&self) -> bool {
+        let codes = match self.options.method {
+            Method::Flat => false,
+            Method::Hnsw | Method::Ivf | Method::Factory => true,
+        };
+        codes && self.options.storage != Storage::I8 && matches!(self.form(), Form::Numbers(_))
+    }
+
+    /// About how many bytes of this memory so many rows take, with short keys: to tell beforehand what cannot fit.
     #[must_use]
-    pub fn estimate(&self, rows: u64) -> u64 {
+    pub fn estimate(&self, rows: u64, memory: &Memory) -> u64 {
         let vector = match self.form() {
+            Form::Numbers(_) if self.has_cold_vectors() && memory.has_files() => 0,
             Form::Numbers(dim) => dim.get() * self.options.storage.component_bytes(),
             form @ Form::Bits(_) => form.words() * size_of::<f32>(),
         };
@@ -172,7 +183,7 @@ pub enum IndexError {
     Full(String),
     /// The indexes of this process may not have more memory.
     #[error(
-        "out of memory: {wanted} MiB more are needed, and the indexes hold {used} MiB of {limit} MiB ({bound})"
+        "out of memory: {wanted} MiB more are needed, and the indexes hold {used} MiB of {limit} MiB ({bound}){disk}"
     )]
     Memory {
         /// MiB.
@@ -183,8 +194,20 @@ pub enum IndexError {
         limit: u64,
         /// What of the setting that is.
         bound: &'static str,
+        /// Why not on disk either, if it could have been there.
+        disk: String,
     },
     /// The engine failed inside FAISS.
     #[error("index engine: {0}")]
     Engine(String),
+}
+
+impl IndexError {
+    /// The same, where the disk was asked before memory was.
+    fn nor_on_disk(mut self, error: &str) -> Self {
+        if let Self::Memory { disk, .. } = &mut self {
+            *disk = format!("; on disk: {error}");
+        }
+        self
+    }
 }

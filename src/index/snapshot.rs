@@ -16,6 +16,9 @@ use crate::vector::Vector;
 /// A candidate of the graph costs about as much as so many rows of a scan, which is in order and exact.
 const SCAN_RATIO: usize = 16;
 
+/// A list is searched for each so many candidates: `kCandidatesPerList` of `faiss/lists.cpp`, which says why.
+const CANDIDATES_PER_LIST: usize = 4;
+
 /// A row's number within its index; a new vector gets a new one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RowId(pub(crate) u32);
@@ -69,6 +72,8 @@ impl Found {
 pub enum Effort {
     /// So many candidates are weighed.
     Candidates(usize),
+    /// Of an index of lists: so many of them are searched, and candidates weighed in proportion.
+    Lists(usize),
     /// As many as it takes, by what was measured of this index, to find this share of the true nearest.
     Recall(f64),
 }
@@ -179,6 +184,7 @@ impl Snapshot {
     pub fn candidates(&self, effort: Effort, k: usize) -> usize {
         match effort {
             Effort::Candidates(candidates) => candidates,
+            Effort::Lists(lists) => lists.saturating_mul(CANDIDATES_PER_LIST),
             Effort::Recall(recall) => self.rows.dial().effort(recall, k),
         }
     }

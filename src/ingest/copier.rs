@@ -346,7 +346,7 @@ fn require_room(
     let mut wanted = 0_u64;
     for (table, from) in tables.iter().enumerate() {
         for entry in &from.entries {
-            let needs = spec(&entry.definition).estimate(progress.complete_rows(table));
+            let needs = spec(&entry.definition).estimate(progress.complete_rows(table), memory);
             wanted = wanted.saturating_add(needs);
             memory.check(wanted).map_err(|error| CopyFailure::Memory {
                 id: entry.definition.id,

@@ -29,15 +29,15 @@ mod receive;
 mod restore;
 mod watch_upstream;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinHandle, JoinSet};
 
-use crate::index::Memory;
 use crate::index::view::View;
+use crate::index::{ColdFiles, Memory};
 use crate::ingest::apply::{Applier, CatalogueRequest, Outputs};
 use crate::ingest::budget::Budget;
 use crate::ingest::follow::Follower;
@@ -47,7 +47,7 @@ pub use crate::ingest::mender::VerifyRequest;
 use crate::ingest::queue::{QUEUE_ITEMS, Queue};
 use crate::ingest::watch_upstream::Watcher;
 use crate::lsn::Lsn;
-use crate::store::{Directory, StoreError};
+use crate::store::{Directory, MappedFiles, StoreError};
 use crate::upstream::catalogue::{check_role, check_server};
 use crate::upstream::sql::SqlSession;
 use crate::upstream::walsender::ReplicationConnection;
@@ -55,6 +55,8 @@ use crate::upstream::{Disposition, UpstreamError, slot};
 
 /// Where in the data directory the journal and the generations are.
 const STATE: &str = "state";
+/// Below the data directory: vectors that are not in memory. Nothing in it outlives the process.
+const VECTORS: &str = "vectors";
 /// Messages between the tasks: each waits for the applier after one.
 const CONTROLS: usize = 16;
 /// Verifications that wait for their turn.
@@ -161,6 +163,23 @@ pub async fn start(
     Ok(Ingest { view, verify, task })
 }
 
+/// Where vectors go that only the best candidates are compared with; without one they stay in memory.
+async fn cold_files(data_dir: &Path) -> Option<Box<dyn ColdFiles>> {
+    let directory = data_dir.join(VECTORS);
+    let opened = tokio::task::spawn_blocking(move || MappedFiles::open(&directory)).await;
+    match opened {
+        Ok(Ok(files)) => Some(Box::new(files)),
+        Ok(Err(error)) => {
+            tracing::warn!(%error, "vectors are kept in memory");
+            None
+        }
+        Err(error) => {
+            tracing::error!(%error, "vectors are kept in memory");
+            None
+        }
+    }
+}
+
 async fn preflight(settings: &IngestSettings, directory: &Directory) -> Result<(), IngestError> {
     let mut replication = match ReplicationConnection::connect(&settings.upstream).await {
         Ok(replication) => replication,
@@ -225,10 +244,7 @@ async fn supervise(
         catch_up,
         rows_wanted,
     };
-    let memory = match settings.max_memory {
-        Some(limit) => Memory::limited(limit),
-        None => Memory::unlimited(),
-    };
+    let memory = Memory::new(settings.max_memory, cold_files(&settings.data_dir).await);
     let applier = Applier::new(Arc::clone(&marks), directory.holds(), outputs);
     let applier = applier.within(Arc::clone(&memory));
     let applying = applier.run(queued, controlled, stopping.clone());

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::catalog::{IndexDefinition, QualifiedName, RelationId, TypeId};
 use crate::index::{ColumnChange, LeftOut, RowChange, VectorChange};
 use crate::upstream::backfill::TableCopy;
-use crate::vector::{Vector, VectorError, VectorType};
+use crate::vector::{Dim, Expression, Vector, VectorError, VectorType};
 use crate::wal::pgoutput::{Datum, Relation, RelationColumn};
 use crate::wal::transaction::{Change, KeyChange, KeyError};
 
@@ -47,6 +47,8 @@ pub(crate) struct Projection {
     key: Vec<usize>,
     vector: usize,
     kind: VectorType,
+    expression: Expression,
+    dim: Dim,
     include: Vec<usize>,
 }
 
@@ -83,6 +85,8 @@ impl Projection {
                 .collect::<Result<_, _>>()?,
             vector: find(&definition.column.name, definition.column.type_id)?,
             kind: definition.column.kind,
+            expression: definition.expression,
+            dim: definition.dim,
             include: include
                 .map(|i| find(&i.name, i.type_id))
                 .collect::<Result<_, _>>()?,
@@ -115,33 +119,33 @@ impl Projection {
         Ok(RowChange::Upsert {
             old_key,
             key,
-            vector: vector_change(self.kind, new.get(self.vector)),
+            vector: self.vector_change(new.get(self.vector)),
             include: include.collect::<Result<_, _>>()?,
         })
     }
-}
 
-/// What a datum says of the vector.
-fn vector_change(kind: VectorType, datum: Option<&Datum>) -> VectorChange {
-    let decoded = match datum {
-        Some(Datum::Unchanged) => return VectorChange::Unchanged,
-        None | Some(Datum::Null) => return VectorChange::LeftOut(LeftOut::Null),
-        Some(Datum::Binary(bytes)) => Vector::from_binary(kind, bytes),
-        Some(Datum::Text(bytes)) => std::str::from_utf8(bytes)
-            .map_err(|_| VectorError::Malformed)
-            .and_then(|text| Vector::from_text(kind, text)),
-    };
-    match decoded {
-        Ok(vector) => VectorChange::Set(vector),
-        Err(VectorError::Empty | VectorError::TooLong | VectorError::NotAVector) => {
-            VectorChange::LeftOut(LeftOut::WrongDimension)
+    /// What a datum says of the vector.
+    fn vector_change(&self, datum: Option<&Datum>) -> VectorChange {
+        let decoded = match datum {
+            Some(Datum::Unchanged) => return VectorChange::Unchanged,
+            None | Some(Datum::Null) => return VectorChange::LeftOut(LeftOut::Null),
+            Some(Datum::Binary(bytes)) => Vector::from_binary(self.kind, bytes),
+            Some(Datum::Text(bytes)) => std::str::from_utf8(bytes)
+                .map_err(|_| VectorError::Malformed)
+                .and_then(|text| Vector::from_text(self.kind, text)),
+        };
+        match decoded.and_then(|vector| self.expression.of(vector, self.dim)) {
+            Ok(vector) => VectorChange::Set(vector),
+            Err(VectorError::Empty | VectorError::TooLong | VectorError::NotAVector) => {
+                VectorChange::LeftOut(LeftOut::WrongDimension)
+            }
+            Err(
+                VectorError::NotANumber
+                | VectorError::Infinite
+                | VectorError::NullElement
+                | VectorError::Malformed,
+            ) => VectorChange::LeftOut(LeftOut::NotFinite),
         }
-        Err(
-            VectorError::NotANumber
-            | VectorError::Infinite
-            | VectorError::NullElement
-            | VectorError::Malformed,
-        ) => VectorChange::LeftOut(LeftOut::NotFinite),
     }
 }
 
@@ -206,11 +210,11 @@ pub(crate) fn table_copy(
 mod tests {
     use super::*;
     use crate::catalog::{
-        ColumnNumber, IncludeColumn, IndexId, IndexOptions, KeyColumn, KeyType, RowKey,
-        VectorColumn,
+        ColumnNumber, IncludeColumn, IndexId, IndexOptions, KeyColumn, KeyType, PgvectorTypes,
+        RowKey, VectorColumn,
     };
     use crate::lsn::Lsn;
-    use crate::vector::{Dim, Metric};
+    use crate::vector::Metric;
     use crate::wal::pgoutput::OldTuple;
     use crate::wal::transaction::RowImage;
     use bytes::Bytes;
@@ -233,6 +237,8 @@ mod tests {
                 kind: VectorType::Vector,
                 type_id: VECTOR,
             },
+            expression: Expression::Column,
+            pgvector: PgvectorTypes::default(),
             dim: Dim::new(2).unwrap(),
             metric: Metric::L2,
             key: vec![KeyColumn {

@@ -1,6 +1,6 @@
 //! The statements that frameworks, drivers and tutorials send, each with what becomes of it.
 
-use super::{Bound, KnnQuery, QueryVector, RelayReason, StatementKind, analyze};
+use super::{Bound, KnnQuery, QueryStep, QueryVector, RelayReason, StatementKind, analyze};
 use crate::vector::{Metric, VectorType};
 
 fn claim(sql: &str) -> Result<KnnQuery, RelayReason> {
@@ -26,12 +26,13 @@ fn framework_shapes() {
         (3, format!("SELECT * FROM items WHERE embedding <-> {q} < 5"), Err(R::NotOrdered)),
         (4, format!("WITH r AS MATERIALIZED (SELECT id, embedding <-> {q} AS distance FROM items ORDER BY distance LIMIT 5) SELECT * FROM r ORDER BY distance + 0"), Err(R::With)),
         (5, format!("WITH r AS MATERIALIZED (SELECT id, embedding <-> {q} AS distance FROM items ORDER BY distance LIMIT 5) SELECT * FROM r WHERE distance < 5 ORDER BY distance + 0"), Err(R::With)),
-        (6, format!("SELECT * FROM items ORDER BY embedding::halfvec(3) <-> {q} LIMIT 5"), Err(R::NotADistance)),
-        (7, format!("SELECT * FROM (SELECT * FROM items ORDER BY binary_quantize(embedding)::bit(3) <~> binary_quantize({q}) LIMIT 20) ORDER BY embedding <=> {q} LIMIT 5"), Err(R::NotOneTable)),
-        (8, format!("SELECT * FROM items ORDER BY subvector(embedding, 1, 3)::vector(3) <=> subvector({q}::vector, 1, 3) LIMIT 5"), Err(R::NotADistance)),
+        (6, format!("SELECT * FROM items ORDER BY embedding::halfvec(3) <-> {q} LIMIT 5"), Ok(("embedding", Metric::L2))),
+        (7, format!("SELECT * FROM (SELECT * FROM items ORDER BY binary_quantize(embedding)::bit(3) <~> binary_quantize({q}) LIMIT 20) ORDER BY embedding <=> {q} LIMIT 5"), Err(R::QueryNotConstant)),
+        (7, format!("SELECT * FROM (SELECT * FROM items ORDER BY binary_quantize(embedding)::bit(3) <~> binary_quantize({q}::vector) LIMIT 20) ORDER BY embedding <=> {q} LIMIT 5"), Ok(("embedding", Metric::Hamming))),
+        (8, format!("SELECT * FROM items ORDER BY subvector(embedding, 1, 3)::vector(3) <=> subvector({q}::vector, 1, 3) LIMIT 5"), Ok(("embedding", Metric::Cosine))),
         (9, "SELECT id, embedding <-> $1 AS d FROM items WHERE category_id=$2 ORDER BY d LIMIT $3".into(), Ok(("embedding", Metric::L2))),
         (11, "SELECT items.id FROM items ORDER BY items.embedding <-> $1 LIMIT $2::INTEGER".into(), Ok(("embedding", Metric::L2))),
-        (12, "SELECT anon_1.id FROM (SELECT items.id AS id, items.embedding AS embedding FROM items ORDER BY CAST(binary_quantize(items.embedding) AS BIT(3)) <~> binary_quantize($1) LIMIT $2) AS anon_1 ORDER BY anon_1.embedding <=> $3 LIMIT $4".into(), Err(R::NotOneTable)),
+        (12, "SELECT anon_1.id FROM (SELECT items.id AS id, items.embedding AS embedding FROM items ORDER BY CAST(binary_quantize(items.embedding) AS BIT(3)) <~> binary_quantize($1) LIMIT $2) AS anon_1 ORDER BY anon_1.embedding <=> $3 LIMIT $4".into(), Ok(("embedding", Metric::Hamming))),
         (13, format!(r#"SELECT "t"."id", "t"."name", "t"."n", "t"."x", ("t"."embedding" <=> {q}) AS "distance" FROM "t" ORDER BY 5 ASC LIMIT 5"#), Ok(("embedding", Metric::Cosine))),
         (14, format!(r#"SELECT "t"."id", ("t"."embedding" <=> {q}) AS "distance" FROM "t" INNER JOIN "u" ON ("t"."u_id" = "u"."id") WHERE ("t"."embedding" <=> {q}) < 0.5 ORDER BY 2 ASC LIMIT 5"#), Err(R::NotOneTable)),
         (15, format!(r#"SELECT "t"."id", (1 - ("t"."embedding" <=> {q})) AS "similarity" FROM "t" ORDER BY 2 DESC LIMIT 5"#), Err(R::NotAscending)),
@@ -73,7 +74,7 @@ fn parts_of_a_claim() {
     assert_eq!(query.table, "items");
     assert_eq!(query.alias.as_deref(), Some("i"));
     assert_eq!(query.query, QueryVector::Parameter(1));
-    assert_eq!(query.cast.unwrap().dimensions, Some(3));
+    assert_eq!(query.written_dimensions().collect::<Vec<_>>(), [3]);
     assert_eq!(query.limit, Bound::Constant(10));
     assert_eq!(query.offset, Bound::Parameter(2));
     assert_eq!(query.parameters, 2);
@@ -626,9 +627,165 @@ fn query_vectors() {
         ] {
             let query = claim(&sql).unwrap_or_else(|reason| panic!("{reason}: {sql}"));
             assert_eq!(query.query, vector, "{sql}");
-            let found = query.cast.map(|cast| (cast.kind, cast.dimensions));
+            let found = query.steps.first().map(|step| match step {
+                QueryStep::Cast(cast) => (cast.kind, cast.dimensions),
+                QueryStep::BinaryQuantize | QueryStep::Subvector(_) => panic!("{step:?}"),
+            });
             assert_eq!(found, cast, "{sql}");
         }
+    }
+}
+
+/// What of a column is ordered by, and what is done to the query.
+#[test]
+fn expressions() {
+    let table: &[(&str, &str, &[i64])] = &[
+        ("e::halfvec(3) <-> $1", "halfvec", &[3]),
+        ("cast(e as halfvec(3)) <-> $1", "halfvec", &[3]),
+        ("e::public.halfvec <-> $1::halfvec(3)", "halfvec", &[3]),
+        ("(t.e)::halfvec(3) <-> ('[1,2,3]')", "halfvec", &[3]),
+        ("'[1,2,3]'::vector(3) <=> e::halfvec(3)", "halfvec", &[3, 3]),
+        ("e::vector(3) <-> $1", "vector", &[3]),
+        (
+            "binary_quantize(e)::bit(3) <~> binary_quantize($1)",
+            "binary_quantize",
+            &[3],
+        ),
+        (
+            "binary_quantize(e)::bit(3) <~> binary_quantize('[1,2,3]'::vector)",
+            "binary_quantize",
+            &[3],
+        ),
+        (
+            "cast(public.binary_quantize(t.e) as bit(3)) <%> binary_quantize($1::vector(3))::bit(3)",
+            "binary_quantize",
+            &[3, 3],
+        ),
+        ("binary_quantize(e) <~> B'101'", "binary_quantize", &[]),
+        ("binary_quantize(e) <~> $1::bit(3)", "binary_quantize", &[3]),
+        (
+            "subvector(e, 2, 3)::vector(3) <=> subvector($1::vector, 2, 3)",
+            "subvector(2, 3)::vector",
+            &[3, 3],
+        ),
+        (
+            "subvector(e, 2, 3)::halfvec(3) <=> '[1,2,3]'",
+            "subvector(2, 3)::halfvec",
+            &[3],
+        ),
+        ("subvector(e, 2, 3) <=> $1", "subvector(2, 3)", &[]),
+    ];
+    for (distance, expression, dimensions) in table {
+        for sql in [
+            format!("SELECT * FROM t ORDER BY {distance} LIMIT 1"),
+            format!("SELECT id, {distance} AS d FROM t ORDER BY d LIMIT 1"),
+        ] {
+            let query = claim(&sql).unwrap_or_else(|reason| panic!("{reason}: {sql}"));
+            assert_eq!(query.column, "e", "{sql}");
+            assert_eq!(query.expression.to_string(), *expression, "{sql}");
+            let written: Vec<i64> = query.written_dimensions().collect();
+            assert_eq!(written, *dimensions, "{sql}");
+        }
+    }
+    for (distance, reason) in [
+        ("e::sparsevec(3) <-> $1", RelayReason::NotADistance),
+        ("e::bit(3) <~> $1", RelayReason::NotADistance),
+        ("e::halfvec(3)::vector(3) <-> $1", RelayReason::NotADistance),
+        ("l2_normalize(e) <-> $1", RelayReason::NotADistance),
+        (
+            "binary_quantize(e)::varbit <~> $1",
+            RelayReason::NotADistance,
+        ),
+        ("binary_quantize(e, 1) <~> $1", RelayReason::NotADistance),
+        (
+            "binary_quantize(VARIADIC e) <~> $1",
+            RelayReason::NotADistance,
+        ),
+        ("binary_quantize(u.e) <~> $1", RelayReason::NotADistance),
+        ("subvector(e, $2, 3) <-> $1", RelayReason::NotADistance),
+        ("subvector(e, -1, 3) <-> $1", RelayReason::NotADistance),
+        ("subvector(e, 1, 16001) <-> $1", RelayReason::NotADistance),
+        ("e::halfvec(3) <-> f::halfvec(3)", RelayReason::NotADistance),
+        (
+            "binary_quantize(e) <~> binary_quantize('[1,2,3]')",
+            RelayReason::QueryNotConstant,
+        ),
+        (
+            "e::halfvec(3) <-> l2_normalize($1)",
+            RelayReason::QueryNotConstant,
+        ),
+        (
+            "e::halfvec(3) <-> $1::vector::halfvec::vector::halfvec::vector",
+            RelayReason::QueryNotConstant,
+        ),
+    ] {
+        let sql = format!("SELECT * FROM t ORDER BY {distance} LIMIT 1");
+        assert_eq!(claim(&sql).map(|_| ()), Err(reason), "{sql}");
+    }
+}
+
+/// A sub-select that finds the nearest, and what may stand around it.
+#[test]
+fn sub_selects() {
+    let near = "SELECT * FROM t ORDER BY e <-> $1 LIMIT 20";
+    for around in [
+        "SELECT * FROM (@) s ORDER BY e <=> $1 LIMIT 5",
+        "select distance, (select 1) from (@) as s (id, distance) where distance < $2 order by lower(name), 1",
+        "SELECT * FROM (@)",
+        "SELECT s.* FROM (@) s ORDER BY s.e <=> $1 LIMIT 5 OFFSET 2",
+    ] {
+        let sql = around.replace('@', near);
+        let query = claim(&sql).unwrap_or_else(|reason| panic!("{reason}: {sql}"));
+        assert!(query.is_sub_select());
+        assert_eq!(query.limit, Bound::Constant(20), "{sql}");
+    }
+    use RelayReason as R;
+    for (around, reason) in [
+        ("SELECT count(*) FROM (@) s", R::Aggregate),
+        ("SELECT e FROM (@) s GROUP BY e", R::Grouped),
+        ("SELECT DISTINCT e FROM (@) s", R::Distinct),
+        ("SELECT rank() OVER (ORDER BY e) FROM (@) s", R::Window),
+        ("SELECT * FROM (@) s FOR UPDATE", R::Locking),
+        ("SELECT * FROM (@) s, u", R::NotOneTable),
+        ("SELECT * FROM LATERAL (@) s", R::NotOneTable),
+        (
+            "SELECT * FROM (SELECT * FROM (@) s LIMIT 3) r",
+            R::NotOneTable,
+        ),
+        (
+            "SELECT * FROM (SELECT * FROM (@) s ORDER BY id LIMIT 3) r",
+            R::NotOneTable,
+        ),
+        ("SELECT * FROM (@) s UNION SELECT 1", R::SetOperation),
+        ("WITH w AS (SELECT 1) SELECT * FROM (@) s", R::With),
+        ("SELECT random() FROM (@) s", R::Volatile),
+        ("SELECT unnest(ARRAY[1]) FROM (@) s", R::SetReturning),
+        ("SELECT * FROM ((@)) s", R::NotAPlainSelect),
+        ("SELECT * FROM (@ FOR SHARE) s", R::Locking),
+        ("SELECT * FROM (WITH w AS (SELECT 1) @) s", R::With),
+        (
+            "SELECT * FROM (SELECT DISTINCT * FROM t ORDER BY e <-> $1 LIMIT 20) s",
+            R::Distinct,
+        ),
+        (
+            "SELECT * FROM (SELECT max(e) FROM t ORDER BY e <-> $1 LIMIT 20) s",
+            R::Aggregate,
+        ),
+        (
+            "SELECT * FROM (SELECT random() FROM t ORDER BY e <-> $1 LIMIT 20) s",
+            R::Volatile,
+        ),
+        (
+            "SELECT * FROM (SELECT * FROM t ORDER BY e <-> $1) s ORDER BY 1 LIMIT 1",
+            R::NotOneTable,
+        ),
+        (
+            "SELECT * FROM (SELECT * FROM t ORDER BY e <-> $1 LIMIT ALL) s LIMIT 1",
+            R::NoLimit,
+        ),
+    ] {
+        let sql = around.replace('@', near);
+        assert_eq!(claim(&sql).map(|_| ()), Err(reason), "{sql}");
     }
 }
 

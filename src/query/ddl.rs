@@ -8,7 +8,8 @@ use pg_query::protobuf::{
 };
 use serde_json::{Map, Value, json};
 
-use super::{parse, quote};
+use super::{expression, knn, parse, quote};
+use crate::vector::Expression;
 
 /// The access method that makes an index Rektor's.
 const ACCESS_METHOD: &str = "faiss";
@@ -208,9 +209,7 @@ fn create_arguments(index: &IndexStmt, table: &RangeVar) -> Result<Map<String, V
         return Err(method("multicolumn indexes"));
     };
     let element = index_element(element)?;
-    if element.name.is_empty() {
-        return Err(method("indexes on expressions"));
-    }
+    let indexed = Indexed::of(element, table)?;
     if index.where_clause.is_some() {
         return Err(method("partial indexes"));
     }
@@ -241,22 +240,70 @@ fn create_arguments(index: &IndexStmt, table: &RangeVar) -> Result<Map<String, V
         .map(|column| included(column))
         .collect::<Result<Vec<_>, _>>()?;
     let table_name = object_name(table);
-    let arguments = json!({
+    let mut options = options(&index.options)?;
+    if let Some(dimensions) = indexed.dimensions {
+        let named = options.insert("dimensions".to_owned(), dimensions.into());
+        if named.is_some_and(|named| named != dimensions) {
+            return Err(DdlError {
+                sqlstate: INVALID_PARAMETER,
+                message: format!("the expression has {dimensions} dimensions"),
+            });
+        }
+    }
+    let mut arguments = json!({
         "name": (!index.idxname.is_empty()).then_some(&index.idxname),
         "schema": table_name.schema,
         "table": table_name.name,
         "only": !table.inh,
-        "column": element.name,
+        "column": indexed.column,
         "opclass": element.opclass.last().and_then(parse::string),
         "include": include,
-        "options": options(&index.options)?,
+        "options": options,
         "if_not_exists": index.if_not_exists,
     });
+    if indexed.expression != Expression::Column
+        && let Some(arguments) = arguments.as_object_mut()
+    {
+        arguments.insert("expression".into(), indexed.expression.to_string().into());
+    }
     match arguments {
         Value::Object(arguments) => Ok(arguments),
         Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Array(_) => {
             Ok(Map::new())
         }
+    }
+}
+
+/// What is indexed.
+struct Indexed<'a> {
+    column: &'a str,
+    expression: Expression,
+    dimensions: Option<i64>,
+}
+
+impl<'a> Indexed<'a> {
+    fn of(element: &'a IndexElem, table: &RangeVar) -> Result<Self, DdlError> {
+        if !element.name.is_empty() {
+            return Ok(Self {
+                column: &element.name,
+                expression: Expression::Column,
+                dimensions: None,
+            });
+        }
+        let found = element.expr.as_deref().and_then(expression::on_column);
+        let found = found.and_then(|on| {
+            Some(Self {
+                column: knn::column_of(&on.column, table)?,
+                expression: on.expression,
+                dimensions: on.dimensions,
+            })
+        });
+        found.ok_or_else(|| {
+            DdlError::not_supported(format!(
+                "access method \"{ACCESS_METHOD}\" supports only indexes on a column, a cast of one to vector(n) or \
+                 halfvec(n), binary_quantize(column)::bit(n) and subvector(column, start, count)::vector(count)"
+            ))
+        })
     }
 }
 

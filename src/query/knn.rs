@@ -11,11 +11,12 @@ use pg_query::protobuf::{
 
 use super::RelayReason;
 use super::condition::{self, Condition};
-use super::operand::{self, Bound, MAX_ROWS, QueryCast, QueryVector};
+use super::expression::{self, OnColumn, QueryStep};
+use super::operand::{self, Bound, MAX_ROWS, QueryVector};
 use super::parse::{self, Token};
-use super::splice::{SortKey, Splices};
+use super::splice::{Around, SortKey, Splices};
 use super::survey::Survey;
-use crate::vector::Metric;
+use crate::vector::{Expression, Metric, VectorType};
 
 /// A statement in the shape `SELECT … FROM table [WHERE …] ORDER BY column <op> query [ASC] LIMIT k [OFFSET n]`.
 #[derive(Clone, Debug)]
@@ -28,6 +29,10 @@ pub struct KnnQuery {
     pub alias: Option<String>,
     /// The ordered-by column.
     pub column: String,
+    /// What of it is ordered by.
+    pub expression: Expression,
+    /// The modifier of the type that it is cast to.
+    pub dimensions: Option<i64>,
     /// The operator's metric.
     pub metric: Metric,
     /// The query.
@@ -36,8 +41,8 @@ pub struct KnnQuery {
     pub query_used_once: bool,
     /// Parameters that the statement names more than once: without a declared type, any of the uses may decide it.
     pub repeated: Vec<u16>,
-    /// The type that the query is cast to, if it is.
-    pub cast: Option<QueryCast>,
+    /// What is done to the query before it is compared.
+    pub steps: Vec<QueryStep>,
     /// LIMIT.
     pub limit: Bound,
     /// OFFSET.
@@ -55,13 +60,107 @@ pub struct KnnQuery {
     pub(super) parameters: u16,
     /// Where the rewriter cuts.
     pub(super) splices: Splices,
+    /// The statement that the query is a sub-select of.
+    pub(super) around: Option<Around>,
 }
 
-/// Recognises a k-NN query in a SELECT whose bytes are `range` and whose tokens are `tokens`.
+impl KnnQuery {
+    /// Whether it is a sub-select of the statement: rows of the answer say that it brought as many rows as its LIMIT, and not
+    /// how many.
+    #[must_use]
+    pub fn is_sub_select(&self) -> bool {
+        self.around.is_some()
+    }
+
+    /// Whether the query is sent as what it is compared with: a value of the column's own type.
+    #[must_use]
+    pub fn is_sent_as(&self, column: VectorType) -> bool {
+        let casts = |step: &QueryStep| matches!(step, QueryStep::Cast(cast) if cast.kind == column);
+        self.expression == Expression::Column && self.steps.iter().all(casts)
+    }
+
+    /// The type that the query is compared as, where the statement says.
+    pub(super) fn written_kind(&self) -> Option<VectorType> {
+        let mut kind = None;
+        for step in &self.steps {
+            match step {
+                QueryStep::Cast(cast) => kind = Some(cast.kind),
+                QueryStep::BinaryQuantize => kind = Some(VectorType::Bit),
+                QueryStep::Subvector(_) => {}
+            }
+        }
+        kind
+    }
+
+    /// The numbers of dimensions that the statement writes to what is compared.
+    pub(super) fn written_dimensions(&self) -> impl Iterator<Item = i64> {
+        let of_query = self.steps.last().and_then(|step| match step {
+            QueryStep::Cast(cast) => cast.dimensions,
+            QueryStep::Subvector(part) => i64::try_from(part.count()).ok(),
+            QueryStep::BinaryQuantize => None,
+        });
+        self.dimensions.into_iter().chain(of_query)
+    }
+}
+
+/// Recognises a k-NN query in a SELECT whose bytes are `range` and whose tokens are `tokens`: the SELECT itself, or the one
+/// sub-select that it selects from, as where the nearest by one distance are put in order by another.
 pub(super) fn recognise(
     select: &SelectStmt,
     survey: Survey,
     sql: &str,
+    range: Range<usize>,
+    tokens: &[Token],
+) -> Result<KnnQuery, RelayReason> {
+    let text = Text { sql, tokens };
+    match sub_select(select) {
+        None => one_level(select, survey, &text, range, tokens),
+        Some(inner) => {
+            alone(select)?;
+            plain(select)?;
+            // What stands in brackets may have aggregates as far as the survey of the whole is concerned.
+            let obstacle = Survey::of(inner).obstacle.or(survey.obstacle);
+            let survey = Survey { obstacle, ..survey };
+            let found = Around::find(range, tokens, select.where_clause.is_some());
+            let (around, tokens) = found.ok_or(RelayReason::NotAPlainSelect)?;
+            let query = one_level(inner, survey, &text, around.inner.clone(), tokens)?;
+            Ok(KnnQuery {
+                around: Some(around),
+                ..query
+            })
+        }
+    }
+}
+
+/// A statement's text, and all of its tokens.
+struct Text<'a> {
+    sql: &'a str,
+    tokens: &'a [Token],
+}
+
+/// The one sub-select of FROM, if it has an order and a limit.
+fn sub_select(select: &SelectStmt) -> Option<&SelectStmt> {
+    let [item] = select.from_clause.as_slice() else {
+        return None;
+    };
+    let Some(Tree::RangeSubselect(item)) = &item.node else {
+        return None;
+    };
+    match &item.subquery.as_deref()?.node {
+        Some(Tree::SelectStmt(inner))
+            if !item.lateral && !inner.sort_clause.is_empty() && inner.limit_count.is_some() =>
+        {
+            Some(inner)
+        }
+        Some(_) | None => None,
+    }
+}
+
+/// A k-NN query in a SELECT over a table, whose bytes are `range` and whose tokens are `tokens`.
+fn one_level(
+    select: &SelectStmt,
+    survey: Survey,
+    text: &Text<'_>,
     range: Range<usize>,
     tokens: &[Token],
 ) -> Result<KnnQuery, RelayReason> {
@@ -70,7 +169,7 @@ pub(super) fn recognise(
     let (distance, sort_key) = sort_key(select)?;
     let distance = Distance::of(distance)?;
     let column = distance.column_of(table)?;
-    let (query, cast) = operand::query_vector(distance.query)?;
+    let (query, steps) = operand::query_vector(distance.query)?;
     let limit = operand::limit(select)?;
     let offset = operand::offset(select)?;
     if let Some(obstacle) = survey.obstacle {
@@ -83,7 +182,7 @@ pub(super) fn recognise(
     }
     let targets = select.target_list.len();
     let splices = Splices::find(
-        sql,
+        text.sql,
         range,
         tokens,
         &sort_key,
@@ -95,18 +194,21 @@ pub(super) fn recognise(
         table: table.relname.clone(),
         alias: alias(table).map(|alias| alias.aliasname.clone()),
         column: column.to_owned(),
+        expression: distance.on.expression,
+        dimensions: distance.on.dimensions,
         metric: distance.metric,
-        query_used_once: is_used_once(&query, sql, tokens),
-        repeated: repeated_parameters(sql, tokens),
+        query_used_once: is_used_once(&query, text.sql, text.tokens),
+        repeated: repeated_parameters(text.sql, text.tokens),
         query,
-        cast,
+        steps,
         limit,
         offset,
         conditions: condition::conditions(select.where_clause.as_deref(), table),
         unknown_functions: survey.unknown_functions.into_iter().collect(),
         unknown_types: survey.unknown_types.into_iter().collect(),
-        parameters: greatest_parameter(sql, tokens)?,
+        parameters: greatest_parameter(text.sql, text.tokens)?,
         splices,
+        around: None,
     })
 }
 
@@ -114,14 +216,20 @@ fn alias(table: &RangeVar) -> Option<&Alias> {
     table.alias.as_ref()
 }
 
-/// The one table of FROM.
-fn only_table(select: &SelectStmt) -> Result<&RangeVar, RelayReason> {
+/// Refuses a SELECT that is not all of the statement's level.
+fn alone(select: &SelectStmt) -> Result<(), RelayReason> {
     if SetOperation::try_from(select.op) != Ok(SetOperation::SetopNone) {
         return Err(RelayReason::SetOperation);
     }
     if select.with_clause.is_some() {
         return Err(RelayReason::With);
     }
+    Ok(())
+}
+
+/// The one table of FROM.
+fn only_table(select: &SelectStmt) -> Result<&RangeVar, RelayReason> {
+    alone(select)?;
     let [item] = select.from_clause.as_slice() else {
         return Err(RelayReason::NotOneTable);
     };
@@ -338,9 +446,9 @@ fn target_numbered(targets: &[Node], constant: &AConst) -> Result<usize, RelayRe
     Ok(index)
 }
 
-/// `column <operator> query`, either way round.
+/// `column <operator> query`, either way round, where the column may stand in an expression that can be indexed.
 struct Distance<'a> {
-    column: Vec<&'a str>,
+    on: OnColumn<'a>,
     metric: Metric,
     query: &'a Node,
 }
@@ -361,21 +469,17 @@ impl<'a> Distance<'a> {
         else {
             return Err(RelayReason::NotADistance);
         };
-        let (column, query) = match (column_ref(left), column_ref(right)) {
-            (Some(column), None) => (column, right),
-            (None, Some(column)) => (column, left),
+        let (on, query) = match (expression::on_column(left), expression::on_column(right)) {
+            (Some(on), None) => (on, right),
+            (None, Some(on)) => (on, left),
             (Some(_), Some(_)) | (None, None) => return Err(RelayReason::NotADistance),
         };
-        Ok(Self {
-            column,
-            metric,
-            query,
-        })
+        Ok(Self { on, metric, query })
     }
 
     /// The column's name, if it is that table's.
     fn column_of(&self, table: &RangeVar) -> Result<&'a str, RelayReason> {
-        column_of(&self.column, table).ok_or(RelayReason::NotADistance)
+        column_of(&self.on.column, table).ok_or(RelayReason::NotADistance)
     }
 }
 

@@ -4,6 +4,7 @@
 pub use condition::{Condition, Items, MAX_VALUES, Operand, OperandValue, Step, Test};
 pub use ddl::{AlterIndex, CreateIndex, Ddl, DdlError, ObjectName};
 pub use effect::{Effect, Isolation, TransactionEffect};
+pub use expression::QueryStep;
 pub use interest::{Interest, interest};
 pub use knn::KnnQuery;
 pub use operand::{Bound, QueryCast, QueryVector};
@@ -16,6 +17,7 @@ pub use verify::{VerifiedName, verified_names};
 mod condition;
 mod ddl;
 mod effect;
+mod expression;
 mod interest;
 mod knn;
 mod names;

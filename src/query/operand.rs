@@ -4,6 +4,7 @@ use pg_query::protobuf::a_const::Val;
 use pg_query::protobuf::node::Node as Tree;
 use pg_query::protobuf::{AConst, Node, SelectStmt, TypeCast, TypeName};
 
+use super::expression::{self, QueryStep};
 use super::{RelayReason, parse};
 use crate::vector::VectorType;
 
@@ -40,25 +41,36 @@ pub struct QueryCast {
     pub dimensions: Option<i64>,
 }
 
-/// The query vector: `$n`, a string, or a cast of one of them or of an array of numbers to a vector type.
-pub(super) fn query_vector(node: &Node) -> Result<(QueryVector, Option<QueryCast>), RelayReason> {
-    if let Some(vector) = uncast_vector(node)? {
-        return Ok((vector, None));
-    }
-    let Some(Tree::TypeCast(cast)) = &node.node else {
-        return Err(RelayReason::QueryNotConstant);
+/// Most steps between the query as it is written and what it is compared as: a cast, a function, and a cast of that.
+const MAX_STEPS: usize = 4;
+
+/// The query vector: `$n`, a string, or what casts to vector types and pgvector's functions make of one of them or of an
+/// array of numbers; the steps come in the order in which they are done.
+pub(super) fn query_vector(node: &Node) -> Result<(QueryVector, Vec<QueryStep>), RelayReason> {
+    let mut steps = Vec::new();
+    let mut node = node;
+    let vector = loop {
+        if let Some(vector) = uncast_vector(node)? {
+            break vector;
+        }
+        let outermost = (steps.len() < MAX_STEPS).then(|| expression::step(node));
+        let (step, argument) = outermost.flatten().ok_or(RelayReason::QueryNotConstant)?;
+        steps.push(step);
+        if let QueryStep::Cast(cast) = step
+            && let Some(text) = array_text(argument, cast.kind)
+        {
+            break QueryVector::Literal(text);
+        }
+        node = argument;
     };
-    let (Some(kind), Some(argument)) = (
-        cast.type_name.as_ref().and_then(vector_type),
-        cast.arg.as_deref(),
-    ) else {
+    steps.reverse();
+    // Of vector and halfvec PostgreSQL does not choose for a constant.
+    if let (QueryVector::Literal(_), Some(QueryStep::BinaryQuantize | QueryStep::Subvector(_))) =
+        (&vector, steps.first())
+    {
         return Err(RelayReason::QueryNotConstant);
-    };
-    if let Some(vector) = uncast_vector(argument)? {
-        return Ok((vector, Some(kind)));
     }
-    let text = array_text(argument, kind.kind).ok_or(RelayReason::QueryNotConstant)?;
-    Ok((QueryVector::Literal(text), Some(kind)))
+    Ok((vector, steps))
 }
 
 fn uncast_vector(node: &Node) -> Result<Option<QueryVector>, RelayReason> {
@@ -90,7 +102,7 @@ fn parameter_number(number: i32) -> Option<u16> {
 }
 
 /// `vector`, `halfvec`, `real[]`, `float4[]`, `bit(n)`, with or without schema and modifier.
-fn vector_type(name: &TypeName) -> Option<QueryCast> {
+pub(super) fn vector_type(name: &TypeName) -> Option<QueryCast> {
     let names = parse::names(&name.names)?;
     if name.setof || name.pct_type {
         return None;

@@ -4,9 +4,12 @@
 use std::sync::Arc;
 
 use super::knn::KnnQuery;
+use super::operand::Bound;
+use super::splice::{Around, Splices};
 use super::{RelayReason, quote};
 use crate::catalog::{IndexDefinition, KeyType, RelationId, quoted_identifier};
 use crate::index::view::{IndexState, Phase, View};
+use crate::vector::{Expression, VectorType};
 
 #[cfg(test)]
 pub(super) use fixtures::items;
@@ -91,13 +94,20 @@ fn choose<'a>(
     {
         return Err(RelayReason::AmbiguousTable);
     }
-    if let Some(cast) = &query.cast
-        && cast.kind != first.definition.column.kind
+    let mut serving: Vec<(Fit, &Arc<IndexState>)> = on_column
+        .into_iter()
+        .filter_map(|index| Some((fit(query, &index.definition)?, index)))
+        .collect();
+    serving.sort_by_key(|(fit, _)| *fit);
+    let (_, first) = serving.first().ok_or(RelayReason::OtherExpression)?;
+    if let Some(written) = query.written_kind()
+        && !compares(written, query.expression.kind(first.definition.column.kind))
     {
         return Err(RelayReason::OtherVectorType);
     }
-    let for_metric: Vec<&Arc<IndexState>> = on_column
+    let for_metric: Vec<&Arc<IndexState>> = serving
         .into_iter()
+        .map(|(_, index)| index)
         .filter(|index| index.definition.metric == query.metric)
         .collect();
     if let Some(ready) = for_metric.iter().find(|index| is_ready(index)) {
@@ -115,14 +125,37 @@ fn is_ready(index: &IndexState) -> bool {
     index.phase == Phase::Ready && index.snapshot.is_some()
 }
 
-/// Whether a written dimension, as in `$1::vector(384)`, is the index's.
+/// How an index's order is related to the one that a query asks for; the better first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Fit {
+    /// It is the same.
+    Same,
+    /// The query orders by the column cast to another type of numbers: what is near in one is near in the other, but for the
+    /// rounding, and what is proposed Postgres puts in order.
+    Near,
+}
+
+fn fit(query: &KnnQuery, index: &IndexDefinition) -> Option<Fit> {
+    let column = index.column.kind;
+    query.expression.kind(column)?;
+    if query.expression.equals(index.expression, column) {
+        return Some(Fit::Same);
+    }
+    let near = matches!(query.expression, Expression::Cast(_));
+    (near && index.expression == Expression::Column).then_some(Fit::Near)
+}
+
+/// Whether a query of that type is compared with such values: PostgreSQL makes a vector a halfvec by itself.
+fn compares(written: VectorType, with: Option<VectorType>) -> bool {
+    Some(written) == with || (written, with) == (VectorType::Vector, Some(VectorType::Halfvec))
+}
+
+/// Whether every written dimension, as in `$1::vector(384)`, is the index's.
 fn fits(query: &KnnQuery, index: &IndexDefinition) -> Result<(), RelayReason> {
-    let written = query.cast.and_then(|cast| cast.dimensions);
-    match written {
-        Some(dimensions) if usize::try_from(dimensions) != Ok(index.dim.get()) => {
-            Err(RelayReason::WrongDimension)
-        }
-        Some(_) | None => Ok(()),
+    let is_its = |dimensions| usize::try_from(dimensions) == Ok(index.dim.get());
+    match query.written_dimensions().all(is_its) {
+        true => Ok(()),
+        false => Err(RelayReason::WrongDimension),
     }
 }
 
@@ -185,12 +218,61 @@ fn array_type(kind: KeyType) -> &'static str {
 /// The statement with `(distance) + 0` as its sort key, and with a further condition if one is given. Pieces are put in
 /// directly before or after tokens of the statement, so none lands in a comment.
 fn rewrite(sql: &str, query: &KnnQuery, restriction: Option<&str>) -> Option<String> {
-    let splices = &query.splices;
-    let mut text = Spliced {
-        sql,
-        at: splices.statement.start,
-        text: String::with_capacity(splices.statement.len() + 512),
+    let rewritten = one_level(sql, &query.splices, restriction)?;
+    match (&query.around, restriction) {
+        (None, _) => Some(rewritten),
+        (Some(around), None) => {
+            let mut text = Spliced::new(sql, around.statement.start);
+            text.keep_to(around.inner.start)?;
+            text.put(&rewritten);
+            text.at = around.inner.end;
+            text.keep_to(around.statement.end)?;
+            Some(text.text)
+        }
+        (Some(around), Some(_)) => counted(sql, query, around, &rewritten),
+    }
+}
+
+/// What is around a restricted sub-select, with no row unless that has as many as its LIMIT: what the client sees of it does
+/// not tell.
+fn counted(sql: &str, query: &KnnQuery, around: &Around, restricted: &str) -> Option<String> {
+    let limit = match query.limit {
+        Bound::Constant(limit) => limit.to_string(),
+        Bound::Parameter(number) => format!("${number}"),
+        Bound::Absent => return None,
     };
+    let complete =
+        format!("(SELECT pg_catalog.count(*) FROM {NEAREST}) OPERATOR(pg_catalog.>=) {limit}");
+    let mut text = Spliced::new(sql, around.statement.start);
+    text.keep_to(around.select)?;
+    text.put(&format!("WITH {NEAREST} AS MATERIALIZED ({restricted}) "));
+    text.keep_to(around.inner.start)?;
+    text.put(&format!("SELECT * FROM {NEAREST}"));
+    text.at = around.inner.end;
+    match &around.condition {
+        Some(condition) => {
+            text.keep_to(condition.start)?;
+            text.put("(");
+            text.keep_to(condition.end)?;
+            text.put(") AND ");
+        }
+        None => {
+            text.keep_to(around.after_from)?;
+            text.put(" WHERE ");
+        }
+    }
+    text.put(&complete);
+    text.space();
+    text.keep_to(around.statement.end)?;
+    Some(text.text)
+}
+
+/// The name of the sub-select's rows in a statement of ours.
+const NEAREST: &str = "rektor_nearest";
+
+/// A k-NN query over a table, rewritten.
+fn one_level(sql: &str, splices: &Splices, restriction: Option<&str>) -> Option<String> {
+    let mut text = Spliced::new(sql, splices.statement.start);
     match (restriction, &splices.condition) {
         (Some(restriction), Some(condition)) => {
             text.keep_to(condition.start)?;
@@ -226,7 +308,15 @@ struct Spliced<'a> {
     text: String,
 }
 
-impl Spliced<'_> {
+impl<'a> Spliced<'a> {
+    fn new(sql: &'a str, at: usize) -> Self {
+        Self {
+            sql,
+            at,
+            text: String::with_capacity(sql.len() + 512),
+        }
+    }
+
     fn keep_to(&mut self, end: usize) -> Option<()> {
         self.text.push_str(self.sql.get(self.at..end)?);
         self.at = end;
@@ -250,11 +340,12 @@ impl Spliced<'_> {
 mod fixtures {
     use super::*;
     use crate::catalog::{
-        ColumnNumber, IndexId, IndexOptions, KeyColumn, QualifiedName, TypeId, VectorColumn,
+        ColumnNumber, IndexId, IndexOptions, KeyColumn, PgvectorTypes, QualifiedName, TypeId,
+        VectorColumn,
     };
     use crate::index::{IndexSpec, Writer};
     use crate::lsn::Lsn;
-    use crate::vector::{Dim, Metric, VectorType};
+    use crate::vector::{Dim, Metric};
 
     /// An index on `embedding` of a table `schema.name`, whose OID is `relation`.
     pub(super) fn index(
@@ -287,6 +378,8 @@ mod fixtures {
                 kind: VectorType::Vector,
                 type_id: TypeId(9999),
             },
+            expression: Expression::Column,
+            pgvector: PgvectorTypes::default(),
             dim,
             metric,
             key: (1..)

@@ -108,6 +108,9 @@ pub enum RelayReason {
     /// No index on this table and column.
     #[error("no faiss index on this column")]
     NoIndex,
+    /// Indexes on the column are on other expressions of it.
+    #[error("no faiss index on this expression of the column")]
+    OtherExpression,
     /// Indexes on the column serve other distances.
     #[error("no faiss index on this column for this distance")]
     OtherMetric,

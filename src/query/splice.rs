@@ -79,6 +79,89 @@ impl Splices {
     }
 }
 
+/// A statement around a k-NN query that is its FROM: where a rewritten one differs, in bytes of the whole text.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Around {
+    /// The whole statement, with its comments.
+    pub(super) statement: Range<usize>,
+    /// Its first word.
+    pub(super) select: usize,
+    /// What stands in the brackets of FROM.
+    pub(super) inner: Range<usize>,
+    /// The end of the item of FROM, with its alias: a new WHERE goes there.
+    pub(super) after_from: usize,
+    /// The condition after WHERE, if there is one.
+    pub(super) condition: Option<Range<usize>>,
+}
+
+impl Around {
+    /// Finds the parts of a SELECT that is known to be plain and to have one sub-select in FROM, and the tokens of that.
+    /// `condition` says what the parse tree has, as a cross-check.
+    pub(super) fn find(
+        statement: Range<usize>,
+        tokens: &[Token],
+        condition: bool,
+    ) -> Option<(Self, &[Token])> {
+        let first = tokens.first().filter(|token| token.is(Kind::Select))?;
+        let mut depth = Depth::default();
+        let (mut from, mut close, mut body, mut end) = (None, None, None, None);
+        for (index, token) in tokens.iter().enumerate().skip(1) {
+            let outside = depth.outside(token);
+            if from.is_some() && close.is_none() && depth.0 == 0 {
+                close = Some(index).filter(|_| token.is(Kind::Ascii41));
+                close?; // something else than a bracket after FROM
+                continue;
+            }
+            if !outside || is_name(tokens, index) {
+                continue;
+            }
+            let clauses = [Kind::Order, Kind::Limit, Kind::Offset, Kind::Fetch];
+            if from.is_none() {
+                from = is_from(tokens, index).then_some(index);
+            } else if token.is(Kind::Where) {
+                set_once(&mut body, index)?;
+            } else if end.is_none() && token.is_any(&clauses) {
+                end = Some(index);
+            }
+        }
+        let (from, close) = (from?, close?);
+        let end = end.unwrap_or(tokens.len());
+        if body.is_some() != condition || body.is_some_and(|body| body > end) {
+            return None;
+        }
+        let inner = tokens.get(from + 2..close)?;
+        let around = Self {
+            statement,
+            select: first.start,
+            inner: span(tokens, from + 2..close)?,
+            after_from: span(tokens, close..body.unwrap_or(end))?.end,
+            condition: match body {
+                Some(body) => Some(span(tokens, body + 1..end)?),
+                None => None,
+            },
+        };
+        Some((around, inner))
+    }
+}
+
+/// Whether a keyword is a name: after AS or a dot.
+fn is_name(tokens: &[Token], index: usize) -> bool {
+    let before = index.checked_sub(1);
+    let is_after = |kind| {
+        before
+            .and_then(|before| tokens.get(before))
+            .is_some_and(|before| before.is(kind))
+    };
+    (is_after(Kind::As) && !before.is_some_and(|before| as_is_a_name(tokens, before)))
+        || is_after(Kind::Ascii46)
+}
+
+/// Whether the token is FROM, and not that of IS DISTINCT FROM.
+fn is_from(tokens: &[Token], index: usize) -> bool {
+    let is = |index: usize, kind| tokens.get(index).is_some_and(|token| token.is(kind));
+    is(index, Kind::From) && !(index > 0 && is(index - 1, Kind::Distinct))
+}
+
 /// The bytes from the first to the last token of a range of tokens.
 fn span(tokens: &[Token], range: Range<usize>) -> Option<Range<usize>> {
     let tokens = tokens.get(range)?;
@@ -151,19 +234,13 @@ impl Clauses {
         let mut commas = Vec::new();
         let (mut from, mut condition, mut order, mut key_end) = (None, None, None, None);
         for (index, token) in tokens.iter().enumerate().skip(1) {
-            let before = tokens.get(index - 1);
-            let is_name = before
-                .is_some_and(|before| before.is(Kind::As) && !as_is_a_name(tokens, index - 1))
-                || before.is_some_and(|before| before.is(Kind::Ascii46));
-            if !depth.outside(token) || is_name {
+            if !depth.outside(token) || is_name(tokens, index) {
                 continue;
             }
             if from.is_none() {
                 if token.is(Kind::Ascii44) {
                     commas.push(index);
-                } else if token.is(Kind::From)
-                    && !before.is_some_and(|before| before.is(Kind::Distinct))
-                {
+                } else if is_from(tokens, index) {
                     from = Some(index);
                 }
             } else if token.is(Kind::Where) && order.is_none() {

@@ -85,7 +85,7 @@ impl Session {
         if replies.overflow {
             return Ok(Attempt::TooLarge);
         }
-        if replies.rows < search.request.limit {
+        if !search.request.is_met_by(replies.rows) {
             return Ok(Attempt::Short(replies));
         }
         Ok(Attempt::Enough(replies))

@@ -119,10 +119,10 @@ pub(super) fn wider(limit: usize, candidates: usize, rows: usize) -> usize {
 pub(super) mod tests {
     use super::*;
     use crate::catalog::{
-        ColumnNumber, IndexDefinition, IndexId, IndexOptions, KeyColumn, KeyType, QualifiedName,
-        RelationId, TypeId, VectorColumn,
+        ColumnNumber, IndexDefinition, IndexId, IndexOptions, KeyColumn, KeyType, PgvectorTypes,
+        QualifiedName, RelationId, TypeId, VectorColumn,
     };
-    use crate::vector::{Dim, Metric};
+    use crate::vector::{Dim, Expression, Metric};
 
     pub(in crate::session) fn definition(key: &[KeyType]) -> IndexDefinition {
         let name = |name: &str| QualifiedName {
@@ -145,6 +145,8 @@ pub(super) mod tests {
                 kind: VectorType::Vector,
                 type_id: TypeId(16_400),
             },
+            expression: Expression::Column,
+            pgvector: PgvectorTypes::default(),
             dim: Dim::new(2).unwrap(),
             metric: Metric::L2,
             key: (1..).zip(key).map(column).collect(),

@@ -335,6 +335,7 @@ fn effort_line(search: &Search, least: usize) -> String {
     });
     match search.effort {
         Effort::Candidates(_) => format!("{weighed} (hnsw.ef_search)"),
+        Effort::Lists(lists) => format!("{weighed} (of at least {lists} lists, ivfflat.probes)"),
         Effort::Recall(recall) => format!("{weighed} (rektor.recall_target {recall})"),
     }
 }

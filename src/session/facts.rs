@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::catalog::RelationId;
+use crate::catalog::{Method, RelationId};
 use crate::index::view::View;
 use crate::index::{DEFAULT_RECALL, Effort};
 use crate::lsn::Lsn;
@@ -35,13 +35,45 @@ pub(super) struct Settings {
     pub(super) consistency: Consistency,
     /// `rektor.min_lsn`; an unreadable one can never be reached.
     pub(super) min_lsn: Option<Lsn>,
-    /// `hnsw.ef_search`, when it is not pgvector's default, else `rektor.recall_target`.
-    pub(super) effort: Effort,
+    pub(super) wanted: Wanted,
     pub(super) isolation: Option<Isolation>,
     pub(super) utf8: bool,
     pub(super) conforming_strings: bool,
     /// The role may read `pg_locks`.
     pub(super) sees_locks: bool,
+}
+
+/// What a session wants of searches.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Wanted {
+    /// `hnsw.ef_search`, when it is not pgvector's default.
+    ef_search: Option<usize>,
+    /// `ivfflat.probes`, likewise.
+    probes: Option<usize>,
+    /// `rektor.recall_target`
+    recall: f64,
+}
+
+impl Wanted {
+    fn new(ef_search: Option<usize>, probes: Option<usize>, recall: Option<f64>) -> Self {
+        Self {
+            ef_search: ef_search.filter(|ef| *ef != PGVECTOR_DEFAULT_EF && *ef > 0),
+            probes: probes.filter(|probes| *probes != PGVECTOR_DEFAULT_PROBES && *probes > 0),
+            recall: recall
+                .filter(|recall| (0.0..=1.0).contains(recall))
+                .map_or(DEFAULT_RECALL, |recall| recall.min(MOST_RECALL)),
+        }
+    }
+
+    /// The effort of a search in an index of that method.
+    pub(super) fn effort(&self, method: Method) -> Effort {
+        let probes = self.probes.filter(|_| method == Method::Ivf);
+        match (probes, self.ef_search) {
+            (Some(probes), _) => Effort::Lists(probes),
+            (None, Some(ef)) => Effort::Candidates(ef),
+            (None, None) => Effort::Recall(self.recall),
+        }
+    }
 }
 
 /// What was found out for one table and the functions of one statement: whether it may be claimed.
@@ -227,6 +259,7 @@ impl Answer {
             functions,
             types,
             sees_locks,
+            probes,
         ] = values
         else {
             return None;
@@ -238,6 +271,7 @@ impl Answer {
         let is_true = |value: &Option<&[u8]>| *value == Some(b"t");
         let min_lsn = text(min_lsn).filter(|lsn| !lsn.is_empty());
         let ef_search = text(ef_search).and_then(|ef| ef.parse().ok());
+        let probes = text(probes).and_then(|probes| probes.parse().ok());
         let recall = text(recall_target).and_then(|recall| recall.parse().ok());
         let resolved = text(resolved)
             .and_then(|oid| oid.parse().ok())
@@ -263,7 +297,7 @@ impl Answer {
                     Some(_) | None => Consistency::Session,
                 },
                 min_lsn: min_lsn.map(|lsn| lsn.parse().unwrap_or(Lsn::new(u64::MAX))),
-                effort: effort(ef_search, recall),
+                wanted: Wanted::new(ef_search, probes, recall),
                 isolation: text(isolation).and_then(|name| Isolation::from_name(&name)),
                 utf8: *encoding == Some(b"UTF8"),
                 conforming_strings: *conforming == Some(b"on"),
@@ -278,20 +312,11 @@ impl Answer {
 
 /// pgvector's default of `hnsw.ef_search`: a session that has loaded pgvector shows it without having chosen it.
 const PGVECTOR_DEFAULT_EF: usize = 40;
+/// The same of `ivfflat.probes`.
+const PGVECTOR_DEFAULT_PROBES: usize = 1;
 
 /// No index finds all of the nearest but by comparing all rows, which is another way to answer.
 const MOST_RECALL: f64 = 0.999;
-
-fn effort(ef_search: Option<usize>, recall: Option<f64>) -> Effort {
-    match ef_search.filter(|ef| *ef != PGVECTOR_DEFAULT_EF && *ef > 0) {
-        Some(ef) => Effort::Candidates(ef),
-        None => Effort::Recall(
-            recall
-                .filter(|recall| (0.0..=1.0).contains(recall))
-                .map_or(DEFAULT_RECALL, |recall| recall.min(MOST_RECALL)),
-        ),
-    }
-}
 
 #[cfg(test)]
 mod tests {
@@ -315,6 +340,7 @@ mod tests {
             Some("t"),
             Some("t"),
             Some("t"),
+            None,
         ];
         for (at, value) in changes {
             values[*at] = *value;
@@ -347,17 +373,25 @@ mod tests {
             settings(&[(1, Some("x"))]).min_lsn,
             Some(Lsn::new(u64::MAX))
         );
-        let recall = |value| answer(&[(2, Some("40")), (3, Some(value))]).settings.effort;
-        assert_eq!(settings(&[]).effort, Effort::Recall(DEFAULT_RECALL));
+        let effort = |changes: &[_]| answer(changes).settings.wanted.effort(Method::Hnsw);
+        let recall = |value| effort(&[(2, Some("40")), (3, Some(value))]);
+        assert_eq!(effort(&[]), Effort::Recall(DEFAULT_RECALL));
         assert_eq!(recall("0.9"), Effort::Recall(0.9));
         assert_eq!(recall("1"), Effort::Recall(MOST_RECALL));
         for unusable in ["", "x", "-1", "95", "NaN"] {
             assert_eq!(recall(unusable), Effort::Recall(DEFAULT_RECALL));
         }
         assert_eq!(
-            settings(&[(2, Some("200")), (3, Some("0.5"))]).effort,
+            effort(&[(2, Some("200")), (3, Some("0.5"))]),
             Effort::Candidates(200)
         );
+        let both = settings(&[(2, Some("200")), (15, Some("8"))]).wanted;
+        assert_eq!(both.effort(Method::Ivf), Effort::Lists(8));
+        assert_eq!(both.effort(Method::Hnsw), Effort::Candidates(200));
+        for unset in [None, Some("1"), Some("0"), Some("x")] {
+            let wanted = answer(&[(15, unset)]).settings.wanted;
+            assert_eq!(wanted.effort(Method::Ivf), Effort::Recall(DEFAULT_RECALL));
+        }
         assert_eq!(
             settings(&[(0, Some("strong"))]).consistency,
             Consistency::Strong

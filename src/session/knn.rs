@@ -208,7 +208,7 @@ impl Session {
             Ok(pinned) => pinned.cloned(),
             Err(reason) => return Ok(Err(reason.into())),
         };
-        let effort = settings.effort;
+        let effort = settings.wanted.effort(definition.options.method);
         let must_see = self.facts.must_see(settings);
         let view = match pinned {
             Some(view) => view,
@@ -344,7 +344,9 @@ impl Session {
                 Attempt::Reported => return Ok(Served::Done),
                 Attempt::Refused => return Ok(Served::Relay(RelayReason::RewriteRefused)),
                 Attempt::TooLarge => return self.exact(claim).await,
-                Attempt::Short(replies) if found.exhausted && repeats < MAX_REPEATS => {
+                Attempt::Short(replies)
+                    if found.exhausted && repeats < MAX_REPEATS && !search.request.within =>
+                {
                     let end = end_of(&replies);
                     let shortage = self.shortage(query, planned, &search, settled, end).await?;
                     first = false;

@@ -2,10 +2,12 @@
 
 use super::filter;
 use super::messages::{BindBody, Format};
-use crate::catalog::IndexDefinition;
+use crate::catalog::{IndexDefinition, TypeId};
 use crate::index::Filter;
-use crate::query::{Bound, KnnQuery, QueryVector, RelayReason};
-use crate::vector::{FLOAT4_ARRAY_OID, Metric, Vector, VectorError, VectorType};
+use crate::query::{Bound, KnnQuery, QueryStep, QueryVector, RelayReason};
+use crate::vector::{
+    BIT_OID, Dim, FLOAT4_ARRAY_OID, Metric, NumberType, Vector, VectorError, VectorType,
+};
 
 /// Most rows, LIMIT and OFFSET together, that an index is asked for: 10,000 keys cost Postgres 18 ms; beyond, a scan is as good.
 const MAX_ROWS: u64 = 10_000;
@@ -24,8 +26,17 @@ pub(super) struct Request {
     pub(super) limit: usize,
     /// Rows that must match for that: LIMIT and OFFSET together.
     pub(super) wanted: usize,
+    /// They are a sub-select's: any row of the answer says that there were so many, and none says nothing.
+    pub(super) within: bool,
     /// What the index knows that every row of the answer meets.
     pub(super) filter: Filter,
+}
+
+impl Request {
+    /// Whether so many rows of an answer say that it is complete.
+    pub(super) fn is_met_by(&self, rows: usize) -> bool {
+        rows >= if self.within { 1 } else { self.limit }
+    }
 }
 
 /// Reads the request of a statement. `bind` carries the parameters, of the types that Parse declared.
@@ -44,13 +55,15 @@ pub(super) fn read(
         Some((declared.copied().unwrap_or(0), format, value))
     };
     let vector = match &query.query {
-        QueryVector::Literal(text) => Vector::from_text(index.column.kind, text),
+        QueryVector::Literal(text) => {
+            let kind = kind_unless_declared(query, index).ok_or(RelayReason::MalformedQuery)?;
+            compared(query, index, kind, Vector::from_text(kind, text))?
+        }
         QueryVector::Parameter(number) => {
-            let (declared, format, value) = parameter(*number).ok_or(RelayReason::NullQuery)?;
-            vector(index, declared, format, value)?
+            let sent = parameter(*number).ok_or(RelayReason::NullQuery)?;
+            vector(query, index, sent)?
         }
     };
-    let vector = vector.map_err(|_| RelayReason::MalformedQuery)?;
     if vector.form() != Some(index.form()) {
         return Err(RelayReason::WrongDimension);
     }
@@ -80,31 +93,103 @@ pub(super) fn read(
         vector,
         limit: size(limit)?,
         wanted: size(wanted)?,
+        within: query.is_sub_select(),
         filter: filter::read(query, index, types, bind),
     })
 }
 
-fn vector(
-    index: &IndexDefinition,
-    declared: u32,
-    format: Format,
-    value: &[u8],
-) -> Result<Result<Vector, VectorError>, RelayReason> {
-    let kind = index.column.kind;
-    let is_text = TEXTS.contains(&declared);
-    let is_own = declared == 0
-        || declared == index.column.type_id.0
-        || (kind == VectorType::RealArray && declared == FLOAT4_ARRAY_OID);
-    if !is_text && !is_own {
-        return Err(RelayReason::ParameterType);
+/// The type that PostgreSQL gives a literal, or a parameter without a declared type: of the cast that it stands in, else of
+/// what it is compared with. A function alone does not decide it.
+fn kind_unless_declared(query: &KnnQuery, index: &IndexDefinition) -> Option<VectorType> {
+    match query.steps.first() {
+        Some(QueryStep::Cast(cast)) => Some(cast.kind),
+        Some(QueryStep::BinaryQuantize | QueryStep::Subvector(_)) => None,
+        None => query.expression.kind(index.column.kind),
     }
-    Ok(match format {
-        Format::Binary if is_own => Vector::from_binary(kind, value),
-        Format::Binary | Format::Text => match std::str::from_utf8(value) {
-            Ok(text) => Vector::from_text(kind, text),
-            Err(_) => Err(VectorError::Malformed),
-        },
-    })
+}
+
+/// The vector that is compared, of the parameter's declared type, format and value.
+fn vector(
+    query: &KnnQuery,
+    index: &IndexDefinition,
+    (declared, format, value): (u32, Format, &[u8]),
+) -> Result<Vector, RelayReason> {
+    let is_text = TEXTS.contains(&declared);
+    let kind = match declared {
+        0 => kind_unless_declared(query, index),
+        _ if is_text => kind_unless_declared(query, index),
+        declared => declared_kind(index, declared),
+    };
+    let kind = kind.ok_or(RelayReason::ParameterType)?;
+    let from_text = |kind| match std::str::from_utf8(value) {
+        Ok(text) => Vector::from_text(kind, text),
+        Err(_) => Err(VectorError::Malformed),
+    };
+    let sent = match format {
+        Format::Binary if !is_text => Vector::from_binary(kind, value),
+        Format::Binary | Format::Text => from_text(kind),
+    };
+    compared(query, index, kind, sent)
+}
+
+fn declared_kind(index: &IndexDefinition, declared: u32) -> Option<VectorType> {
+    let types = [
+        (Some(index.column.type_id), index.column.kind),
+        (index.pgvector.vector, VectorType::Vector),
+        (index.pgvector.halfvec, VectorType::Halfvec),
+        (Some(TypeId(FLOAT4_ARRAY_OID)), VectorType::RealArray),
+        (Some(TypeId(BIT_OID)), VectorType::Bit),
+    ];
+    let mut types = types.into_iter();
+    types
+        .find(|(type_id, _)| *type_id == Some(TypeId(declared)))
+        .map(|(_, kind)| kind)
+}
+
+/// What a query of that type is compared as, after the statement's steps.
+fn compared(
+    query: &KnnQuery,
+    index: &IndexDefinition,
+    kind: VectorType,
+    sent: Result<Vector, VectorError>,
+) -> Result<Vector, RelayReason> {
+    let malformed = |_| RelayReason::MalformedQuery;
+    let (mut kind, mut vector) = (kind, sent.map_err(malformed)?);
+    for step in &query.steps {
+        (kind, vector) = match step {
+            QueryStep::Cast(cast) => {
+                let written = cast.dimensions.map(usize::try_from);
+                if written.is_some_and(|written| written != Ok(vector.dim())) {
+                    return Err(RelayReason::WrongDimension);
+                }
+                (cast.kind, cast_to(vector, kind, cast.kind)?)
+            }
+            QueryStep::BinaryQuantize => {
+                let dim = Dim::new(vector.dim()).ok_or(RelayReason::MalformedQuery)?;
+                let bits = vector.binary_quantize(dim);
+                (VectorType::Bit, bits.map_err(malformed)?)
+            }
+            QueryStep::Subvector(part) => (kind, vector.subvector(*part).map_err(malformed)?),
+        };
+    }
+    match query.expression.kind(index.column.kind) {
+        Some(with) if with == kind => Ok(vector),
+        // By itself PostgreSQL makes a vector a halfvec, and nothing else.
+        Some(VectorType::Halfvec) if kind == VectorType::Vector => {
+            cast_to(vector, kind, VectorType::Halfvec)
+        }
+        Some(_) | None => Err(RelayReason::ParameterType),
+    }
+}
+
+fn cast_to(vector: Vector, from: VectorType, to: VectorType) -> Result<Vector, RelayReason> {
+    let cast = match (from, to) {
+        (VectorType::Bit, VectorType::Bit) => Ok(vector),
+        (VectorType::Bit, _) | (_, VectorType::Bit) => Err(VectorError::Malformed),
+        (_, VectorType::Halfvec) => vector.cast(NumberType::Halfvec),
+        (_, VectorType::Vector | VectorType::RealArray) => Ok(vector),
+    };
+    cast.map_err(|_| RelayReason::MalformedQuery)
 }
 
 /// LIMIT's and OFFSET's parameters are `bigint` unless declared otherwise.

@@ -215,9 +215,11 @@ pub(super) fn plan(
     );
     let column = &plan.index.definition.column;
     let query_parameter = match query.query {
-        // Halves would be rounded here instead of there.
+        // Halves would be rounded here instead of there, and what functions make of a query is not what is sent.
         QueryVector::Parameter(number)
-            if query.query_used_once && column.kind != VectorType::Halfvec =>
+            if query.query_used_once
+                && column.kind != VectorType::Halfvec
+                && query.is_sent_as(column.kind) =>
         {
             let declared = types.get(usize::from(number) - 1).copied().unwrap_or(0);
             (declared == 0 || declared == column.type_id.0).then_some(number)

@@ -151,13 +151,13 @@ impl Session {
             if replies.overflow {
                 return Ok(self.simple_exact(planned));
             }
-            if replies.rows >= search.request.limit {
+            if search.request.is_met_by(replies.rows) {
                 self.rewrites.hints(shape).enough(candidates);
                 self.simple_give(&replies);
                 return Ok(Served::Done);
             }
             first = false;
-            if found.exhausted && repeats < MAX_REPEATS {
+            if found.exhausted && repeats < MAX_REPEATS && !search.request.within {
                 repeats += 1;
                 match self
                     .shortage(query, planned, &search, settled, End::Sync)

@@ -96,6 +96,11 @@ fn one_index(index: &IndexState, view: &View) -> Value {
         "lag_seconds": index.snapshot.as_ref().and_then(|_| view.lag_seconds(index.behind_since, now)),
         "fetched_rows": index.audit.fetched,
         "mended_rows": index.audit.mended,
+        "expression": definition.expression.sql(
+            &definition.column.name,
+            definition.column.kind,
+            definition.dim,
+        ),
         "audit_age": index.audit.audited_at.map(age),
     })
 }

@@ -1,10 +1,11 @@
-//! Messages of the stream and rows of the indexes → files that survive a crash, and back.
+//! Messages of the stream and rows of the indexes → files that survive a crash, and back; and files for vectors, which do not.
 //! Never hands out a byte whose checksum is wrong, and never claims as durable what was not synced.
 
 mod checkpoint;
 mod disk;
 mod document;
 mod journal;
+mod mapped;
 
 use std::fs::{File, TryLockError};
 use std::io;
@@ -19,6 +20,7 @@ pub use checkpoint::{
 pub use journal::{
     Entry, Hold, Holds, Journal, JournalReader, RecoveredJournal, Replayed, Room, Tail, Trimmer,
 };
+pub use mapped::MappedFiles;
 
 use crate::catalog::IndexId;
 use crate::lsn::Lsn;

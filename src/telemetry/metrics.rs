@@ -71,11 +71,13 @@ mod names {
         "rektor_index_dead_rows",
         "Dead rows that are still in the graph",
     );
-    pub(super) const INDEX_MEMORY: Name =
-        ("rektor_index_memory_bytes", "Memory that the index holds");
+    pub(super) const INDEX_MEMORY: Name = (
+        "rektor_index_memory_bytes",
+        "Memory that the index holds, without what is mapped from files",
+    );
     pub(super) const INDEX_MEMORY_PARTS: Name = (
         "rektor_index_memory_part_bytes",
-        "The same by part: vectors, codes, graph, keys, records, filters, other",
+        "The same by part: vectors, codes, graph, keys, records, filters, other; and mapped, vectors in files",
     );
     pub(super) const MEMORY_USED: Name = (
         "rektor_memory_used_bytes",

@@ -10,11 +10,13 @@ use tokio_postgres::Row;
 
 use crate::catalog::{
     ColumnNumber, Factory, IncludeColumn, IndexDefinition, IndexId, IndexOptions, KeyColumn,
-    KeyType, Method, QualifiedName, RelationId, Storage, TypeId, VectorColumn,
+    KeyType, Method, PgvectorTypes, QualifiedName, RelationId, Storage, TypeId, VectorColumn,
 };
 use crate::upstream::UpstreamError;
 use crate::upstream::sql::SqlSession;
-use crate::vector::{BIT_OID, Dim, FLOAT4_ARRAY_OID, Form, MAX_DIM, Metric, VectorType};
+use crate::vector::{
+    BIT_OID, Dim, Expression, FLOAT4_ARRAY_OID, Form, MAX_DIM, Metric, VectorType,
+};
 use crate::wal::pgoutput::Relation;
 
 /// The publication that carries `rektor.index` and every indexed table.
@@ -247,19 +249,24 @@ fn entry(row: &Row) -> Result<IndexEntry, UpstreamError> {
     }) else {
         return Err(UpstreamError::Protocol("no dimension".into()));
     };
-    match (metric.form(dim), column.kind) {
+    let expression = expression(row, &column, &mut problems)?;
+    let kind = expression.kind(column.kind).unwrap_or(column.kind);
+    match (metric.form(dim), kind) {
         (Form::Bits(_), VectorType::Bit) => {}
         (Form::Numbers(dim), VectorType::Vector | VectorType::Halfvec | VectorType::RealArray)
             if dim.get() <= MAX_DIM => {}
         (form, kind) => problems.push(format!(
-            "column {} is of type {}, which has no distance {} of {} dimensions",
-            column.name,
+            "{} is of type {}, which has no distance {} of {} dimensions",
+            match expression.sql(&column.name, column.kind, dim) {
+                Some(sql) => sql,
+                None => format!("column {}", column.name),
+            },
             kind.sql_name(),
             metric.name(),
             form.dim()
         )),
     }
-    let options = options(row.try_get("options")?, column.kind).unwrap_or_else(|problem| {
+    let options = options(row.try_get("options")?, kind).unwrap_or_else(|problem| {
         problems.push(problem);
         IndexOptions::default()
     });
@@ -274,6 +281,11 @@ fn entry(row: &Row) -> Result<IndexEntry, UpstreamError> {
             relation: RelationId(row.try_get("relation")?),
             table,
             column,
+            expression,
+            pgvector: PgvectorTypes {
+                vector: row.try_get::<_, Option<u32>>("vector_type")?.map(TypeId),
+                halfvec: row.try_get::<_, Option<u32>>("halfvec_type")?.map(TypeId),
+            },
             dim,
             metric,
             key,
@@ -383,6 +395,26 @@ fn vector_column(row: &Row, problems: &mut Vec<String>) -> Result<VectorColumn, 
         kind: kind.unwrap_or(VectorType::Vector),
         type_id: TypeId(type_id.unwrap_or(0)),
     })
+}
+
+/// What of the column is indexed.
+fn expression(
+    row: &Row,
+    column: &VectorColumn,
+    problems: &mut Vec<String>,
+) -> Result<Expression, UpstreamError> {
+    let Some(name) = row.try_get::<_, Option<String>>("expression")? else {
+        return Ok(Expression::Column);
+    };
+    let expression = Expression::from_name(&name);
+    if expression.is_none_or(|expression| expression.kind(column.kind).is_none()) {
+        problems.push(format!(
+            "{name} of column {} of type {} cannot be indexed",
+            column.name,
+            column.kind.sql_name()
+        ));
+    }
+    Ok(expression.unwrap_or_default())
 }
 
 /// The columns that identify a row in the stream.

@@ -235,7 +235,7 @@ const ERRORS: &[(&str, &str, &str)] = &[
     (
         "update rektor.index set dimensions = 4",
         "0A000",
-        "table, metric and dimensions of an index cannot be changed",
+        "table, metric, expression and dimensions of an index cannot be changed",
     ),
     (
         "select rektor.drop_index('a.b.c')",

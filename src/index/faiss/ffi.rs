@@ -56,7 +56,7 @@ pub(super) struct RawGraph {
 }
 
 unsafe extern "C" {
-    pub(super) fn rektor_low_priority();
+    pub(super) fn rektor_idle_priority();
     #[cfg(test)]
     pub(super) fn rektor_best_kernel() -> u32;
     #[cfg(test)]
@@ -143,6 +143,13 @@ unsafe extern "C" {
         error: *mut std::ffi::c_char,
         room: usize,
     ) -> *mut RawLists;
+    pub(super) fn rektor_lists_sampled(
+        factory: *const std::ffi::c_char,
+        dim: usize,
+        metric: u32,
+        lists: usize,
+        count: usize,
+    ) -> usize;
     pub(super) fn rektor_lists_check(
         factory: *const std::ffi::c_char,
         dim: usize,

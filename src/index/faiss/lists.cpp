@@ -32,7 +32,7 @@ namespace rektor {
 namespace {
 
 // Of an effort that is a number of candidates, a list for so many: measured on real embeddings, at 384 dimensions and
-// recall .9 to .99 neither more lists nor more candidates alone cost less.
+// recall .9 to .99 neither more lists nor more candidates alone cost less. (../snapshot.rs counts in it as well.)
 constexpr size_t kCandidatesPerList = 4;
 // Sub-quantisers of two dimensions each.
 constexpr size_t kSubDimensions = 2;
@@ -90,6 +90,15 @@ std::vector<float> sample(const RektorView& view, const uint32_t* nodes, size_t 
     return rows;
 }
 
+// Rows that an index is trained with, of so many.
+size_t sampled(const faiss::IndexIVF* ivf, size_t lists, size_t count) {
+    return std::min(count, std::max<size_t>(ivf != nullptr ? ivf->nlist : lists, 256) * kTrainedPerList);
+}
+
+faiss::MetricType metric_of(uint32_t metric) {
+    return metric == kInnerProduct ? faiss::METRIC_INNER_PRODUCT : faiss::METRIC_L2;
+}
+
 // Of codes, ids and links; centroids are few beside them.
 size_t row_bytes(const faiss::Index& index) {
     if (const auto* transformed = dynamic_cast<const faiss::IndexPreTransform*>(&index)) {
@@ -107,19 +116,16 @@ size_t row_bytes(const faiss::Index& index) {
 
 RektorLists* create(const char* factory, const RektorView& view, const uint32_t* nodes, size_t count, size_t lists,
                     int threads) {
-    const faiss::MetricType metric =
-            view.codes.metric == kInnerProduct ? faiss::METRIC_INNER_PRODUCT : faiss::METRIC_L2;
     auto made = std::make_unique<RektorLists>();
-    made->index = make(factory, view.codes.dim, lists, metric);
+    made->index = make(factory, view.codes.dim, lists, metric_of(view.codes.metric));
     made->ivf = faiss::ivflib::try_extract_index_ivf(made->index.get());
     if (made->ivf != nullptr) {
         made->ivf->cp.niter = kRounds;
         made->ivf->cp.max_points_per_centroid = static_cast<int>(kTrainedPerList);
         made->ivf->cp.min_points_per_centroid = 1;
-        lists = made->ivf->nlist;
     }
     const size_t width = static_cast<size_t>(made->index->d);
-    const std::vector<float> rows = sample(view, nodes, count, std::max<size_t>(lists, 256) * kTrainedPerList, width);
+    const std::vector<float> rows = sample(view, nodes, count, sampled(made->ivf, lists, count), width);
     omp_set_num_threads(threads);
     made->index->train(static_cast<faiss::idx_t>(rows.size() / width), rows.data());
     omp_set_num_threads(1);
@@ -217,9 +223,18 @@ extern "C" RektorLists* rektor_lists_new(const char* factory, const RektorView* 
     }
 }
 
+extern "C" size_t rektor_lists_sampled(const char* factory, size_t dim, uint32_t metric, size_t lists, size_t count) {
+    try {
+        const auto index = make(factory, dim, lists, metric_of(metric));
+        return sampled(faiss::ivflib::try_extract_index_ivf(index.get()), lists, count);
+    } catch (const std::exception&) {
+        return 0;  // then it cannot be trained either, which says why
+    }
+}
+
 extern "C" int32_t rektor_lists_check(const char* factory, size_t dim, uint32_t metric, char* error, size_t room) {
     try {
-        make(factory, dim, 1, metric == kInnerProduct ? faiss::METRIC_INNER_PRODUCT : faiss::METRIC_L2);
+        make(factory, dim, 1, metric_of(metric));
         return 0;
     } catch (const std::exception& failure) {
         std::strncpy(error, failure.what(), room - 1);

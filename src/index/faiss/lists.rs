@@ -15,6 +15,8 @@ use crate::vector::Metric;
 
 /// Bytes of FAISS's reason, with its end.
 const REASON: usize = 512;
+/// While it is trained there are its sample, and what FAISS makes of that.
+const TRAINING_COPIES: usize = 2;
 
 /// See the module.
 #[derive(Debug)]
@@ -96,6 +98,12 @@ impl Lists {
             0 => nodes.len().isqrt(),
             lists => usize::from(lists),
         };
+        let lists = lists.clamp(1, nodes.len());
+        let (dim, metric) = (view.codes.dim, view.codes.metric);
+        // SAFETY: `text` is null or ends with a zero.
+        let sampled = unsafe { ffi::rektor_lists_sampled(text, dim, metric, lists, nodes.len()) };
+        let training = Charge::new(Arc::clone(account), Part::Graph);
+        training.grow_to(TRAINING_COPIES * sampled * dim * size_of::<f32>())?;
         let mut reason = [0 as c_char; REASON];
         // SAFETY: the caller's; `text` ends with a zero and `reason` has that room.
         let raw = unsafe {
@@ -104,7 +112,7 @@ impl Lists {
                 view,
                 nodes.as_ptr(),
                 nodes.len(),
-                lists.clamp(1, nodes.len()),
+                lists,
                 u32::try_from(threads).unwrap_or(1),
                 reason.as_mut_ptr(),
                 REASON,

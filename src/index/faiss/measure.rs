@@ -21,22 +21,22 @@ const PASSING_SAMPLE: u32 = 96;
 const LEAST_SAMPLE: usize = 16;
 /// A curve is good until the graph has grown to so many quarters of what was measured …
 const STALE_QUARTERS: u64 = 8;
-/// … or to so many, when no more rows are waiting: there may be no better chance for a long time.
+/// … or to so many, when no more rows than these are waiting: there may be no better chance for a long time.
 const LAST_CHANCE_QUARTERS: u64 = 5;
+const LAST_ROWS: u32 = 1_024;
 /// Recall from which a greater effort is not measured.
 const GOOD_ENOUGH: f64 = 0.998;
 
 impl RowView {
-    /// Measures `lineage`, whose next `most` nodes are about to be linked, if the last curve is of a much smaller graph.
+    /// Measures `lineage`, whose next nodes are about to be linked, if the last curve is of a much smaller graph.
     pub(super) fn measured(
         &self,
         lineage: &Arc<Lineage>,
         last: Option<u32>,
-        most: u32,
     ) -> Result<Option<Curve>, IndexError> {
         let (linked, extent) = (lineage.linked(), lineage.extent());
         let waiting = extent.saturating_sub(linked);
-        let quarters = if waiting <= most {
+        let quarters = if waiting <= LAST_ROWS {
             LAST_CHANCE_QUARTERS
         } else {
             STALE_QUARTERS
@@ -46,7 +46,7 @@ impl RowView {
         if !due || waiting == 0 {
             return Ok(None);
         }
-        let passing = waiting > most && linked >= PASSING;
+        let passing = waiting > LAST_ROWS && linked >= PASSING;
         let size = if passing { PASSING_SAMPLE } else { SAMPLE };
         let step = usize::try_from(waiting.div_ceil(size)).unwrap_or(usize::MAX);
         let sample: Vec<Cow<'_, [f32]>> = (linked..extent)

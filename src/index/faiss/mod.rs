@@ -4,6 +4,7 @@
 #![allow(unsafe_code)]
 
 mod codes;
+mod cold;
 mod ffi;
 mod graph;
 mod lineage;
@@ -13,10 +14,11 @@ mod rows;
 mod store;
 mod stored;
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 mod vectors;
 mod view;
 
+pub use cold::{ColdFile, ColdFiles};
 pub(super) use lists::check as check_lists;
 pub use rows::MEAN_ROWS;
 pub(super) use rows::Rows;
@@ -39,9 +41,9 @@ pub(super) fn node_bytes(spec: &IndexSpec) -> usize {
 }
 
 /// Lets every other thread go before the calling one, for good.
-pub(super) fn low_priority() {
+pub(super) fn idle_priority() {
     // SAFETY: no arguments.
-    unsafe { ffi::rektor_low_priority() }
+    unsafe { ffi::rektor_idle_priority() }
 }
 
 /// Links the FAISS that faiss-sys compiled; the shim calls it.

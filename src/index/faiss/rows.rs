@@ -155,7 +155,10 @@ impl Rows {
             // Walks pass through it, by its vector too.
             self.vectors.reserve(row)?;
             // SAFETY: as above.
-            unsafe { self.vectors.set(row, &lineage.codes.decoded(code, scales)) };
+            unsafe {
+                self.vectors
+                    .set(row, &lineage.codes.decoded(code, scales))?
+            };
         }
         let rest: Vec<u32> = self
             .live
@@ -201,7 +204,7 @@ impl Rows {
             }
         }
         // SAFETY: reserved; as above.
-        unsafe { self.vectors.set(row, vector) };
+        unsafe { self.vectors.set(row, vector)? };
         self.live.insert(row);
         if self.lineage.is_some() {
             self.pending.push(row);

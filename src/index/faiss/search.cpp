@@ -1,7 +1,7 @@
 // A query → the nearest live rows: through the graph and the rows not linked yet by codes, then by stored vectors.
 #include "graph.h"
 
-#include <sys/resource.h>
+#include <sched.h>
 
 #include <algorithm>
 #include <cstring>
@@ -237,6 +237,10 @@ bool rank(const RektorView& view, Query& query, const ByVector& by_vector, size_
     const auto begin = s.best.begin();
     const auto middle = begin + static_cast<ptrdiff_t>(first);
     std::nth_element(begin, middle - 1, s.best.end(), Nearer());
+    Comparing comparing;
+    for (size_t i = 0; i < first; i++) {
+        comparing.wants(view, s.best[i].id);
+    }
     for (size_t i = 0; i < std::min(first, kVectorsAhead); i++) {
         prefetch_vector(view, s.best[i].id);
     }
@@ -246,6 +250,7 @@ bool rank(const RektorView& view, Query& query, const ByVector& by_vector, size_
         }
         compare(view, by_vector, s.best[i].id, k, s);
     }
+    comparing.compared(first);
     if (of_bits(view.codes.metric)) {
         return true;  // codes are exact
     }
@@ -256,6 +261,9 @@ bool rank(const RektorView& view, Query& query, const ByVector& by_vector, size_
     };
     const auto end = std::partition(middle, s.best.end(), [&](const Candidate& c) { return may_be_nearer(c, kSure); });
     std::sort(middle, end, Nearer());
+    for (auto c = middle; c < end; c++) {
+        comparing.wants(view, c->id);
+    }
     for (auto c = middle; c < end; c++) {
         if (c + kVectorsAhead < end) {
             prefetch_vector(view, (c + kVectorsAhead)->id);
@@ -403,9 +411,11 @@ int64_t scan(const RektorView& view, const float* x, size_t k, uint32_t* rows, f
 }  // namespace
 }  // namespace rektor
 
-extern "C" void rektor_low_priority() {
-    // Of the thread: on Linux a thread has its own. May be refused: then it competes as the others do.
-    setpriority(PRIO_PROCESS, 0, 19);
+extern "C" void rektor_idle_priority() {
+    // Of the thread. Not by its nice value, which only says how large its share is: once it runs, others wait for its slice
+    // to end. May be refused: then it competes as the others do.
+    const sched_param none{};
+    sched_setscheduler(0, SCHED_IDLE, &none);
 }
 
 extern "C" int64_t rektor_search(const RektorGraph* graph, const RektorLists* lists, const RektorView* view,

@@ -54,7 +54,7 @@ uint32_t rektor_best_bit_kernel();
 float rektor_bits(uint32_t kernel, uint32_t metric, const uint8_t* a, const uint8_t* b, size_t bytes);
 
 // Gives the calling thread the least priority there is, for good.
-void rektor_low_priority();
+void rektor_idle_priority();
 
 // Writes the code of x: stride bytes and four floats.
 void rektor_encode(const RektorCodes* codes, const float* x, uint8_t* code, float* scale);
@@ -92,6 +92,8 @@ struct RektorLists;
 // says. Null when it cannot be; `error` then says why, in `room` bytes.
 RektorLists* rektor_lists_new(const char* factory, const RektorView* view, const uint32_t* nodes, size_t count,
                               size_t lists, uint32_t threads, char* error, size_t room);
+// Rows of `count` that it would be trained with, as floats; 0 if it cannot be.
+size_t rektor_lists_sampled(const char* factory, size_t dim, uint32_t metric, size_t lists, size_t count);
 // Whether there can be such an index of so many dimensions: 0, or -1 and the reason.
 int32_t rektor_lists_check(const char* factory, size_t dim, uint32_t metric, char* error, size_t room);
 void rektor_lists_free(RektorLists* lists);

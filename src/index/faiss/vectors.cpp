@@ -2,6 +2,7 @@
 #include "vectors.h"
 
 #include <immintrin.h>
+#include <sys/mman.h>
 
 #include <cstring>
 
@@ -46,6 +47,16 @@ double scale_for_halves(const float* x, size_t count) {
     return std::ldexp(1.0, 15 - exponent);
 }
 
+// Of the processor's clock, some 5 µs: no row takes as long to compare, and no disk is as fast.
+constexpr uint64_t kSlow = 12'500;
+// One page that had to be read among a few rows is no reason yet.
+constexpr size_t kFew = 10;
+// Searches for which a thread asks beforehand after it had to wait: asking costs each about a microsecond a row.
+constexpr uint32_t kAsking = 64;
+constexpr uintptr_t kPage = 4096;
+
+thread_local uint32_t asking = 0;
+
 }  // namespace
 
 void widen(uint32_t storage, const uint16_t* halves, size_t count, float* out) {
@@ -81,6 +92,27 @@ float* wide(size_t dim) {
         room.resize(dim);
     }
     return room.data();
+}
+
+Comparing::Comparing() : began(__rdtsc()), slow(asking > 0) {
+    asking -= slow ? 1 : 0;
+}
+
+void Comparing::wants(const RektorView& view, uint32_t row) const {
+    if (!slow || view.storage == kCode) {
+        return;
+    }
+    const size_t bytes = vector_bytes(view);
+    const uintptr_t start = reinterpret_cast<uintptr_t>(at(view.vectors, row, bytes));
+    const uintptr_t page = start & ~(kPage - 1);
+    // Advice: if it is refused, the row is waited for.
+    (void)madvise(reinterpret_cast<void*>(page), start + bytes - page, MADV_WILLNEED);
+}
+
+void Comparing::compared(size_t rows) {
+    if (__rdtsc() - began > kSlow * (rows + kFew)) {
+        asking = kAsking;
+    }
 }
 
 }  // namespace rektor

@@ -43,4 +43,19 @@ inline void prefetch_vector(const RektorView& view, uint32_t row) {
     }
 }
 
+// Vectors may be on disk, where the system took their pages away: then each that is touched is waited for before the next.
+// A thread that had to wait has those of its next searches read all at once, before it touches the first.
+class Comparing {
+public:
+    Comparing();
+    // A row that will be compared.
+    void wants(const RektorView& view, uint32_t row) const;
+    // So many were compared since the beginning.
+    void compared(size_t rows);
+
+private:
+    uint64_t began;
+    bool slow;
+};
+
 }  // namespace rektor

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::codes::{self, Codes};
 use super::ffi;
-use super::store::Store;
+use super::store::{Plain, Store};
 use crate::catalog::Storage;
 use crate::index::memory::{Account, Part};
 use crate::index::{IndexError, IndexSpec};
@@ -36,12 +36,12 @@ impl Vectors {
     /// None yet. What is kept as codes alone is kept as floats until the mean is known that they are made around.
     pub(super) fn new(spec: &IndexSpec, account: &Arc<Account>) -> Self {
         let words = spec.form().words();
-        let halves = |kind| Kept::Halves(Store::new(words, account, Part::Vectors), kind);
+        let halves = |kind| Kept::Halves(store_of(spec, words, account), kind);
         let kept = match (spec.form(), spec.options.storage) {
             (Form::Numbers(_), Storage::F16) => halves(ffi::F16),
             (Form::Numbers(_), Storage::Bf16) => halves(ffi::BF16),
             (Form::Numbers(_), Storage::F32 | Storage::I8) | (Form::Bits(_), _) => {
-                Kept::Words(Arc::new(Store::new(words, account, Part::Vectors)))
+                Kept::Words(Arc::new(store_of(spec, words, account)))
             }
         };
         Self {
@@ -92,14 +92,14 @@ impl Vectors {
     /// Writes the vector of `row`, or nothing where its code is all that is kept.
     ///
     /// # Safety
-    /// As [`Store::set`].
-    pub(super) unsafe fn set(&self, row: u32, vector: &[f32]) {
+    /// As [`Store::write`].
+    pub(super) unsafe fn set(&self, row: u32, vector: &[f32]) -> Result<(), IndexError> {
         match &self.kept {
             // SAFETY: the caller's promise.
-            Kept::Words(store) => unsafe { store.set(row, vector) },
+            Kept::Words(store) => unsafe { store.write(row, vector) },
             // SAFETY: the caller's promise.
-            Kept::Halves(store, kind) => unsafe { store.set(row, &self.narrowed(*kind, vector)) },
-            Kept::Codes(_) => {}
+            Kept::Halves(store, kind) => unsafe { store.write(row, &self.narrowed(*kind, vector)) },
+            Kept::Codes(_) => Ok(()),
         }
     }
 
@@ -167,6 +167,15 @@ impl Vectors {
             Kept::Halves(store, kind) => (store.table().cast(), *kind),
             Kept::Codes(_) => (std::ptr::null(), ffi::CODE),
         }
+    }
+}
+
+/// Where vectors of that kind are.
+fn store_of<T: Plain>(spec: &IndexSpec, words: usize, account: &Arc<Account>) -> Store<T> {
+    if spec.has_cold_vectors() {
+        Store::cold(words, account, Part::Vectors)
+    } else {
+        Store::new(words, account, Part::Vectors)
     }
 }
 

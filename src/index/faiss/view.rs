@@ -334,7 +334,7 @@ impl RowView {
             return Ok(());
         };
         let last = self.dial.curve().map(|curve| curve.linked);
-        if let Some(curve) = self.measured(lineage, last, most)? {
+        if let Some(curve) = self.measured(lineage, last)? {
             self.dial.measured(curve);
         }
         let end = lineage.linked().saturating_add(most).min(self.extent);
@@ -416,7 +416,7 @@ impl Rebuild {
     ) -> Result<bool, IndexError> {
         self.take(view.extent)?;
         let last = self.curve.as_ref().map(|curve| curve.linked);
-        if let Some(curve) = view.measured(&self.new, last, most)? {
+        if let Some(curve) = view.measured(&self.new, last)? {
             self.curve = Some(curve);
         }
         let end = self

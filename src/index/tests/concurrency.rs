@@ -65,7 +65,7 @@ fn searches_see_their_snapshot_while_everything_changes() {
         }
         let mut clusters = Clusters::new(11, DIM);
         let mut random = Random(12);
-        let mut writer = Writer::new(spec(DIM, Metric::L2)).unwrap();
+        let mut writer = Writer::within(spec(DIM, Metric::L2), &with_files()).unwrap();
         for transaction in 0..600 {
             if transaction == 400 {
                 writer.apply(RowChange::Truncate).unwrap();

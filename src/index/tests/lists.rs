@@ -71,6 +71,25 @@ fn a_string_that_fits_no_such_column_is_faisss_error() {
 }
 
 #[test]
+fn more_lists_find_more() {
+    assert!(include_str!("../faiss/lists.cpp").contains("kCandidatesPerList = 4;"));
+    let mut clusters = Clusters::new(24, 32);
+    let mut spec = ivf(32, Metric::L2);
+    spec.options.lists = 100;
+    let (_writer, snapshot) = linked(spec, std::iter::repeat_with(|| clusters.next()).take(ROWS));
+    let queries: Vec<_> = std::iter::repeat_with(|| clusters.next())
+        .take(QUERIES)
+        .collect();
+    let recall_of = |lists| {
+        let candidates = snapshot.candidates(Effort::Lists(lists), 1);
+        assert_eq!(candidates, 4 * lists);
+        recall(&snapshot, &queries, 1, candidates)
+    };
+    let (one, many) = (recall_of(1), recall_of(30));
+    assert!(one < many && many >= 0.95, "{one} {many}");
+}
+
+#[test]
 fn lists_grow_with_the_rows_and_forget_the_dead() {
     let mut clusters = Clusters::new(22, 16);
     let mut writer = Writer::new(ivf(16, Metric::L2)).unwrap();

@@ -1,6 +1,7 @@
 //! What an index holds is counted, bounded, and given back.
 
 use super::*;
+use crate::catalog::Method;
 use crate::index::memory::{Account, Charge, Memory, Part};
 
 const DIM: usize = 32;
@@ -31,7 +32,7 @@ fn every_part_is_counted_and_given_back() {
     assert_eq!(parts.of(Part::Filters), 0);
     assert_eq!(memory.used(), writer.held());
     // Within a quarter of what is estimated beforehand.
-    let estimate = snapshot.spec().estimate(rows);
+    let estimate = snapshot.spec().estimate(rows, &memory);
     assert!(
         (estimate * 3 / 4..=estimate * 5 / 4).contains(&parts.total()),
         "{estimate} {parts:?}"
@@ -105,4 +106,28 @@ fn a_graph_without_room_waits_and_rows_are_found_without_it() {
     drop(other);
     wait_until("the rows to be linked", || snapshot.stats().unlinked == 0);
     assert_eq!(snapshot.starved(), None);
+}
+
+#[test]
+fn lists_without_room_to_be_trained_wait_for_it() {
+    let rows = 8_000_u64;
+    let memory = Memory::limited(16 << 20);
+    let mut random = Random(8);
+    let mut spec = spec(DIM, Metric::L2);
+    spec.options.method = Method::Ivf;
+    let mut writer = Writer::within(spec, &memory).unwrap();
+    for number in 0..rows {
+        writer.apply(upsert(number, random.vector(DIM))).unwrap();
+    }
+    let other = Charge::new(Account::new(Arc::clone(&memory)), Part::Vectors);
+    let room = usize::try_from(memory.room()).unwrap();
+    other.grow_to(room - (1 << 20)).unwrap();
+    let snapshot = writer.publish(Lsn::new(1));
+    wait_until("the linker to want memory", || snapshot.starved().is_some());
+    // Twice 8,000 rows of 32 floats.
+    let why = snapshot.starved().unwrap();
+    assert!(why.contains(": 2 MiB more are needed"), "{why}");
+    drop(other);
+    wait_until("the rows to be linked", || snapshot.stats().unlinked == 0);
+    assert_eq!(memory.used(), writer.held());
 }

@@ -1,5 +1,6 @@
 //! Tests of the engine through its interface: against a model, for recall, and under concurrency.
 
+mod cold;
 mod concurrency;
 mod dial;
 mod filters;
@@ -13,6 +14,7 @@ mod stored;
 
 use std::sync::Arc;
 
+use super::faiss::tests::disk::Disk;
 use super::*;
 use crate::catalog::RowKey;
 use crate::lsn::Lsn;
@@ -160,13 +162,31 @@ fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
     }
 }
 
+/// Memory, without and with files for vectors.
+fn memories() -> [Arc<Memory>; 2] {
+    [Memory::unlimited(), with_files()]
+}
+
+fn with_files() -> Arc<Memory> {
+    Memory::new(None, Some(Box::new(Disk::new(&Arc::default()))))
+}
+
 /// An index of these vectors, all linked, keys counted from 0.
 fn linked(spec: IndexSpec, vectors: impl Iterator<Item = Vec<f32>>) -> (Writer, Arc<Snapshot>) {
+    linked_in(&Memory::unlimited(), spec, vectors)
+}
+
+/// The same with that memory.
+fn linked_in(
+    memory: &Arc<Memory>,
+    spec: IndexSpec,
+    vectors: impl Iterator<Item = Vec<f32>>,
+) -> (Writer, Arc<Snapshot>) {
     let upserts = (0..).zip(vectors).map(|(number, vector)| {
         let vector = Vector::from_words(spec.form(), vector).unwrap();
         set(number, vector)
     });
-    linked_with(Writer::new(spec).unwrap(), upserts)
+    linked_with(Writer::within(spec, memory).unwrap(), upserts)
 }
 
 /// The same with any changes.

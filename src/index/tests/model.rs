@@ -208,10 +208,12 @@ proptest! {
     fn any_changes_leave_what_the_model_has(
         metric in proptest::sample::select(&Metric::OF_NUMBERS[..]),
         method in prop_oneof![Just(Method::Hnsw), Just(Method::Flat)],
+        in_files in any::<bool>(),
         transactions in proptest::collection::vec(proptest::collection::vec(row_change(), 0..12), 1..30),
         query in proptest::collection::vec(-5.0_f32..5.0, DIM),
     ) {
-        let mut writer = Writer::new(spec(metric, method)).unwrap();
+        let memory = if in_files { super::with_files() } else { Memory::unlimited() };
+        let mut writer = Writer::within(spec(metric, method), &memory).unwrap();
         let mut model = Model::default();
         let mut held: Vec<(Arc<Snapshot>, Model)> = Vec::new();
         for (number, transaction) in transactions.iter().enumerate() {

@@ -8,15 +8,18 @@ const QUERIES: usize = 200;
 
 #[track_caller]
 fn check(spec: IndexSpec, mut next: impl FnMut() -> Vec<f32>, at_least: f64) {
-    let (_writer, snapshot) = linked(spec, std::iter::repeat_with(&mut next).take(ROWS));
+    let rows: Vec<_> = std::iter::repeat_with(&mut next).take(ROWS).collect();
     let queries: Vec<_> = std::iter::repeat_with(&mut next).take(QUERIES).collect();
-    for k in [10, 100] {
-        let recall = recall(&snapshot, &queries, k, DEFAULT_EF.max(k * 3 / 2));
-        assert!(
-            recall >= at_least,
-            "{:?}: recall {recall} at k = {k}",
-            spec.metric
-        );
+    for memory in memories() {
+        let (_writer, snapshot) = linked_in(&memory, spec, rows.iter().cloned());
+        for k in [10, 100] {
+            let recall = recall(&snapshot, &queries, k, DEFAULT_EF.max(k * 3 / 2));
+            assert!(
+                recall >= at_least,
+                "{:?}: recall {recall} at k = {k}",
+                spec.metric
+            );
+        }
     }
 }
 

@@ -148,7 +148,7 @@ fn the_same_vector_keeps_its_row_and_a_restart_changes_nothing() {
             let mut bytes = Vec::new();
             again.graph().unwrap().write(&mut bytes).unwrap();
             let graph = GraphImage::read(&bytes, &spec).unwrap();
-            let mut loader = Loader::new(spec, Some(&graph)).unwrap();
+            let mut loader = Loader::within(spec, Some(&graph), &with_files()).unwrap();
             for row in again.rows() {
                 let key = RowKey::from_encoded(again.key(row).unwrap());
                 let vector = Vector::new(again.vector(row).unwrap().to_vec());

@@ -11,8 +11,8 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::catalog::{
-    ColumnNumber, IncludeColumn, IndexDefinition, IndexOptions, KeyColumn, KeyType, QualifiedName,
-    RelationId, RowKey, TypeId, VectorColumn,
+    ColumnNumber, IncludeColumn, IndexDefinition, IndexOptions, KeyColumn, KeyType, PgvectorTypes,
+    QualifiedName, RelationId, RowKey, TypeId, VectorColumn,
 };
 use crate::index::Writer;
 use crate::index::view::{IndexState, Phase};
@@ -23,7 +23,7 @@ use crate::ingest::projection::{Projection, table_copy};
 use crate::ingest::{keep, restore};
 use crate::store::{Directory, Origin};
 use crate::upstream::rows::PgSnapshot;
-use crate::vector::{Dim, Metric, Vector, VectorType};
+use crate::vector::{Dim, Expression, Metric, Vector, VectorType};
 use crate::wal::pgoutput::{Datum, OldTuple, RelationColumn};
 use crate::wal::transaction::{Change, RowImage};
 
@@ -57,6 +57,8 @@ pub(crate) fn entry(id: i64, metric: Metric) -> IndexEntry {
             kind: VectorType::Vector,
             type_id: VECTOR,
         },
+        expression: Expression::Column,
+        pgvector: PgvectorTypes::default(),
         dim: Dim::new(2).unwrap(),
         metric,
         key: vec![KeyColumn {

@@ -133,8 +133,8 @@ pub(crate) fn difference(old: &IndexEntry, new: &IndexEntry) -> Difference {
         || partitions_moved(&old.partitions, &new.partitions)
     {
         Difference::Doubtful
-    } else if (a.dim, a.metric, a.options, old.reindexed)
-        != (b.dim, b.metric, b.options, new.reindexed)
+    } else if (a.expression, a.dim, a.metric, a.options, old.reindexed)
+        != (b.expression, b.dim, b.metric, b.options, new.reindexed)
         || !same_include(a, b)
     {
         Difference::Rebuild

@@ -61,6 +61,42 @@ fn create_index_becomes_a_call() {
 }
 
 #[test]
+fn expressions_are_named_in_the_call() {
+    let call = |indexed: &str| {
+        let sql = format!("CREATE INDEX ON s.items USING faiss ({indexed} some_ops) WITH (m = 8)");
+        let mut call = command(&sql)["create_index"].take();
+        assert_eq!(call["column"], "e", "{indexed}");
+        let dimensions = call["options"]["dimensions"].take();
+        (call["expression"].take(), dimensions)
+    };
+    for (indexed, expression, dimensions) in [
+        ("(e::halfvec(3))", "halfvec", json!(3)),
+        ("(CAST(e AS extensions.halfvec(3)))", "halfvec", json!(3)),
+        ("(items.e::halfvec)", "halfvec", json!(null)),
+        ("((((e)::vector(3))))", "vector", json!(3)),
+        ("(binary_quantize(e)::bit(3))", "binary_quantize", json!(3)),
+        (
+            "(public.binary_quantize(s.items.e)::pg_catalog.bit(3))",
+            "binary_quantize",
+            json!(3),
+        ),
+        ("binary_quantize(e)", "binary_quantize", json!(null)),
+        (
+            "(subvector(e, 2, 3)::vector(3))",
+            "subvector(2, 3)::vector",
+            json!(3),
+        ),
+        ("subvector(e, 2, 3)", "subvector(2, 3)", json!(null)),
+    ] {
+        assert_eq!(call(indexed), (json!(expression), dimensions), "{indexed}");
+    }
+}
+
+/// What may be indexed.
+const ONLY_THESE: &str = "access method \"faiss\" supports only indexes on a column, a cast of one to vector(n) or \
+    halfvec(n), binary_quantize(column)::bit(n) and subvector(column, start, count)::vector(count)";
+
+#[test]
 fn what_an_index_of_ours_cannot_be_is_refused() {
     let table = [
         (
@@ -74,14 +110,34 @@ fn what_an_index_of_ours_cannot_be_is_refused() {
             "access method \"faiss\" does not support multicolumn indexes",
         ),
         (
-            "CREATE INDEX ON t USING faiss ((e::halfvec(3)))",
-            "0A000",
-            "access method \"faiss\" does not support indexes on expressions",
-        ),
-        (
             "CREATE INDEX ON t USING faiss (lower(e))",
             "0A000",
-            "access method \"faiss\" does not support indexes on expressions",
+            ONLY_THESE,
+        ),
+        (
+            "CREATE INDEX ON t USING faiss ((e::sparsevec(3)))",
+            "0A000",
+            ONLY_THESE,
+        ),
+        (
+            "CREATE INDEX ON t USING faiss ((l2_normalize(e)))",
+            "0A000",
+            ONLY_THESE,
+        ),
+        (
+            "CREATE INDEX ON t USING faiss ((subvector(e, 0, 3)))",
+            "0A000",
+            ONLY_THESE,
+        ),
+        (
+            "CREATE INDEX ON t USING faiss ((u.e::halfvec(3)))",
+            "0A000",
+            ONLY_THESE,
+        ),
+        (
+            "CREATE INDEX ON t USING faiss ((e::halfvec(3))) WITH (dimensions = 4)",
+            "22023",
+            "the expression has 3 dimensions",
         ),
         (
             "CREATE INDEX ON t USING faiss (e) WHERE x > 1",

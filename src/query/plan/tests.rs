@@ -280,3 +280,139 @@ fn the_index_must_fit_and_be_ready() {
     let elsewhere = plan(l2, &knn(l2), 0, Some(RelationId(99)), &both).map(|_| ());
     assert_eq!(elsewhere, Err(R::NoIndex));
 }
+
+/// Queries by what they order by, and the index that serves them: on the same expression, else on the column itself.
+#[test]
+fn an_expression_is_served_by_its_own_index() {
+    use RelayReason as R;
+    let on = |id, expression: &str, metric, dim: usize| {
+        let plain = index(id, 77, ("public", "items"), metric, BIGINT, Phase::Ready);
+        let mut state = IndexState::clone(&plain);
+        let mut definition = IndexDefinition::clone(&state.definition);
+        definition.expression = Expression::try_from(expression.to_owned()).unwrap();
+        definition.dim = crate::vector::Dim::new(dim).unwrap();
+        state.definition = Arc::new(definition);
+        Arc::new(state)
+    };
+    let plain = on(1, "", Metric::L2, 3);
+    let half = on(2, "halfvec", Metric::L2, 3);
+    let bits = on(3, "binary_quantize", Metric::Hamming, 3);
+    let part = on(4, "subvector(1, 2)::vector", Metric::L2, 2);
+    let all = [&plain, &half, &bits, &part];
+    type Served<'a> = (&'a str, &'a [&'a Arc<IndexState>], Result<i64, R>);
+    let cases: &[Served<'_>] = &[
+        ("embedding <-> $1", &all, Ok(1)),
+        ("embedding <-> $1", &[&half, &bits], Err(R::OtherExpression)),
+        ("embedding::halfvec(3) <-> $1", &all, Ok(2)),
+        ("embedding::halfvec <-> $1::vector(3)", &all, Ok(2)),
+        ("embedding::halfvec(3) <-> $1", &[&plain], Ok(1)),
+        ("embedding::vector(3) <-> $1", &all, Ok(1)),
+        (
+            "embedding::vector(3) <-> $1",
+            &[&half],
+            Err(R::OtherExpression),
+        ),
+        ("embedding::halfvec(4) <-> $1", &all, Err(R::WrongDimension)),
+        ("embedding::halfvec(3) <=> $1", &all, Err(R::OtherMetric)),
+        (
+            "embedding::halfvec(3) <-> $1::bit(3)",
+            &all,
+            Err(R::OtherVectorType),
+        ),
+        (
+            "embedding::vector(3) <-> $1::halfvec",
+            &all,
+            Err(R::OtherVectorType),
+        ),
+        (
+            "binary_quantize(embedding)::bit(3) <~> binary_quantize($1)",
+            &all,
+            Ok(3),
+        ),
+        ("binary_quantize(embedding)::bit(3) <~> $1", &all, Ok(3)),
+        (
+            "binary_quantize(embedding)::bit(2) <~> $1",
+            &all,
+            Err(R::WrongDimension),
+        ),
+        (
+            "binary_quantize(embedding)::bit(3) <~> $1",
+            &[&plain],
+            Err(R::OtherExpression),
+        ),
+        (
+            "subvector(embedding, 1, 2)::vector(2) <-> subvector($1::vector, 1, 2)",
+            &all,
+            Ok(4),
+        ),
+        ("subvector(embedding, 1, 2) <-> $1", &all, Ok(4)),
+        (
+            "subvector(embedding, 1, 2)::halfvec(2) <-> $1",
+            &all,
+            Err(R::OtherExpression),
+        ),
+        (
+            "subvector(embedding, 2, 2) <-> $1",
+            &all,
+            Err(R::OtherExpression),
+        ),
+    ];
+    for (distance, indexes, expected) in cases {
+        let sql = format!("SELECT id FROM items ORDER BY {distance} LIMIT 5");
+        let indexes = indexes.iter().map(|index| Arc::clone(index)).collect();
+        let chosen = planned(&sql, 0, &view(indexes)).map(|plan| plan.index.definition.id.0);
+        assert_eq!(chosen, *expected, "{sql}");
+    }
+}
+
+#[test]
+fn a_sub_select_is_restricted_and_counted() {
+    let near = "SELECT * FROM items WHERE cat = 1 ORDER BY embedding <-> $1 LIMIT 20";
+    let nearest = "WITH rektor_nearest AS MATERIALIZED (SELECT * FROM items WHERE (cat = 1) AND ";
+    let count = "(SELECT pg_catalog.count(*) FROM rektor_nearest) OPERATOR(pg_catalog.>=) 20";
+    let table = [
+        (
+            format!("/* h */ SELECT id FROM ({near}) s ORDER BY embedding <=> $2 LIMIT 5"),
+            "SELECT id FROM (SELECT * FROM rektor_nearest) s WHERE # ORDER BY embedding <=> $2 LIMIT 5".to_owned(),
+        ),
+        (
+            format!("SELECT s.as, s.from FROM /* a */ ( -- b\n{near} -- c\n) AS s (x, y) WHERE x > 1 OR y < 2"),
+            "SELECT s.as, s.from FROM /* a */ ( -- b\nSELECT * FROM rektor_nearest -- c\n) AS s (x, y) WHERE (x > 1 OR y < 2) AND #".to_owned(),
+        ),
+        (
+            format!("SELECT a IS DISTINCT FROM b FROM ({near})"),
+            "SELECT a IS DISTINCT FROM b FROM (SELECT * FROM rektor_nearest) WHERE #".to_owned(),
+        ),
+        (
+            format!("SELECT * FROM ({near}) s OFFSET 2 -- d"),
+            "SELECT * FROM (SELECT * FROM rektor_nearest) s WHERE # OFFSET 2 -- d".to_owned(),
+        ),
+    ];
+    for (sql, expected) in table {
+        let plan = planned(&sql, 0, &items()).unwrap();
+        let expected = expected.replace('#', count);
+        let (head, rest) = plan.nominate.split_once(nearest).expect(&plan.nominate);
+        assert_eq!(head, if sql.starts_with('/') { "/* h */ " } else { "" });
+        let (inner, around) = rest.split_once(" LIMIT 20) ").expect(rest);
+        assert!(
+            inner.ends_with("ORDER BY (embedding <-> $1) OPERATOR(pg_catalog.+) 0"),
+            "{inner}"
+        );
+        assert_eq!(around, expected);
+        let exact = sql.replace(
+            "embedding <-> $1",
+            "(embedding <-> $1) OPERATOR(pg_catalog.+) 0",
+        );
+        assert_eq!(plan.exact, exact);
+        for rewritten in [&plan.nominate, &plan.exact] {
+            assert!(pg_query::parse(rewritten, 0).is_ok(), "{rewritten}");
+        }
+    }
+    let sql = "SELECT * FROM (SELECT * FROM items ORDER BY embedding <-> $1 LIMIT $3 OFFSET $2) s";
+    let plan = planned(sql, 0, &items()).unwrap();
+    assert!(
+        plan.nominate.ends_with("OPERATOR(pg_catalog.>=) $3"),
+        "{}",
+        plan.nominate
+    );
+}
