@@ -1,6 +1,7 @@
 //! Filtered searches of the engine alone, in this process: recall and CPU time of each filter beside the search without one.
-//! `cargo bench --bench filters -- DIR`, where DIR holds `vectors.i8` (rows × 384 signed bytes). The filters keep 100 % to
-//! 0.01 % of the rows: evenly, near the queries, and far from them.
+//! `cargo bench --bench filters -- DIR [METHOD]`, where DIR holds `vectors.i8` (rows × 384 signed bytes) and METHOD is `hnsw`
+//! (which weighs 64 candidates), `ivf` or a factory string (what finds .95). The filters keep 100 % to 0.01 % of the rows:
+//! evenly, near the queries, and far from them.
 #![allow(
     clippy::print_stdout,
     clippy::unwrap_used,
@@ -14,10 +15,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rektor::catalog::{Comparison, IndexOptions, RowKey, ValueKind};
+use rektor::catalog::{Comparison, Factory, IndexOptions, Method, RowKey, ValueKind};
 use rektor::index::{
-    ColumnChange, Constant, Effort, Filter, Found, IndexSpec, RowChange, Snapshot, VectorChange,
-    Writer,
+    ColumnChange, Constant, DEFAULT_RECALL, Effort, Filter, Found, IndexSpec, RowChange, Snapshot,
+    VectorChange, Writer,
 };
 use rektor::lsn::Lsn;
 use rektor::vector::{Dim, Metric, Vector};
@@ -27,7 +28,6 @@ const SHARES: [f64; 10] = [1.0, 0.5, 0.3, 0.2, 0.1, 0.05, 0.02, 0.01, 0.001, 0.0
 /// Rows asked for, as a session asks for LIMIT 10; the nearest 10 count.
 const ASKED: usize = 13;
 const K: usize = 10;
-const EFFORT: Effort = Effort::Candidates(64);
 /// Queries, the nearest held-out rows to one of them, so that a filter can follow them or avoid them.
 const QUERIES: usize = 150;
 /// Held out: every so many rows.
@@ -36,6 +36,7 @@ const HELD_OUT: usize = 60;
 const ROUNDS: usize = 8;
 
 struct Data {
+    effort: Effort,
     snapshot: Arc<Snapshot>,
     rows: Vec<Vec<f32>>,
     /// Of each query to each row.
@@ -44,10 +45,25 @@ struct Data {
 
 fn main() {
     let mut arguments = std::env::args().skip(1);
-    let Some(folder) = arguments.find(|argument| argument != "--bench") else {
-        println!("usage: filters DIR, with vectors.i8");
+    let mut arguments = arguments.by_ref().filter(|argument| argument != "--bench");
+    let Some(folder) = arguments.next() else {
+        println!("usage: filters DIR [METHOD], with vectors.i8");
         return;
     };
+    let mut options = IndexOptions::default();
+    let method = arguments.next().unwrap_or("hnsw".into());
+    let effort = match method.as_str() {
+        "hnsw" => Effort::Candidates(64),
+        _ => Effort::Recall(DEFAULT_RECALL),
+    };
+    match method.as_str() {
+        "hnsw" => {}
+        "ivf" => options.method = Method::Ivf,
+        factory => {
+            options.method = Method::Factory;
+            options.factory = Some(Factory::new(factory).unwrap());
+        }
+    }
     let bytes = std::fs::read(PathBuf::from(folder).join("vectors.i8")).unwrap();
     let all: Vec<Vec<f32>> = bytes
         .chunks_exact(DIMENSIONS)
@@ -69,7 +85,7 @@ fn main() {
         (0..rows.len()).map(even).collect::<Vec<f32>>(),
         rows.iter().map(|row| dot(row, &anchor)).collect(),
     ];
-    let data = build(rows, &values, &queries);
+    let data = build(rows, &values, &queries, options, effort);
     println!("{} rows", data.rows.len());
     for (label, column, upwards) in [("even", 0, true), ("near", 1, false), ("far", 1, true)] {
         for share in SHARES {
@@ -101,7 +117,10 @@ fn main() {
                 }
             };
             let (took, base, recall) = measured(&data, &queries, &filter, &meets);
-            let cost = data.snapshot.filter_cost(ASKED, EFFORT, &filter).unwrap();
+            let cost = data
+                .snapshot
+                .filter_cost(ASKED, data.effort, &filter)
+                .unwrap();
             println!(
                 "{label:>5} {:>8.2} %  recall {recall:.4}  {took:7.1} µs  {:5.2} × unfiltered  {}",
                 share * 100.0,
@@ -112,11 +131,17 @@ fn main() {
     }
 }
 
-fn build(rows: Vec<Vec<f32>>, values: &[Vec<f32>; 2], queries: &[Vec<f32>]) -> Data {
+fn build(
+    rows: Vec<Vec<f32>>,
+    values: &[Vec<f32>; 2],
+    queries: &[Vec<f32>],
+    options: IndexOptions,
+    effort: Effort,
+) -> Data {
     let spec = IndexSpec {
         dim: Dim::new(DIMENSIONS).unwrap(),
         metric: Metric::Cosine,
-        options: IndexOptions::default(),
+        options,
         include: 2,
     };
     let mut writer = Writer::new(spec)
@@ -138,15 +163,18 @@ fn build(rows: Vec<Vec<f32>>, values: &[Vec<f32>; 2], queries: &[Vec<f32>]) -> D
             writer.publish(Lsn::new(number as u64));
         }
     }
-    let snapshot = writer.publish(Lsn::new(u64::MAX));
-    while snapshot.stats().unlinked > 0 {
+    let mut snapshot = writer.publish(Lsn::new(u64::MAX));
+    let estimated = |snapshot: &Snapshot| snapshot.dial().recall_estimated.is_some();
+    while snapshot.stats().unlinked > 0 || !estimated(&snapshot) || writer.is_rebuilt() {
         std::thread::sleep(Duration::from_millis(5));
+        snapshot = writer.publish(Lsn::new(u64::MAX));
     }
     let distance = |query: &[f32]| {
         let distances = rows.iter().map(|row| Metric::Cosine.distance(query, row));
         distances.collect()
     };
     Data {
+        effort,
         snapshot,
         distances: queries.iter().map(|query| distance(query)).collect(),
         rows,
@@ -166,7 +194,10 @@ fn measured(
         .collect();
     let searched = |filter: &Filter| {
         let start = cpu_time();
-        let search = |query| data.snapshot.search_filtered(query, ASKED, EFFORT, filter);
+        let search = |query| {
+            data.snapshot
+                .search_filtered(query, ASKED, data.effort, filter)
+        };
         let found: Vec<Found> = vectors.iter().map(|query| search(query).unwrap()).collect();
         ((cpu_time() - start).as_secs_f64() * 1e6, found)
     };

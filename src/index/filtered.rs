@@ -2,9 +2,9 @@
 //! walk through the graph that keeps only them. Never fewer than asked for while that many meet the filter.
 
 use super::IndexError;
-use super::faiss::{Pace, Ranked};
+use super::faiss::Pace;
 use super::filter::{Filter, Matcher};
-use super::snapshot::{Effort, Found, Neighbor, RowId, Snapshot};
+use super::snapshot::{Effort, Found, Snapshot};
 use crate::catalog::Method;
 use crate::vector::Vector;
 
@@ -59,14 +59,14 @@ impl Snapshot {
             let query = query.as_slice();
             let (rows, distances) = self.view().search_allowed(query, k, ef, pace, &allowed)?;
             if rows.len() >= k {
-                return Ok(found_of((rows, distances), false));
+                return Ok(Found::of((rows, distances), false));
             }
             wasted = distances;
         }
         let rows = matcher.rows();
         let (ranked, distances) = self.view().search_rows(query.as_slice(), k, &rows)?;
         let exhausted = ranked.len() == rows.len();
-        Ok(found_of((ranked, distances + wasted), exhausted))
+        Ok(Found::of((ranked, distances + wasted), exhausted))
     }
 
     /// What the filter would do to such a search; `None` when none of its conditions can be used.
@@ -106,19 +106,5 @@ impl Snapshot {
             rows,
             walk: walks.then_some(pace),
         }
-    }
-}
-
-fn found_of((ranked, distances): Ranked, exhausted: bool) -> Found {
-    Found {
-        exhausted,
-        neighbors: ranked
-            .into_iter()
-            .map(|(row, distance)| Neighbor {
-                row: RowId(row),
-                distance,
-            })
-            .collect(),
-        distances,
     }
 }

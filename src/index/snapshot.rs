@@ -51,6 +51,22 @@ pub struct Found {
     pub distances: u64,
 }
 
+impl Found {
+    pub(super) fn of((ranked, distances): Ranked, exhausted: bool) -> Self {
+        Self {
+            exhausted,
+            neighbors: ranked
+                .into_iter()
+                .map(|(row, distance)| Neighbor {
+                    row: RowId(row),
+                    distance,
+                })
+                .collect(),
+            distances,
+        }
+    }
+}
+
 /// How hard a search tries.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Effort {
@@ -228,18 +244,9 @@ impl Snapshot {
         Ok(self.found(self.rows.scan(query.as_slice(), k)?))
     }
 
-    fn found(&self, (ranked, distances): Ranked) -> Found {
-        Found {
-            exhausted: ranked.len() == self.live(),
-            neighbors: ranked
-                .into_iter()
-                .map(|(row, distance)| Neighbor {
-                    row: RowId(row),
-                    distance,
-                })
-                .collect(),
-            distances,
-        }
+    fn found(&self, ranked: Ranked) -> Found {
+        let exhausted = ranked.0.len() == self.live();
+        Found::of(ranked, exhausted)
     }
 
     pub(super) fn live(&self) -> usize {

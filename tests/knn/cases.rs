@@ -577,7 +577,7 @@ pub const VECTOR_CASES: &[Case] = &[
     (
         "select id from item order by embedding::halfvec(4) <-> $1 limit 10",
         &[],
-        Relay,
+        Nominate,
     ),
     (
         "select id from item order by cosine_distance(embedding, $1::vector), id limit 10",

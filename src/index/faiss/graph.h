@@ -130,8 +130,9 @@ struct Scratch {
 Scratch& scratch();
 
 // Adds the `ef` live rows that FAISS's own index puts nearest to a centred query, of those that are allowed, if not null.
-void probe(const RektorLists& lists, const RektorView& view, const float* centred, size_t ef, RektorAllowed allowed,
-           const void* context, std::vector<uint32_t>& rows);
+// Returns the share of those looked at that were.
+double probe(const RektorLists& lists, const RektorView& view, const float* centred, size_t ef, RektorAllowed allowed,
+             const void* context, std::vector<uint32_t>& rows);
 
 // Keeps the `most` nearest in a heap with the farthest on top.
 inline void keep(std::vector<Candidate>& best, size_t most, Candidate candidate) {

@@ -148,25 +148,37 @@ void add(RektorLists& lists, const RektorView& view, const uint32_t* nodes, size
     }
 }
 
-// Rows that may be found.
+// Rows that may be found. FAISS asks of those that are near enough to matter; how many are allowed tells whether the filter
+// keeps away from the query.
 struct Findable : faiss::IDSelector {
     const RektorLists& lists;
     const RektorView& view;
     const RektorAllowed allowed;
     const void* const context;
+    mutable uint64_t seen = 0;
+    mutable uint64_t met = 0;
     Findable(const RektorLists& lists, const RektorView& view, RektorAllowed allowed, const void* context)
             : lists(lists), view(view), allowed(allowed), context(context) {}
     bool is_member(faiss::idx_t id) const override {
         const uint32_t node = lists.nodes[static_cast<size_t>(id)];
         const uint32_t row = *at(view.nodes, node, 1);
-        return node < view.linked && is_live(view, row) && (allowed == nullptr || allowed(context, row));
+        if (node >= view.linked || !is_live(view, row)) {
+            return false;
+        }
+        if (allowed == nullptr) {
+            return true;
+        }
+        const bool may_be = allowed(context, row);
+        seen++;
+        met += may_be ? 1 : 0;
+        return may_be;
     }
 };
 
 }  // namespace
 
-void probe(const RektorLists& lists, const RektorView& view, const float* centred, size_t ef, RektorAllowed allowed,
-           const void* context, std::vector<uint32_t>& rows) {
+double probe(const RektorLists& lists, const RektorView& view, const float* centred, size_t ef, RektorAllowed allowed,
+             const void* context, std::vector<uint32_t>& rows) {
     alone();
     const size_t width = static_cast<size_t>(lists.index->d);
     std::vector<float> query(centred, centred + view.codes.dim);
@@ -196,6 +208,7 @@ void probe(const RektorLists& lists, const RektorView& view, const float* centre
             rows.push_back(*at(view.nodes, lists.nodes[static_cast<size_t>(id)], 1));
         }
     }
+    return findable.seen == 0 ? 1.0 : static_cast<double>(findable.met) / static_cast<double>(findable.seen);
 }
 
 }  // namespace rektor

@@ -54,6 +54,12 @@ struct Every {
     bool operator()(uint32_t) const {
         return true;
     }
+    bool is_far(double) const {
+        return false;
+    }
+    bool goes_far() const {
+        return true;
+    }
     bool goes_on(bool, size_t*, Scratch&) {
         return true;
     }
@@ -68,6 +74,11 @@ constexpr double kRecent = 64;
 constexpr uint64_t kTold = 128;
 // ... which it does when not half as many as expected are allowed.
 constexpr double kStarved = 0.5;
+
+// In lists, what is looked at is thousands: already a share so much smaller than expected tells, and recall suffers from it.
+constexpr double kFar = 0.9;
+// Then they are searched once more for so many times the candidates.
+constexpr size_t kFarther = 2;
 
 // Live rows that a filter allows. A search that keeps `ef` of all rows to give the k nearest weighs ef − k beyond them; where
 // a share of the rows is allowed, each that is kept stands for so many more that were weighed, and fewer have to be kept. The
@@ -96,6 +107,14 @@ struct Asked {
     }
     bool operator()(uint32_t row) const {
         return filter.allowed(filter.context, row);
+    }
+    // Whether the filter keeps away from the query, by the share of what is near that is allowed.
+    bool is_far(double near) const {
+        return near < kFar * filter.share;
+    }
+    // Whether comparing all that are allowed costs more than searching on all the same.
+    bool goes_far() const {
+        return filter.most_starved > 0;
     }
     // Notes whether the walk's next candidate is allowed, and sets how many are kept. False when comparing all that are
     // allowed is cheaper than going on.
@@ -314,7 +333,17 @@ int64_t search(const RektorGraph* graph, const RektorLists* lists, const RektorV
     std::vector<uint32_t> listed;
     if (lists != nullptr) {
         ef = allows.weighed(ef);
-        probe(*lists, view, s.query.values.data(), ef, allows.allowed(), allows.context(), listed);
+        const auto look = [&] {
+            listed.clear();
+            return probe(*lists, view, s.query.values.data(), ef, allows.allowed(), allows.context(), listed);
+        };
+        if (allows.is_far(look())) {
+            if (!allows.goes_far()) {
+                return 0;
+            }
+            ef *= kFarther;
+            look();
+        }
     }
     const auto gather = [&](const auto& by) {
         s.best.clear();
