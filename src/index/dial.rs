@@ -324,7 +324,7 @@ impl Dial {
         }
     }
 
-    /// What a check found: the share that was missed, and how long the check took.
+    /// What a check found: the share that was missed, and the processor's time that it took.
     pub(super) fn checked(&self, question: &Question, missed: f64, took: Duration) {
         #[allow(clippy::cast_precision_loss)] // a small number
         if let Some(curve) = &*self.curve.load() {

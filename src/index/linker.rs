@@ -164,10 +164,11 @@ impl Shared {
             let Some(snapshot) = self.lock().newest.clone() else {
                 continue;
             };
-            let started = Instant::now();
+            let before = cpu_time();
             // A search that has no memory says so to whoever asked; there will be other queries to check.
             if let Ok(missed) = snapshot.view().missed(&question) {
-                self.dial.checked(&question, missed, started.elapsed());
+                self.dial
+                    .checked(&question, missed, cpu_time().saturating_sub(before));
             }
         }
     }
@@ -303,6 +304,12 @@ fn due(view: &RowView) -> bool {
     let third = live * 3 <= nodes * 2;
     view.nodes() >= REBUILD_FROM
         && (half || third && view.dial().correction() >= COSTLY || view.outgrown())
+}
+
+/// The processor's time that this thread has taken: who gives way to others is not charged for theirs.
+fn cpu_time() -> Duration {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    Duration::try_from(time).unwrap_or_default()
 }
 
 /// Works when no other thread wants to, on a thread of its own: one that has given way once never gets its priority back.

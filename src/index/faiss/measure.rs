@@ -27,6 +27,9 @@ const LAST_ROWS: u32 = 1_024;
 /// Recall from which a greater effort is not measured.
 const GOOD_ENOUGH: f64 = 0.998;
 
+/// A query and its exact answer.
+type Asked<'q> = (Cow<'q, [f32]>, Ranked);
+
 impl RowView {
     /// Measures `lineage`, whose next nodes are about to be linked, if the last curve is of a much smaller graph.
     pub(super) fn measured(
@@ -57,26 +60,51 @@ impl RowView {
         if sample.len() < LEAST_SAMPLE || part.live().len() < 2 * MEASURED_K[1] as u64 {
             return Ok(None);
         }
-        let mut measured = [Vec::new(), Vec::new()];
-        for (points, k) in measured.iter_mut().zip(MEASURED_K) {
-            let exact: Vec<Ranked> = sample
-                .iter()
-                .map(|query| part.compared(query, k))
-                .collect::<Result<_, _>>()?;
-            for effort in Curve::efforts(k) {
-                let mut missed = 0.0;
-                for (query, exact) in sample.iter().zip(&exact) {
-                    missed += share_missed(&part.search(query, k, effort)?, exact);
-                }
-                #[allow(clippy::cast_precision_loss)] // a small number
-                let recall = 1.0 - missed / sample.len() as f64;
-                points.push((effort, recall));
-                if recall >= GOOD_ENOUGH {
-                    break;
-                }
+        let [few, many] = MEASURED_K;
+        let mut asked = part.answered(sample, few)?;
+        // A copy of a row that is linked is to the graph what that row is: finding its neighbours says nothing of a query's.
+        let is_new = |(query, exact): &Asked<'_>| {
+            let mut rows = exact.0.iter();
+            !rows.any(|(row, _)| part.vector(*row).as_ref() == Some(query))
+        };
+        if asked.iter().filter(|asked| is_new(asked)).count() >= LEAST_SAMPLE {
+            asked.retain(is_new);
+        }
+        let of_few = part.recalls(&asked, few)?;
+        let sample = asked.into_iter().map(|(query, _)| query).collect();
+        let of_many = part.recalls(&part.answered(sample, many)?, many)?;
+        Ok(Some(Curve::new([of_few, of_many], linked)))
+    }
+
+    /// Queries with their exact answers.
+    fn answered<'q>(
+        &self,
+        queries: Vec<Cow<'q, [f32]>>,
+        k: usize,
+    ) -> Result<Vec<Asked<'q>>, IndexError> {
+        let answered = queries.into_iter().map(|query| {
+            let exact = self.compared(&query, k)?;
+            Ok((query, exact))
+        });
+        answered.collect()
+    }
+
+    /// Recall of those queries at each effort.
+    fn recalls(&self, asked: &[Asked<'_>], k: usize) -> Result<Vec<(usize, f64)>, IndexError> {
+        let mut points = Vec::new();
+        for effort in Curve::efforts(k) {
+            let mut missed = 0.0;
+            for (query, exact) in asked {
+                missed += share_missed(&self.search(query, k, effort)?, exact);
+            }
+            #[allow(clippy::cast_precision_loss)] // a small number
+            let recall = 1.0 - missed / asked.len() as f64;
+            points.push((effort, recall));
+            if recall >= GOOD_ENOUGH {
+                break;
             }
         }
-        Ok(Some(Curve::new(measured, linked)))
+        Ok(points)
     }
 
     /// The share of the nearest rows that a search of the question misses.
