@@ -24,8 +24,8 @@ fn framework_shapes() {
         (1, format!("SELECT * FROM items ORDER BY embedding <-> {q} LIMIT 5"), Ok(("embedding", Metric::L2))),
         (2, "SELECT * FROM items WHERE id != 1 ORDER BY embedding <-> (SELECT embedding FROM items WHERE id = 1) LIMIT 5".into(), Err(R::QueryNotConstant)),
         (3, format!("SELECT * FROM items WHERE embedding <-> {q} < 5"), Err(R::NotOrdered)),
-        (4, format!("WITH r AS MATERIALIZED (SELECT id, embedding <-> {q} AS distance FROM items ORDER BY distance LIMIT 5) SELECT * FROM r ORDER BY distance + 0"), Err(R::With)),
-        (5, format!("WITH r AS MATERIALIZED (SELECT id, embedding <-> {q} AS distance FROM items ORDER BY distance LIMIT 5) SELECT * FROM r WHERE distance < 5 ORDER BY distance + 0"), Err(R::With)),
+        (4, format!("WITH r AS MATERIALIZED (SELECT id, embedding <-> {q} AS distance FROM items ORDER BY distance LIMIT 5) SELECT * FROM r ORDER BY distance + 0"), Ok(("embedding", Metric::L2))),
+        (5, format!("WITH r AS MATERIALIZED (SELECT id, embedding <-> {q} AS distance FROM items ORDER BY distance LIMIT 5) SELECT * FROM r WHERE distance < 5 ORDER BY distance + 0"), Ok(("embedding", Metric::L2))),
         (6, format!("SELECT * FROM items ORDER BY embedding::halfvec(3) <-> {q} LIMIT 5"), Ok(("embedding", Metric::L2))),
         (7, format!("SELECT * FROM (SELECT * FROM items ORDER BY binary_quantize(embedding)::bit(3) <~> binary_quantize({q}) LIMIT 20) ORDER BY embedding <=> {q} LIMIT 5"), Err(R::QueryNotConstant)),
         (7, format!("SELECT * FROM (SELECT * FROM items ORDER BY binary_quantize(embedding)::bit(3) <~> binary_quantize({q}::vector) LIMIT 20) ORDER BY embedding <=> {q} LIMIT 5"), Ok(("embedding", Metric::Hamming))),
@@ -733,6 +733,9 @@ fn sub_selects() {
         "select distance, (select 1) from (@) as s (id, distance) where distance < $2 order by lower(name), 1",
         "SELECT * FROM (@)",
         "SELECT s.* FROM (@) s ORDER BY s.e <=> $1 LIMIT 5 OFFSET 2",
+        "WITH s AS (@) SELECT * FROM s ORDER BY e <=> $1 LIMIT 5",
+        "WITH \"as\" (x, y) AS NOT MATERIALIZED (@) SELECT * FROM \"as\" AS r (z) WHERE x < 1",
+        "with t as materialized (@) select id, (select count(*) from t) from t",
     ] {
         let sql = around.replace('@', near);
         let query = claim(&sql).unwrap_or_else(|reason| panic!("{reason}: {sql}"));
@@ -742,6 +745,17 @@ fn sub_selects() {
     use RelayReason as R;
     for (around, reason) in [
         ("SELECT count(*) FROM (@) s", R::Aggregate),
+        ("WITH s AS (@) SELECT count(*) FROM s", R::Aggregate),
+        ("WITH s AS (@) SELECT * FROM public.s", R::With),
+        ("WITH s AS (@) SELECT * FROM u", R::With),
+        ("WITH s AS (@), r AS (SELECT 1) SELECT * FROM s", R::With),
+        ("WITH RECURSIVE s AS (@) SELECT * FROM s", R::With),
+        ("WITH s AS (@) SELECT * FROM s JOIN u ON true", R::With),
+        ("WITH s AS (@) (SELECT * FROM s)", R::NotAPlainSelect),
+        (
+            "WITH s AS (INSERT INTO t VALUES (1) RETURNING e <-> $1) SELECT * FROM s",
+            R::With,
+        ),
         ("SELECT e FROM (@) s GROUP BY e", R::Grouped),
         ("SELECT DISTINCT e FROM (@) s", R::Distinct),
         ("SELECT rank() OVER (ORDER BY e) FROM (@) s", R::Window),

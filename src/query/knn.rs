@@ -60,8 +60,8 @@ pub struct KnnQuery {
     pub(super) parameters: u16,
     /// Where the rewriter cuts.
     pub(super) splices: Splices,
-    /// The statement that the query is a sub-select of.
-    pub(super) around: Option<Around>,
+    /// The statement that the query is a sub-select of, with its name if it stands in WITH.
+    pub(super) around: Option<(Around, Option<String>)>,
 }
 
 impl KnnQuery {
@@ -104,7 +104,7 @@ impl KnnQuery {
 }
 
 /// Recognises a k-NN query in a SELECT whose bytes are `range` and whose tokens are `tokens`: the SELECT itself, or the one
-/// sub-select that it selects from, as where the nearest by one distance are put in order by another.
+/// sub-select, in FROM or in WITH, that it selects from, as where the nearest by one distance are put in order by another.
 pub(super) fn recognise(
     select: &SelectStmt,
     survey: Survey,
@@ -113,23 +113,20 @@ pub(super) fn recognise(
     tokens: &[Token],
 ) -> Result<KnnQuery, RelayReason> {
     let text = Text { sql, tokens };
-    match sub_select(select) {
-        None => one_level(select, survey, &text, range, tokens),
-        Some(inner) => {
-            alone(select)?;
-            plain(select)?;
-            // What stands in brackets may have aggregates as far as the survey of the whole is concerned.
-            let obstacle = Survey::of(inner).obstacle.or(survey.obstacle);
-            let survey = Survey { obstacle, ..survey };
-            let found = Around::find(range, tokens, select.where_clause.is_some());
-            let (around, tokens) = found.ok_or(RelayReason::NotAPlainSelect)?;
-            let query = one_level(inner, survey, &text, around.inner.clone(), tokens)?;
-            Ok(KnnQuery {
-                around: Some(around),
-                ..query
-            })
-        }
-    }
+    let Some(nested) = nested(select) else {
+        return one_level(select, survey, &text, range, tokens);
+    };
+    plain(select)?;
+    // What stands in brackets may have aggregates as far as the survey of the whole is concerned.
+    let obstacle = Survey::of(nested.query).obstacle.or(survey.obstacle);
+    let survey = Survey { obstacle, ..survey };
+    let found = Around::find(range, tokens, select.where_clause.is_some());
+    let (around, tokens) = found.ok_or(RelayReason::NotAPlainSelect)?;
+    let query = one_level(nested.query, survey, &text, around.inner.clone(), tokens)?;
+    Ok(KnnQuery {
+        around: Some((around, nested.name)),
+        ..query
+    })
 }
 
 /// A statement's text, and all of its tokens.
@@ -138,19 +135,46 @@ struct Text<'a> {
     tokens: &'a [Token],
 }
 
-/// The one sub-select of FROM, if it has an order and a limit.
-fn sub_select(select: &SelectStmt) -> Option<&SelectStmt> {
+/// A query within a statement, which is all that the statement selects from.
+struct Nested<'a> {
+    query: &'a SelectStmt,
+    /// Its name, if it stands in WITH.
+    name: Option<String>,
+}
+
+/// The one sub-select of FROM, or the one query of WITH that FROM names, if it has an order and a limit.
+fn nested(select: &SelectStmt) -> Option<Nested<'_>> {
+    if SetOperation::try_from(select.op) != Ok(SetOperation::SetopNone) {
+        return None;
+    }
     let [item] = select.from_clause.as_slice() else {
         return None;
     };
-    let Some(Tree::RangeSubselect(item)) = &item.node else {
-        return None;
+    let (query, name) = match (&item.node, &select.with_clause) {
+        (Some(Tree::RangeSubselect(item)), None) if !item.lateral => {
+            (item.subquery.as_deref()?, None)
+        }
+        (Some(Tree::RangeVar(table)), Some(with)) if !with.recursive => {
+            let [only] = with.ctes.as_slice() else {
+                return None;
+            };
+            let Some(Tree::CommonTableExpr(query)) = &only.node else {
+                return None;
+            };
+            let named = table.relname == query.ctename
+                && table.schemaname.is_empty()
+                && table.catalogname.is_empty()
+                && table.inh;
+            let query_of = query.ctequery.as_deref().filter(|_| named)?;
+            (query_of, Some(query.ctename.clone()))
+        }
+        (Some(_) | None, Some(_) | None) => return None,
     };
-    match &item.subquery.as_deref()?.node {
-        Some(Tree::SelectStmt(inner))
-            if !item.lateral && !inner.sort_clause.is_empty() && inner.limit_count.is_some() =>
+    match &query.node {
+        Some(Tree::SelectStmt(query))
+            if !query.sort_clause.is_empty() && query.limit_count.is_some() =>
         {
-            Some(inner)
+            Some(Nested { query, name })
         }
         Some(_) | None => None,
     }
@@ -216,20 +240,14 @@ fn alias(table: &RangeVar) -> Option<&Alias> {
     table.alias.as_ref()
 }
 
-/// Refuses a SELECT that is not all of the statement's level.
-fn alone(select: &SelectStmt) -> Result<(), RelayReason> {
+/// The one table of FROM.
+fn only_table(select: &SelectStmt) -> Result<&RangeVar, RelayReason> {
     if SetOperation::try_from(select.op) != Ok(SetOperation::SetopNone) {
         return Err(RelayReason::SetOperation);
     }
     if select.with_clause.is_some() {
         return Err(RelayReason::With);
     }
-    Ok(())
-}
-
-/// The one table of FROM.
-fn only_table(select: &SelectStmt) -> Result<&RangeVar, RelayReason> {
-    alone(select)?;
     let [item] = select.from_clause.as_slice() else {
         return Err(RelayReason::NotOneTable);
     };

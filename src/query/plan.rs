@@ -221,7 +221,7 @@ fn rewrite(sql: &str, query: &KnnQuery, restriction: Option<&str>) -> Option<Str
     let rewritten = one_level(sql, &query.splices, restriction)?;
     match (&query.around, restriction) {
         (None, _) => Some(rewritten),
-        (Some(around), None) => {
+        (Some((around, _)), None) => {
             let mut text = Spliced::new(sql, around.statement.start);
             text.keep_to(around.inner.start)?;
             text.put(&rewritten);
@@ -229,25 +229,38 @@ fn rewrite(sql: &str, query: &KnnQuery, restriction: Option<&str>) -> Option<Str
             text.keep_to(around.statement.end)?;
             Some(text.text)
         }
-        (Some(around), Some(_)) => counted(sql, query, around, &rewritten),
+        (Some((around, name)), Some(_)) => {
+            counted(sql, query, (around, name.as_deref()), &rewritten)
+        }
     }
 }
 
 /// What is around a restricted sub-select, with no row unless that has as many as its LIMIT: what the client sees of it does
-/// not tell.
-fn counted(sql: &str, query: &KnnQuery, around: &Around, restricted: &str) -> Option<String> {
+/// not tell. To be counted, one in FROM goes to WITH.
+fn counted(
+    sql: &str,
+    query: &KnnQuery,
+    (around, name): (&Around, Option<&str>),
+    restricted: &str,
+) -> Option<String> {
     let limit = match query.limit {
         Bound::Constant(limit) => limit.to_string(),
         Bound::Parameter(number) => format!("${number}"),
         Bound::Absent => return None,
     };
+    let rows = name.map_or_else(|| NEAREST.to_owned(), quoted_identifier);
     let complete =
-        format!("(SELECT pg_catalog.count(*) FROM {NEAREST}) OPERATOR(pg_catalog.>=) {limit}");
+        format!("(SELECT pg_catalog.count(*) FROM {rows}) OPERATOR(pg_catalog.>=) {limit}");
     let mut text = Spliced::new(sql, around.statement.start);
-    text.keep_to(around.select)?;
-    text.put(&format!("WITH {NEAREST} AS MATERIALIZED ({restricted}) "));
+    if let Some(select) = around.select {
+        text.keep_to(select)?;
+        text.put(&format!("WITH {NEAREST} AS MATERIALIZED ({restricted}) "));
+    }
     text.keep_to(around.inner.start)?;
-    text.put(&format!("SELECT * FROM {NEAREST}"));
+    text.put(&match around.select {
+        Some(_) => format!("SELECT * FROM {NEAREST}"),
+        None => restricted.to_owned(),
+    });
     text.at = around.inner.end;
     match &around.condition {
         Some(condition) => {

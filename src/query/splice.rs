@@ -84,63 +84,107 @@ impl Splices {
 pub(super) struct Around {
     /// The whole statement, with its comments.
     pub(super) statement: Range<usize>,
-    /// Its first word.
-    pub(super) select: usize,
-    /// What stands in the brackets of FROM.
+    /// The first word of a statement whose FROM is the query in brackets; of one whose WITH has it, none.
+    pub(super) select: Option<usize>,
+    /// What stands in the brackets.
     pub(super) inner: Range<usize>,
-    /// The end of the item of FROM, with its alias: a new WHERE goes there.
+    /// The end of FROM: a new WHERE goes there.
     pub(super) after_from: usize,
     /// The condition after WHERE, if there is one.
     pub(super) condition: Option<Range<usize>>,
 }
 
 impl Around {
-    /// Finds the parts of a SELECT that is known to be plain and to have one sub-select in FROM, and the tokens of that.
-    /// `condition` says what the parse tree has, as a cross-check.
+    /// Finds the parts of a SELECT that is known to be plain and to have one sub-select in FROM, or one query in WITH and
+    /// its name in FROM; and the tokens of that. `condition` says what the parse tree has, as a cross-check.
     pub(super) fn find(
         statement: Range<usize>,
         tokens: &[Token],
         condition: bool,
     ) -> Option<(Self, &[Token])> {
-        let first = tokens.first().filter(|token| token.is(Kind::Select))?;
+        let first = tokens.first()?;
+        let with = first.is(Kind::With);
+        let (open, select) = if with {
+            let open = open_after_as(tokens)?;
+            (open, closing(tokens, open)? + 1)
+        } else {
+            (Outer::find(tokens, 0)?.from + 1, 0)
+        };
+        let outer = Outer::find(tokens, select)?;
+        if outer.condition.is_some() != condition {
+            return None;
+        }
+        let close = closing(tokens, open)?;
+        let around = Self {
+            statement,
+            select: (!with).then_some(first.start),
+            inner: span(tokens, open + 1..close)?,
+            after_from: span(tokens, outer.from..outer.condition.unwrap_or(outer.end))?.end,
+            condition: match outer.condition {
+                Some(at) => Some(span(tokens, at + 1..outer.end)?),
+                None => None,
+            },
+        };
+        Some((around, tokens.get(open + 1..close)?))
+    }
+}
+
+/// The bracket of `WITH name [(…)] AS [[NOT] MATERIALIZED] (`.
+fn open_after_as(tokens: &[Token]) -> Option<usize> {
+    let mut depth = Depth::default();
+    let mut at = 1; // a name, whatever word it is
+    while !(depth.outside(tokens.get(at)?) && at > 1 && tokens.get(at)?.is(Kind::As)) {
+        at += 1;
+    }
+    at += 1;
+    while tokens.get(at)?.is_any(&[Kind::Not, Kind::Materialized]) {
+        at += 1;
+    }
+    Some(at)
+}
+
+/// The bracket that closes the one at `open`.
+fn closing(tokens: &[Token], open: usize) -> Option<usize> {
+    tokens.get(open).filter(|token| token.is(Kind::Ascii40))?;
+    let mut depth = Depth::default();
+    let mut rest = tokens.iter().enumerate().skip(open);
+    rest.find_map(|(index, token)| {
+        depth.outside(token);
+        (depth.0 == 0).then_some(index)
+    })
+}
+
+/// The clauses of a SELECT that is known to have neither grouping nor windows, as indexes of tokens.
+struct Outer {
+    from: usize,
+    condition: Option<usize>,
+    /// One past the last token of FROM and WHERE.
+    end: usize,
+}
+
+impl Outer {
+    fn find(tokens: &[Token], select: usize) -> Option<Self> {
+        tokens.get(select).filter(|token| token.is(Kind::Select))?;
         let mut depth = Depth::default();
-        let (mut from, mut close, mut body, mut end) = (None, None, None, None);
-        for (index, token) in tokens.iter().enumerate().skip(1) {
-            let outside = depth.outside(token);
-            if from.is_some() && close.is_none() && depth.0 == 0 {
-                close = Some(index).filter(|_| token.is(Kind::Ascii41));
-                close?; // something else than a bracket after FROM
-                continue;
-            }
-            if !outside || is_name(tokens, index) {
+        let (mut from, mut condition, mut end) = (None, None, None);
+        for (index, token) in tokens.iter().enumerate().skip(select + 1) {
+            if !depth.outside(token) || is_name(tokens, index) {
                 continue;
             }
             let clauses = [Kind::Order, Kind::Limit, Kind::Offset, Kind::Fetch];
             if from.is_none() {
                 from = is_from(tokens, index).then_some(index);
-            } else if token.is(Kind::Where) {
-                set_once(&mut body, index)?;
+            } else if token.is(Kind::Where) && end.is_none() {
+                set_once(&mut condition, index)?;
             } else if end.is_none() && token.is_any(&clauses) {
                 end = Some(index);
             }
         }
-        let (from, close) = (from?, close?);
-        let end = end.unwrap_or(tokens.len());
-        if body.is_some() != condition || body.is_some_and(|body| body > end) {
-            return None;
-        }
-        let inner = tokens.get(from + 2..close)?;
-        let around = Self {
-            statement,
-            select: first.start,
-            inner: span(tokens, from + 2..close)?,
-            after_from: span(tokens, close..body.unwrap_or(end))?.end,
-            condition: match body {
-                Some(body) => Some(span(tokens, body + 1..end)?),
-                None => None,
-            },
-        };
-        Some((around, inner))
+        Some(Self {
+            from: from?,
+            condition,
+            end: end.unwrap_or(tokens.len()),
+        })
     }
 }
 

@@ -408,6 +408,16 @@ fn a_sub_select_is_restricted_and_counted() {
             assert!(pg_query::parse(rewritten, 0).is_ok(), "{rewritten}");
         }
     }
+    let sql = "/* h */ WITH \"as\" AS /* ( */ MATERIALIZED (SELECT * FROM items ORDER BY embedding <-> $1 LIMIT 3 -- b\n) SELECT id FROM \"as\" ORDER BY 1";
+    let plan = planned(sql, 0, &items()).unwrap();
+    let (head, rest) = plan.nominate.split_once(" WHERE ").unwrap();
+    assert_eq!(
+        head,
+        "/* h */ WITH \"as\" AS /* ( */ MATERIALIZED (SELECT * FROM items"
+    );
+    let around = " LIMIT 3 -- b\n) SELECT id FROM \"as\" WHERE (SELECT pg_catalog.count(*) FROM \"as\") OPERATOR(pg_catalog.>=) 3 ORDER BY 1";
+    assert!(rest.ends_with(around), "{rest}");
+    assert!(pg_query::parse(&plan.nominate, 0).is_ok());
     let sql = "SELECT * FROM (SELECT * FROM items ORDER BY embedding <-> $1 LIMIT $3 OFFSET $2) s";
     let plan = planned(sql, 0, &items()).unwrap();
     assert!(
