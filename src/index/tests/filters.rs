@@ -352,8 +352,10 @@ fn filtered_walks_find_the_nearest_and_never_too_few() {
 
 #[test]
 fn filtered_lists_find_the_nearest_and_never_too_few() {
-    let mut options = IndexOptions::default();
-    options.method = Method::Ivf;
+    let mut options = IndexOptions {
+        method: Method::Ivf,
+        ..IndexOptions::default()
+    };
     nearest_and_never_too_few(options, Effort::Recall(0.97));
     options.method = Method::Factory;
     options.factory = Some(Factory::new("IVF64,SQ8").unwrap());
