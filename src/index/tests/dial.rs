@@ -64,6 +64,20 @@ fn normalised() {
     check(spec(DIM, Metric::Cosine), || clusters.next());
 }
 
+/// Most rows that are linked later are copies of others, which a graph finds more surely than anything new.
+#[test]
+fn copies_of_rows_do_not_flatter() {
+    let (mut random, mut rows) = (Random(10), Vec::new());
+    check(spec(DIM, Metric::L2), || {
+        if (ROWS / 3..ROWS).contains(&rows.len()) && random.below(8) != 0 {
+            rows.push(rows[random.index(ROWS / 3)].clone());
+        } else {
+            rows.push(random.vector(DIM));
+        }
+        rows[rows.len() - 1].clone()
+    });
+}
+
 /// Norms differ by factors, so that the scales of the codes do too.
 #[test]
 fn log_normal_norms_by_l1() {

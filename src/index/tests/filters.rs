@@ -352,19 +352,16 @@ fn filtered_walks_find_the_nearest_and_never_too_few() {
 
 #[test]
 fn filtered_lists_find_the_nearest_and_never_too_few() {
-    let ivf = IndexOptions {
+    let mut options = IndexOptions {
         method: Method::Ivf,
         ..IndexOptions::default()
     };
-    nearest_and_never_too_few(ivf, Effort::Recall(0.97));
-    for factory in ["IVF64,SQ8", "HNSW16,SQ8"] {
-        let options = IndexOptions {
-            method: Method::Factory,
-            factory: Some(Factory::new(factory).unwrap()),
-            ..IndexOptions::default()
-        };
-        nearest_and_never_too_few(options, Effort::Recall(0.97));
-    }
+    nearest_and_never_too_few(options, Effort::Recall(0.97));
+    options.method = Method::Factory;
+    options.factory = Some(Factory::new("IVF64,SQ8").unwrap());
+    nearest_and_never_too_few(options, Effort::Recall(0.97));
+    options.factory = Some(Factory::new("HNSW16,SQ8").unwrap());
+    nearest_and_never_too_few(options, Effort::Recall(0.97));
 }
 
 fn nearest_and_never_too_few(options: IndexOptions, effort: Effort) {
