@@ -86,7 +86,11 @@ fn main() {
         rows.iter().map(|row| dot(row, &anchor)).collect(),
     ];
     let data = build(rows, &values, &queries, options, effort);
-    println!("{} rows", data.rows.len());
+    println!(
+        "{} rows, {} candidates",
+        data.rows.len(),
+        data.snapshot.candidates(effort, ASKED)
+    );
     for (label, column, upwards) in [("even", 0, true), ("near", 1, false), ("far", 1, true)] {
         for share in SHARES {
             let mut sorted = values[column].clone();

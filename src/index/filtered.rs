@@ -14,6 +14,8 @@ const NAMING: f64 = 0.5;
 const WALK_RATIO: f64 = 2.2;
 /// Distances that the walk computes for each candidate that it weighs.
 const DISTANCES: f64 = 14.0;
+/// A candidate that lists weigh costs as much as a scan of this part of a list, most of it for asking whether rows are allowed.
+const LISTED: f64 = 0.5;
 /// A filter that keeps away from the query makes the walk long: it is gone to the end only where at least this share of the
 /// rows meets the filter. With a half the walk cost a third of comparing them all, with a third as much, with a fifth twice.
 const PATIENT: f64 = 0.35;
@@ -92,9 +94,14 @@ impl Snapshot {
         let share = (rows as f64 / live).clamp(1.0 / live, 1.0);
         let scan = matcher.entries() as f64 * NAMING + rows as f64;
         let kept = k + (ef - k) * share;
-        let walk = kept / share * DISTANCES * WALK_RATIO;
-        let flat = self.spec().options.method == Method::Flat;
-        let walks = !flat && walk < scan && kept < rows as f64;
+        let method = self.spec().options.method;
+        let weighing = match (method, self.spec().options.lists) {
+            (Method::Hnsw | Method::Flat, _) => DISTANCES * WALK_RATIO,
+            (Method::Ivf | Method::Factory, 0) => LISTED * live.sqrt(),
+            (Method::Ivf | Method::Factory, lists) => LISTED * live / f64::from(lists),
+        };
+        let walk = kept / share * weighing;
+        let walks = method != Method::Flat && walk < scan && kept < rows as f64;
         // Giving up and comparing all after all costs twice that at most.
         let most = (scan / WALK_RATIO) as u64;
         let pace = Pace {

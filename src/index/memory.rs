@@ -1,7 +1,6 @@
 //! What indexes hold in memory, by part, counted where it is taken and given back; and one bound for all of them.
 //! Allocates nothing itself, and never looks at what is held.
 
-use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -53,9 +52,10 @@ impl Memory {
         Self::new(None, None)
     }
 
-    /// A file for an index, if that is where vectors go.
-    pub(super) fn cold_file(&self) -> Option<io::Result<Box<dyn ColdFile>>> {
-        self.files.as_ref().map(|files| files.create())
+    /// A file for an index's vectors, or why there is none.
+    pub(super) fn cold_file(&self) -> Result<Box<dyn ColdFile>, String> {
+        let files = self.files.as_ref().ok_or("there are no files")?;
+        files.create().map_err(|error| error.to_string())
     }
 
     /// Whether vectors go to files.

@@ -61,7 +61,13 @@ impl MappedFiles {
         // Where files cannot be made without a name, a kill may have come between their making and their removal.
         for name in RealDisk.list(directory).map_err(failed())? {
             let left = directory.join(name);
-            RealDisk.remove_file(&left).map_err(StoreError::at(&left))?;
+            match RealDisk.remove_file(&left) {
+                // It may be a disk of its own, with what its file system needs.
+                Err(error) if error.kind() != io::ErrorKind::IsADirectory => {
+                    return Err(StoreError::at(&left)(error));
+                }
+                Ok(()) | Err(_) => {}
+            }
         }
         let files = Self::within(directory);
         files.probe().map_err(failed())?;

@@ -250,7 +250,7 @@ bool rank(const RektorView& view, Query& query, const ByVector& by_vector, size_
         }
         compare(view, by_vector, s.best[i].id, k, s);
     }
-    comparing.compared(first);
+    comparing.compared(view, first);
     if (of_bits(view.codes.metric)) {
         return true;  // codes are exact
     }
@@ -398,11 +398,17 @@ int64_t scan(const RektorView& view, const float* x, size_t k, uint32_t* rows, f
     const ByVector by_vector(view, x, view.codes.metric);
     for (size_t page = 0; k > 0 && page < view.live_pages; page++) {
         for (uint32_t word = 0; word < 512; word++) {
-            for (uint64_t bits = view.live[page][word]; bits != 0; bits &= bits - 1) {
-                const uint32_t row = static_cast<uint32_t>(page << kPageShift) + word * 64 +
-                                     static_cast<uint32_t>(__builtin_ctzll(bits));
-                compare(view, by_vector, row, k, s);
-            }
+            const uint64_t live = view.live[page][word];
+            const auto each = [&](const auto& row) {
+                for (uint64_t bits = live; bits != 0; bits &= bits - 1) {
+                    row(static_cast<uint32_t>(page << kPageShift) + word * 64 +
+                        static_cast<uint32_t>(__builtin_ctzll(bits)));
+                }
+            };
+            Comparing comparing;
+            each([&](uint32_t row) { comparing.wants(view, row); });
+            each([&](uint32_t row) { compare(view, by_vector, row, k, s); });
+            comparing.compared(view, static_cast<size_t>(__builtin_popcountll(live)));
         }
     }
     return give_ranked(by_vector, k, rows, distances, computed, s);

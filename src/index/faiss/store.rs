@@ -8,7 +8,7 @@
 use std::io;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use memmap2::{Advice, MmapMut};
 
@@ -59,15 +59,17 @@ struct Chunk {
 /// The file of a store.
 #[derive(Debug)]
 struct Cold {
-    /// Or why there is none.
-    file: io::Result<Box<dyn ColdFile>>,
+    /// Made when the first row goes to it; or why there is none.
+    file: OnceLock<Result<Box<dyn ColdFile>, String>>,
     charge: Charge,
 }
 
 impl Cold {
     /// Takes room on the disk.
     fn allocate(&self, offset: usize, bytes: usize) -> Result<(&dyn ColdFile, &Charge), String> {
-        let file = self.file.as_ref().map_err(io::Error::to_string)?;
+        let memory = self.charge.account().memory();
+        let file = self.file.get_or_init(|| memory.cold_file());
+        let file = file.as_ref().map_err(String::clone)?;
         let allocated = file.allocate(offset as u64, bytes);
         allocated.map_err(|error| error.to_string())?;
         Ok((&**file, &self.charge))
@@ -106,8 +108,8 @@ impl<T: Plain> Store<T> {
     /// The same for rows that are hardly ever read: in a file, if the account's memory has any.
     pub(super) fn cold(width: usize, account: &Arc<Account>, part: Part) -> Self {
         const { assert!(size_of::<T>() * COLD_ROWS >= PAGE) };
-        let cold = account.memory().cold_file().map(|file| Cold {
-            file,
+        let cold = account.memory().has_files().then(|| Cold {
+            file: OnceLock::new(),
             charge: Charge::new(Arc::clone(account), Part::Mapped),
         });
         Self {
@@ -224,7 +226,7 @@ impl<T: Plain> Store<T> {
     /// # Safety
     /// As [`set`](Self::set).
     pub(super) unsafe fn write(&self, row: u32, items: &[T]) -> Result<(), IndexError> {
-        if let Some(Ok(file)) = self.cold.as_ref().map(|cold| &cold.file) {
+        if let Some(Ok(file)) = self.cold.as_ref().and_then(|cold| cold.file.get()) {
             let in_file = self.lock()[row as usize >> CHUNK_SHIFT].in_file;
             if in_file & 1 << step_of(row as usize) != 0 {
                 assert_eq!(items.len(), self.width, "items of a row");

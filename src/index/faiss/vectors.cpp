@@ -47,7 +47,7 @@ double scale_for_halves(const float* x, size_t count) {
     return std::ldexp(1.0, 15 - exponent);
 }
 
-// Of the processor's clock, some 5 µs: no row takes as long to compare, and no disk is as fast.
+// Of the processor's clock, some 5 µs: no page takes as long to compare, and no disk is as fast.
 constexpr uint64_t kSlow = 12'500;
 // One page that had to be read among a few rows is no reason yet.
 constexpr size_t kFew = 10;
@@ -109,8 +109,9 @@ void Comparing::wants(const RektorView& view, uint32_t row) const {
     (void)madvise(reinterpret_cast<void*>(page), start + bytes - page, MADV_WILLNEED);
 }
 
-void Comparing::compared(size_t rows) {
-    if (__rdtsc() - began > kSlow * (rows + kFew)) {
+void Comparing::compared(const RektorView& view, size_t rows) {
+    const size_t pages = vector_bytes(view) / kPage + 1;
+    if (__rdtsc() - began > kSlow * pages * (rows + kFew)) {
         asking = kAsking;
     }
 }

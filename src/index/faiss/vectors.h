@@ -51,7 +51,7 @@ public:
     // A row that will be compared.
     void wants(const RektorView& view, uint32_t row) const;
     // So many were compared since the beginning.
-    void compared(size_t rows);
+    void compared(const RektorView& view, size_t rows);
 
 private:
     uint64_t began;
