@@ -5,7 +5,7 @@ use pg_query::protobuf::a_const::Val;
 use pg_query::protobuf::node::Node as Tree;
 use pg_query::protobuf::{FuncCall, Node};
 
-use super::knn::column_ref;
+use super::knn::{KnnQuery, column_ref};
 use super::operand::{self, QueryCast};
 use super::parse;
 use crate::vector::{Expression, NumberType, Part, VectorType};
@@ -29,6 +29,45 @@ pub enum QueryStep {
     BinaryQuantize,
     /// `subvector(…, start, count)`
     Subvector(Part),
+}
+
+impl KnnQuery {
+    /// Whether it is a sub-select of the statement: rows of the answer say that it brought as many rows as its LIMIT, and not
+    /// how many.
+    #[must_use]
+    pub fn is_sub_select(&self) -> bool {
+        self.around.is_some()
+    }
+
+    /// Whether the query is sent as what it is compared with: a value of the column's own type.
+    #[must_use]
+    pub fn is_sent_as(&self, column: VectorType) -> bool {
+        let casts = |step: &QueryStep| matches!(step, QueryStep::Cast(cast) if cast.kind == column);
+        self.expression == Expression::Column && self.steps.iter().all(casts)
+    }
+
+    /// The type that the query is compared as, where the statement says.
+    pub(super) fn written_kind(&self) -> Option<VectorType> {
+        let mut kind = None;
+        for step in &self.steps {
+            match step {
+                QueryStep::Cast(cast) => kind = Some(cast.kind),
+                QueryStep::BinaryQuantize => kind = Some(VectorType::Bit),
+                QueryStep::Subvector(_) => {}
+            }
+        }
+        kind
+    }
+
+    /// The numbers of dimensions that the statement writes to what is compared.
+    pub(super) fn written_dimensions(&self) -> impl Iterator<Item = i64> {
+        let of_query = self.steps.last().and_then(|step| match step {
+            QueryStep::Cast(cast) => cast.dimensions,
+            QueryStep::Subvector(part) => i64::try_from(part.count()).ok(),
+            QueryStep::BinaryQuantize => None,
+        });
+        self.dimensions.into_iter().chain(of_query)
+    }
 }
 
 /// The expression over a column that this is, if it is one that can be indexed.

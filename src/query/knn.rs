@@ -12,11 +12,12 @@ use pg_query::protobuf::{
 use super::RelayReason;
 use super::condition::{self, Condition};
 use super::expression::{self, OnColumn, QueryStep};
+use super::nested;
 use super::operand::{self, Bound, MAX_ROWS, QueryVector};
 use super::parse::{self, Token};
 use super::splice::{Around, SortKey, Splices};
 use super::survey::Survey;
-use crate::vector::{Expression, Metric, VectorType};
+use crate::vector::{Expression, Metric};
 
 /// A statement in the shape `SELECT … FROM table [WHERE …] ORDER BY column <op> query [ASC] LIMIT k [OFFSET n]`.
 #[derive(Clone, Debug)]
@@ -64,45 +65,6 @@ pub struct KnnQuery {
     pub(super) around: Option<(Around, Option<String>)>,
 }
 
-impl KnnQuery {
-    /// Whether it is a sub-select of the statement: rows of the answer say that it brought as many rows as its LIMIT, and not
-    /// how many.
-    #[must_use]
-    pub fn is_sub_select(&self) -> bool {
-        self.around.is_some()
-    }
-
-    /// Whether the query is sent as what it is compared with: a value of the column's own type.
-    #[must_use]
-    pub fn is_sent_as(&self, column: VectorType) -> bool {
-        let casts = |step: &QueryStep| matches!(step, QueryStep::Cast(cast) if cast.kind == column);
-        self.expression == Expression::Column && self.steps.iter().all(casts)
-    }
-
-    /// The type that the query is compared as, where the statement says.
-    pub(super) fn written_kind(&self) -> Option<VectorType> {
-        let mut kind = None;
-        for step in &self.steps {
-            match step {
-                QueryStep::Cast(cast) => kind = Some(cast.kind),
-                QueryStep::BinaryQuantize => kind = Some(VectorType::Bit),
-                QueryStep::Subvector(_) => {}
-            }
-        }
-        kind
-    }
-
-    /// The numbers of dimensions that the statement writes to what is compared.
-    pub(super) fn written_dimensions(&self) -> impl Iterator<Item = i64> {
-        let of_query = self.steps.last().and_then(|step| match step {
-            QueryStep::Cast(cast) => cast.dimensions,
-            QueryStep::Subvector(part) => i64::try_from(part.count()).ok(),
-            QueryStep::BinaryQuantize => None,
-        });
-        self.dimensions.into_iter().chain(of_query)
-    }
-}
-
 /// Recognises a k-NN query in a SELECT whose bytes are `range` and whose tokens are `tokens`: the SELECT itself, or the one
 /// sub-select, in FROM or in WITH, that it selects from, as where the nearest by one distance are put in order by another.
 pub(super) fn recognise(
@@ -113,7 +75,7 @@ pub(super) fn recognise(
     tokens: &[Token],
 ) -> Result<KnnQuery, RelayReason> {
     let text = Text { sql, tokens };
-    let Some(nested) = nested(select) else {
+    let Some(nested) = nested::of(select) else {
         return one_level(select, survey, &text, range, tokens);
     };
     plain(select)?;
@@ -133,51 +95,6 @@ pub(super) fn recognise(
 struct Text<'a> {
     sql: &'a str,
     tokens: &'a [Token],
-}
-
-/// A query within a statement, which is all that the statement selects from.
-struct Nested<'a> {
-    query: &'a SelectStmt,
-    /// Its name, if it stands in WITH.
-    name: Option<String>,
-}
-
-/// The one sub-select of FROM, or the one query of WITH that FROM names, if it has an order and a limit.
-fn nested(select: &SelectStmt) -> Option<Nested<'_>> {
-    if SetOperation::try_from(select.op) != Ok(SetOperation::SetopNone) {
-        return None;
-    }
-    let [item] = select.from_clause.as_slice() else {
-        return None;
-    };
-    let (query, name) = match (&item.node, &select.with_clause) {
-        (Some(Tree::RangeSubselect(item)), None) if !item.lateral => {
-            (item.subquery.as_deref()?, None)
-        }
-        (Some(Tree::RangeVar(table)), Some(with)) if !with.recursive => {
-            let [only] = with.ctes.as_slice() else {
-                return None;
-            };
-            let Some(Tree::CommonTableExpr(query)) = &only.node else {
-                return None;
-            };
-            let named = table.relname == query.ctename
-                && table.schemaname.is_empty()
-                && table.catalogname.is_empty()
-                && table.inh;
-            let query_of = query.ctequery.as_deref().filter(|_| named)?;
-            (query_of, Some(query.ctename.clone()))
-        }
-        (Some(_) | None, Some(_) | None) => return None,
-    };
-    match &query.node {
-        Some(Tree::SelectStmt(query))
-            if !query.sort_clause.is_empty() && query.limit_count.is_some() =>
-        {
-            Some(Nested { query, name })
-        }
-        Some(_) | None => None,
-    }
 }
 
 /// A k-NN query in a SELECT over a table, whose bytes are `range` and whose tokens are `tokens`.

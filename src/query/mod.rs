@@ -21,6 +21,7 @@ mod expression;
 mod interest;
 mod knn;
 mod names;
+mod nested;
 mod operand;
 mod parse;
 mod plan;

@@ -10,7 +10,7 @@ use crate::harness::{Database, Random, Server};
 use crate::relay::compare::{Copies, Pair};
 
 /// Rows, and bits of a row's signs.
-const ROWS: usize = 400;
+pub(super) const ROWS: usize = 400;
 
 /// Index, table, what is indexed with its operator class.
 const INDEXES: &[(&str, &str, &str)] = &[
@@ -51,13 +51,13 @@ const INDEXES: &[(&str, &str, &str)] = &[
 ];
 
 /// The vector of row n has n positive components: its signs' distance to those of a positive vector is its own.
-fn signs(n: usize) -> String {
+pub(super) fn signs(n: usize) -> String {
     let component = |at: usize| if at < n { n + at } else { 0 }.to_string();
     let components: Vec<String> = (0..ROWS).map(component).collect();
     format!("[{}]", components.join(","))
 }
 
-fn fill(database: &Database<'_>) {
+pub(super) fn fill(database: &Database<'_>) {
     let mut wire = database.connect();
     wire.run("create table item (id int primary key, n int, v vector(4), free vector, r real[], h halfvec(4))");
     wire.run("create table sign (id int primary key, n int, v vector(400))");
@@ -534,110 +534,4 @@ fn expressions_follow_their_column() {
         );
         pair.query("select id from item order by w::halfvec(4) <-> '[1,2,3,4]' limit 1");
     }
-}
-
-/// A sub-select after a write in its transaction, under another table's name, explained, and after a restart.
-#[test]
-fn sub_selects_see_what_postgres_sees() {
-    let mut copies = Copies::of(Server::Pg18, fill);
-    let create =
-        "create index signs on sign using faiss ((binary_quantize(v)::bit(400)) bit_hamming_ops)";
-    copies.rektor.create_index(create, "signs");
-    let near = "select id, v from sign order by binary_quantize(v)::bit(400) <~> binary_quantize($1::vector) limit 20";
-    let in_from = format!("select id from ({near}) s order by v <=> $1 limit 5");
-    let in_with = format!("with s as ({near}) select id from s order by v <=> $1 limit 5");
-    let query = signs(ROWS);
-    let ask = |pair: &mut Pair, rektor: &crate::harness::Rektor<'_>| {
-        let before = Answered::now(rektor).nominate;
-        for sql in [&in_from, &in_with] {
-            for protocol in [Protocol::Simple, Protocol::Text, Protocol::Prepared(2)] {
-                let (bytes, ready) = messages(protocol, sql, &[&query]);
-                pair.exchange(&format!("{protocol:?} {sql}"), &bytes, ready, b"");
-            }
-        }
-        Answered::now(rektor).nominate - before
-    };
-    let mut pair = copies.sessions(&[]);
-    assert_eq!(ask(&mut pair, &copies.rektor), 8.0);
-    pair.query("begin");
-    assert_eq!(ask(&mut pair, &copies.rektor), 8.0);
-    pair.query(&format!(
-        "insert into sign values (1000, 1, '{}')",
-        signs(ROWS - 1)
-    ));
-    assert_eq!(ask(&mut pair, &copies.rektor), 0.0);
-    pair.query("rollback");
-    assert_eq!(ask(&mut pair, &copies.rektor), 8.0);
-    pair.query("create temp table sign (id int, v vector(400))");
-    assert_eq!(ask(&mut pair, &copies.rektor), 0.0);
-    pair.query("drop table pg_temp.sign");
-    assert_eq!(ask(&mut pair, &copies.rektor), 8.0);
-    for (sql, analyze) in [
-        (&in_from, ""),
-        (&in_with, ""),
-        (&in_from, "(analyze) "),
-        (&in_with, "(analyze) "),
-    ] {
-        let sql = sql.replace("$1", &format!("'{query}'"));
-        let plan = pair.through.column(&format!("explain {analyze}{sql}"));
-        assert!(
-            plan.iter().any(|line| line == "Rektor: nominate"),
-            "{plan:?}"
-        );
-        assert!(
-            plan.iter().any(|line| line.contains("CTE Scan")),
-            "{plan:?}"
-        );
-    }
-    drop(pair);
-    assert!(copies.rektor.stop().success());
-    copies.rektor.up();
-    copies.rektor.wait_ready("signs");
-    let mut pair = copies.sessions(&[]);
-    pair.query("update sign set v = (select v from sign where id = 399) where id = 7");
-    copies.rektor.catch_up(&mut pair.through);
-    let verified = pair
-        .through
-        .rows("select missing + extra + differing, left_out from rektor.verify_index('signs')");
-    assert_eq!(verified, [["0", "1"].map(|text| Some(text.to_owned()))]);
-    pair.query("delete from sign where id = 7");
-    assert_eq!(ask(&mut pair, &copies.rektor), 8.0);
-}
-
-/// pgvector's setting of an IVFFlat index is one of Rektor's lists; its default is nobody's choice.
-#[test]
-fn probes_of_a_session_are_the_lists_searched() {
-    let database = Server::Pg18.shared().database();
-    let rektor = crate::harness::Rektor::start(&database);
-    let mut wire = rektor.connect();
-    wire.run("load 'vector'");
-    wire.run("create table t (id int primary key, v vector(3))");
-    wire.run("insert into t select i, array[sin(i), sin(i * 1.7), sin(i * 2.3)] from generate_series(1, 20) i");
-    wire.run("create index lists on t using faiss (v vector_l2_ops) with (method = ivf)");
-    wire.run("create index graph on t using faiss (v vector_cosine_ops)");
-    rektor.wait_ready("lists");
-    rektor.wait_ready("graph");
-    let mut effort = |set: &str, operator: &str| {
-        wire.run(set);
-        let sql = format!("explain select id from t order by v {operator} '[1,2,3]' limit 1");
-        let lines = wire.column(&sql);
-        let line = lines
-            .iter()
-            .find_map(|line| line.trim().strip_prefix("Effort: "));
-        line.expect("an effort").to_owned()
-    };
-    let default = effort("select 1", "<->");
-    assert!(default.contains("rektor.recall_target"), "{default}");
-    assert_eq!(effort("set ivfflat.probes = 1", "<->"), default);
-    let probes = "80 (of at least 20 lists, ivfflat.probes)";
-    assert_eq!(effort("set ivfflat.probes = 20", "<->"), probes);
-    assert!(effort("select 1", "<=>").contains("rektor.recall_target"));
-    assert_eq!(effort("set hnsw.ef_search = 100", "<->"), probes);
-    assert_eq!(effort("select 1", "<=>"), "100 (hnsw.ef_search)");
-    assert_eq!(
-        effort("begin; set local ivfflat.probes = 5", "<->"),
-        "20 (of at least 5 lists, ivfflat.probes)"
-    );
-    assert_eq!(effort("rollback", "<->"), probes);
-    assert_eq!(effort("reset all", "<->"), default);
 }
