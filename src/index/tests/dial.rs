@@ -67,7 +67,7 @@ fn normalised() {
 /// Most rows that are linked later are copies of others, which a graph finds more surely than anything new.
 #[test]
 fn copies_of_rows_do_not_flatter() {
-    let (mut random, mut rows) = (Random(10), Vec::new());
+    let (mut random, mut rows) = (Random(10), Vec::<Vec<f32>>::new());
     check(spec(DIM, Metric::L2), || {
         if (ROWS / 3..ROWS).contains(&rows.len()) && random.below(8) != 0 {
             rows.push(rows[random.index(ROWS / 3)].clone());
