@@ -273,10 +273,7 @@ impl Account {
 
     /// The linker works, or why it cannot.
     pub(super) fn linked(&self, done: &Result<(), IndexError>) {
-        let starved = match done {
-            Err(error @ IndexError::Memory { .. }) => Some(error.to_string()),
-            Ok(()) | Err(_) => None,
-        };
+        let starved = done.as_ref().err().map(ToString::to_string);
         *self.starved.lock().unwrap_or_else(PoisonError::into_inner) = starved;
     }
 

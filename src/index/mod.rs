@@ -14,7 +14,7 @@
 //! attributes.rs  ordinals by row (values.rs), and rows by ordinal
 //! filter.rs    conditions → which rows may meet them;  filtered.rs  a search among those
 //! dial.rs      a wanted recall → how many candidates a search weighs
-//! linker.rs    the thread that links rows into the graph, and rebuilds it when half is dead
+//! linker.rs    the threads that link rows into the graph, rebuild it when half is dead, and check live queries
 //! view.rs      all indexes at one moment, as the front end sees them
 //! faiss/       memory that searches share with the writer, and the C++ shim over FAISS
 //!   rows.rs      the writer's side: vectors, which rows are live, when an id may be used again

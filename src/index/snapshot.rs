@@ -218,7 +218,7 @@ impl Snapshot {
         self.rows.dial().failure()
     }
 
-    /// Why rows wait to be linked until there is memory, if they do. As of now, of all its snapshots.
+    /// Why rows wait to be linked, until there is memory or a thread, if they do. As of now, of all its snapshots.
     #[must_use]
     pub fn starved(&self) -> Option<String> {
         self.rows.account().starved()

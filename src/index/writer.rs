@@ -452,9 +452,11 @@ impl Writer {
             self.left_out.len(),
         ));
         if self.linker.is_none() && snapshot.view().nodes() >= LINKER_FROM {
+            let started = Linker::start(Arc::clone(snapshot.view().dial()));
             // Without a thread to be had, rows are scanned until the next try.
-            let dial = Arc::clone(snapshot.view().dial());
-            self.linker = Linker::start(dial).ok();
+            self.linker = started
+                .map_err(|error| snapshot.view().account().linked(&Err(error)))
+                .ok();
         }
         if let Some(linker) = &self.linker {
             linker.see(Arc::clone(&snapshot));

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use super::fixture::{Answered, query_vector};
-use super::statements::{Protocol, messages, widen};
+use super::statements::{Protocol, nominated, widen};
 use crate::harness::message::{bind, describe, execute, parse, sync};
 use crate::harness::{Database, Random, Server};
 use crate::relay::compare::Copies;
@@ -265,35 +265,16 @@ fn answers_are_exact(server: Server, protocol: Protocol) {
     let copies = copies(server);
     let mut pair = copies.sessions(&[]);
     widen(&mut pair, server);
-    let mut wrong = Vec::new();
-    for (n, (condition, more)) in CONDITIONS.iter().enumerate() {
-        let vector = query_vector(server, 4_000 + n as u64);
-        for limit in [3, 200] {
-            let sql = format!(
-                "select id, tags, meta from doc where {condition} order by v <-> $1 limit {limit}"
-            );
-            let parameters = [&[&vector[..]], *more].concat();
-            let (bytes, ready) = messages(protocol, &sql, &parameters);
-            let before = Answered::now(&copies.rektor);
-            pair.exchange(
-                &format!("{server:?} {protocol:?}: {sql}"),
-                &bytes,
-                ready,
-                b"",
-            );
-            let after = Answered::now(&copies.rektor);
-            if after.nominate == before.nominate
-                || after.exact > before.exact
-                || after.relay > before.relay
-            {
-                wrong.push(format!("{sql}: {before:?} → {after:?}"));
-            }
-        }
-    }
-    assert!(
-        wrong.is_empty(),
-        "{server:?}: not answered by nominating\n{}",
-        wrong.join("\n")
+    let statement = |condition: &str, limit: usize| {
+        format!("select id, tags, meta from doc where {condition} order by v <-> $1 limit {limit}")
+    };
+    nominated(
+        &copies,
+        &mut pair,
+        protocol,
+        CONDITIONS,
+        [3, 200],
+        statement,
     );
 }
 

@@ -5,7 +5,7 @@ use std::fmt::Write;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::fixture::{Answered, query_vector};
-use super::statements::{Protocol, messages, widen};
+use super::statements::{Protocol, nominated, widen};
 use crate::harness::message::{bind, describe, execute, extended, parse, sync};
 use crate::harness::{Database, Random, Server};
 use crate::relay::compare::Copies;
@@ -146,36 +146,10 @@ fn filtered_searches_are_exact(server: Server, protocol: Protocol) {
     let copies = copies(server);
     let mut pair = copies.sessions(&[("timezone", "Asia/Kolkata"), ("datestyle", "German")]);
     widen(&mut pair, server);
-    let mut wrong = Vec::new();
-    for (n, (condition, more)) in CONDITIONS.iter().enumerate() {
-        let vector = query_vector(server, 3_000 + n as u64);
-        for limit in [5, 40] {
-            let sql = format!(
-                "select id, i4, t from shop where {condition} order by v <-> $1 limit {limit}"
-            );
-            let parameters = [&[&vector[..]], *more].concat();
-            let (bytes, ready) = messages(protocol, &sql, &parameters);
-            let before = Answered::now(&copies.rektor);
-            pair.exchange(
-                &format!("{server:?} {protocol:?}: {sql}"),
-                &bytes,
-                ready,
-                b"",
-            );
-            let after = Answered::now(&copies.rektor);
-            if after.nominate == before.nominate
-                || after.exact > before.exact
-                || after.relay > before.relay
-            {
-                wrong.push(format!("{sql}: {before:?} → {after:?}"));
-            }
-        }
-    }
-    assert!(
-        wrong.is_empty(),
-        "{server:?}: not answered by nominating\n{}",
-        wrong.join("\n")
-    );
+    let statement = |condition: &str, limit: usize| {
+        format!("select id, i4, t from shop where {condition} order by v <-> $1 limit {limit}")
+    };
+    nominated(&copies, &mut pair, protocol, CONDITIONS, [5, 40], statement);
 }
 
 #[test]

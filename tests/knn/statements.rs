@@ -100,6 +100,43 @@ pub(super) fn widen(pair: &mut Pair, server: Server) {
     pair.query("set hnsw.ef_search = 1000");
 }
 
+/// Each condition, with its parameters after the query vector, in a statement of either limit: the rows that exact SQL gives,
+/// every time from the index.
+pub(super) fn nominated(
+    copies: &Copies,
+    pair: &mut Pair,
+    protocol: Protocol,
+    conditions: &[(&str, &[&str])],
+    limits: [usize; 2],
+    statement: impl Fn(&str, usize) -> String,
+) {
+    let server = copies.direct.cluster.server;
+    let mut wrong = Vec::new();
+    for (n, (condition, more)) in conditions.iter().enumerate() {
+        let vector = query_vector(server, 3_000 + n as u64);
+        for limit in limits {
+            let sql = statement(condition, limit);
+            let parameters = [&[&vector[..]], *more].concat();
+            let (bytes, ready) = messages(protocol, &sql, &parameters);
+            let before = Answered::now(&copies.rektor);
+            let label = format!("{server:?} {protocol:?}: {sql}");
+            pair.exchange(&label, &bytes, ready, b"");
+            let after = Answered::now(&copies.rektor);
+            if after.nominate == before.nominate
+                || after.exact > before.exact
+                || after.relay > before.relay
+            {
+                wrong.push(format!("{sql}: {before:?} → {after:?}"));
+            }
+        }
+    }
+    assert!(
+        wrong.is_empty(),
+        "{server:?}: not answered by nominating\n{}",
+        wrong.join("\n")
+    );
+}
+
 fn unexpected(way: Way, before: Answered, after: Answered, times: usize) -> Option<String> {
     let times = f64::from(u32::try_from(times).unwrap());
     let nominated = after.nominate - before.nominate;

@@ -53,7 +53,7 @@ struct VectorPoints {
     }
 };
 
-// Candidates so many times farther (squared) than the fourth nearest are far: what is near is a bunch of its own, …
+// Candidates so many times farther (the square, where distances are compared by it) than the fourth nearest are far: what is near is a bunch of its own, …
 constexpr float kFar = 16;
 constexpr size_t kBunchAtLeast = 4;
 // … and a far one is left out only for a node that is much nearer to it, not for any of the bunch that happens to be a
