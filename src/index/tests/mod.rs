@@ -6,6 +6,7 @@ mod dial;
 mod filters;
 mod hard;
 mod lists;
+mod many;
 mod memory;
 mod model;
 mod recall;
