@@ -224,7 +224,10 @@ pub(super) fn plan(
             let declared = types.get(usize::from(number) - 1).copied().unwrap_or(0);
             (declared == 0 || declared == column.type_id.0).then_some(number)
         }
-        QueryVector::Parameter(_) | QueryVector::Literal(_) => None,
+        QueryVector::Parameter(_)
+        | QueryVector::Literal(_)
+        | QueryVector::Rows(_)
+        | QueryVector::Elements(_) => None,
     };
     Ok(Rewrite {
         plan: Arc::new(plan),
