@@ -281,7 +281,12 @@ impl<'a> Joined<'a> {
         let column = vectors.column;
         let columns = self.columns();
         let rows = quoted_identifier(&self.alias.aliasname);
-        let named = |column| Some(format!("{rows}.{}", quoted_identifier(&columns.name(column)?)));
+        let named = |column| {
+            Some(format!(
+                "{rows}.{}",
+                quoted_identifier(&columns.name(column)?)
+            ))
+        };
         let among = |array: &str, column| {
             let column: String = named(column)?;
             Some(format!("pg_catalog.array_position({array}, {column})"))

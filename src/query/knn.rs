@@ -462,9 +462,8 @@ impl<'a> Distance<'a> {
             return Err(RelayReason::NotADistance);
         };
         let of_table = |node| {
-            let is_vector = |on: &OnColumn<'_>| {
-                each.is_some_and(|joined| joined.column(&on.column).is_some())
-            };
+            let is_vector =
+                |on: &OnColumn<'_>| each.is_some_and(|joined| joined.column(&on.column).is_some());
             expression::on_column(node).filter(|on| !is_vector(on))
         };
         let (on, query) = match (of_table(left), of_table(right)) {

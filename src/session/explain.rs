@@ -285,7 +285,9 @@ impl Session {
         ];
         if search.request.batch.is_some() {
             let vectors = search.request.vectors.len();
-            lines.push(format!("  Vectors: {vectors}, each with candidates of its own"));
+            lines.push(format!(
+                "  Vectors: {vectors}, each with candidates of its own"
+            ));
         }
         lines.extend([
             format!(

@@ -377,7 +377,8 @@ impl Session {
             };
             if search.request.is_nothing(rows)
                 && !self.is_fresh()
-                && self.guards_failed(claim).await? {
+                && self.guards_failed(claim).await?
+            {
                 return Ok(Served::Relay(RelayReason::TransactionWrote));
             }
             if self.is_cancelled() {

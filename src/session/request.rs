@@ -95,7 +95,10 @@ pub(super) fn read(
             vec![one_vector(&Steps::of(query, &[]), index, one, parameter)?]
         }
     };
-    if vectors.iter().any(|vector| vector.form() != Some(index.form())) {
+    if vectors
+        .iter()
+        .any(|vector| vector.form() != Some(index.form()))
+    {
         return Err(RelayReason::WrongDimension);
     }
     if index.metric == Metric::Cosine && vectors.iter().any(Vector::is_zero) {
@@ -121,7 +124,11 @@ pub(super) fn read(
     }
     let size = |rows: u64| usize::try_from(rows).map_err(|_| RelayReason::LimitTooLarge);
     let batch = query.is_batch().then(|| Batch {
-        sure_rows: if query.is_left_joined() { vectors.len() } else { 0 },
+        sure_rows: if query.is_left_joined() {
+            vectors.len()
+        } else {
+            0
+        },
     });
     if query.is_left_joined() && limit == 1 {
         return Err(RelayReason::AroundLateral); // a vector has one row, whether one was found or none

@@ -89,7 +89,12 @@ fn batches_are_exact(server: Server, protocol: Protocol) {
             let [a, b] = [0, 1].map(|at| query_vector(server, 5_000 + 100 * n as u64 + at));
             let (bytes, ready) = messages(protocol, &sql, &[&a, &b]);
             let before = Answered::now(&copies.rektor);
-            pair.exchange(&format!("{server:?} {protocol:?}: {sql}"), &bytes, ready, b"");
+            pair.exchange(
+                &format!("{server:?} {protocol:?}: {sql}"),
+                &bytes,
+                ready,
+                b"",
+            );
             // `1 + 0` is not a constant to Rektor
             let expected = if search.ends_with("+ 0") { 0.0 } else { times };
             let answered = nominated(&copies.rektor, before);
@@ -98,7 +103,11 @@ fn batches_are_exact(server: Server, protocol: Protocol) {
             }
         }
     }
-    assert!(wrong.is_empty(), "{server:?} {protocol:?}\n{}", wrong.join("\n"));
+    assert!(
+        wrong.is_empty(),
+        "{server:?} {protocol:?}\n{}",
+        wrong.join("\n")
+    );
 }
 
 #[test]
@@ -149,7 +158,9 @@ fn arrays_are_read_in_every_form() {
     let texts = [0, 1].map(|seed| query_vector(server, seed));
     let binary = |kind: u32, elements: &[Vec<u8>]| {
         let count = u32::try_from(elements.len()).unwrap();
-        let words = [1, 0, kind, count, 1].into_iter().flat_map(u32::to_be_bytes);
+        let words = [1, 0, kind, count, 1]
+            .into_iter()
+            .flat_map(u32::to_be_bytes);
         let mut array: Vec<u8> = words.collect();
         for element in elements {
             array.extend(u32::try_from(element.len()).unwrap().to_be_bytes());
@@ -183,7 +194,11 @@ fn arrays_are_read_in_every_form() {
             sync(),
         ];
         pair.exchange(&format!("{declared} {format}"), &bytes.concat(), 1, b"");
-        assert_eq!(nominated(&copies.rektor, before), 1.0, "{declared} {format}");
+        assert_eq!(
+            nominated(&copies.rektor, before),
+            1.0,
+            "{declared} {format}"
+        );
     }
     // what is none of these, or not a vector of this index
     for (declared, format, value) in [
@@ -246,7 +261,8 @@ fn batches_are_never_short() {
             "select id from item order by embedding <-> q.v limit 5 offset 2998",
         ] {
             for join in JOINS {
-                let search = search.replace("from gap order by", "from gap where v is not null order by");
+                let search =
+                    search.replace("from gap order by", "from gap where v is not null order by");
                 pair.query(&two(server, join, &search, "order by 1, 2"));
             }
         }
@@ -258,11 +274,26 @@ fn roles_see_of_batches_what_they_may() {
     for server in [Server::Plain, Server::Pg18] {
         let copies = copies_with(server, INDEXES);
         for (role, search) in [
-            ("reader", "select id from tenant order by tenant.v <-> q.v limit 3"),
-            ("reader", "select id from tenant order by tenant.v <-> q.v limit 7"),
-            ("keyless", "select name from item order by embedding <-> q.v limit 3"),
-            ("keyless", "select id from item order by embedding <-> q.v limit 3"),
-            ("stranger", "select name from item order by embedding <-> q.v limit 3"),
+            (
+                "reader",
+                "select id from tenant order by tenant.v <-> q.v limit 3",
+            ),
+            (
+                "reader",
+                "select id from tenant order by tenant.v <-> q.v limit 7",
+            ),
+            (
+                "keyless",
+                "select name from item order by embedding <-> q.v limit 3",
+            ),
+            (
+                "keyless",
+                "select id from item order by embedding <-> q.v limit 3",
+            ),
+            (
+                "stranger",
+                "select name from item order by embedding <-> q.v limit 3",
+            ),
         ] {
             let mut pair = copies.sessions(&[]);
             pair.direct = copies.direct.connect_as(role);
@@ -299,7 +330,9 @@ fn batches_see_what_postgres_sees() {
         pair.query("begin");
         assert_eq!(ask(&mut pair), all);
         let near = query_vector(server, 77);
-        pair.query(&format!("insert into item values (20000, 1, 1, 'new', '{near}')"));
+        pair.query(&format!(
+            "insert into item values (20000, 1, 1, 'new', '{near}')"
+        ));
         assert_eq!(ask(&mut pair), 0.0);
         pair.query("commit");
         assert_eq!(ask(&mut pair), all);
@@ -325,7 +358,12 @@ fn batches_see_what_postgres_sees() {
         }
         pair.query("create temp table item (id int, name text, embedding real[])");
         let before = Answered::now(&copies.rektor);
-        pair.query(&two(server, JOINS[3], "select id from item order by embedding::text <-> q.v limit 3", ""));
+        pair.query(&two(
+            server,
+            JOINS[3],
+            "select id from item order by embedding::text <-> q.v limit 3",
+            "",
+        ));
         assert_eq!(nominated(&copies.rektor, before), 0.0);
         pair.query("drop table pg_temp.item");
         assert_eq!(ask(&mut pair), all);
@@ -355,7 +393,9 @@ fn explain_tells_of_batches() {
     let lines = explained("", &two(server, JOINS[1], search, "limit 3"));
     assert_eq!(
         lines,
-        ["Rektor: relay (the statement around LATERAL does not tell whether every search found its rows)"]
+        [
+            "Rektor: relay (the statement around LATERAL does not tell whether every search found its rows)"
+        ]
     );
     let many = vec!["'[1,2,3,4]'"; 100].join(",");
     let many = format!(

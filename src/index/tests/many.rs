@@ -97,11 +97,7 @@ fn calls_are_bounded_and_share_the_cores() {
     for place in [0, 200] {
         let mut queries = queries[..300].to_vec();
         queries[place] = Vector::new(vec![1.0; DIM + 1]).unwrap();
-        assert!(
-            snapshot
-                .search_many(&queries, 5, effort, &filter)
-                .is_err()
-        );
+        assert!(snapshot.search_many(&queries, 5, effort, &filter).is_err());
     }
     std::thread::scope(|scope| {
         for _ in 0..4 {

@@ -142,9 +142,9 @@ fn what_cannot_be_answered_so_is_refused() {
     let search = |order: &str| {
         format!("SELECT 1 FROM {VALUES} CROSS JOIN LATERAL (SELECT id FROM items {order}) r")
     };
-    let rows =
-        |rows: &str| format!("SELECT 1 FROM {rows} q(n, v) CROSS JOIN LATERAL {NEAREST}");
-    let around = |what: &str| format!("SELECT q.n FROM {VALUES} CROSS JOIN LATERAL {NEAREST} {what}");
+    let rows = |rows: &str| format!("SELECT 1 FROM {rows} q(n, v) CROSS JOIN LATERAL {NEAREST}");
+    let around =
+        |what: &str| format!("SELECT q.n FROM {VALUES} CROSS JOIN LATERAL {NEAREST} {what}");
     let many = vec!["(1, '[1,2,3]'::vector)"; super::MAX_VECTORS + 1].join(", ");
     for (sql, reason) in [
         // the statement around

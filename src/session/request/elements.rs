@@ -54,7 +54,10 @@ fn bounded(count: usize) -> Result<(), RelayReason> {
 
 /// The elements of `{"[1,2]","[3,4]"}`, quoted or, where they have no comma, not. One more than are allowed are read at most.
 fn text_elements(text: &str) -> Option<Vec<String>> {
-    let inner = text.trim_matches(' ').strip_prefix('{')?.strip_suffix('}')?;
+    let inner = text
+        .trim_matches(' ')
+        .strip_prefix('{')?
+        .strip_suffix('}')?;
     let mut elements = Vec::new();
     let mut rest = inner.trim_matches(' ');
     while !rest.is_empty() && elements.len() <= MAX_VECTORS {
@@ -148,15 +151,24 @@ mod tests {
             bytes
         };
         let good = array(&[1, 0, 77, 2, 1, 1], b"a\0\0\0\x01b");
-        assert_eq!(binary_elements(&good), Ok(vec![(77, &b"a"[..]), (77, b"b")]));
+        assert_eq!(
+            binary_elements(&good),
+            Ok(vec![(77, &b"a"[..]), (77, b"b")])
+        );
         for end in 0..good.len() {
             assert!(binary_elements(&good[..end]).is_err(), "{end}");
         }
         let long = i32::try_from(MAX_VECTORS + 1).unwrap();
         for (bytes, reason) in [
-            (array(&[1, 0, 77, 1, 1, 1], b"ab"), RelayReason::MalformedQuery),
+            (
+                array(&[1, 0, 77, 1, 1, 1], b"ab"),
+                RelayReason::MalformedQuery,
+            ),
             (array(&[1, 1, 77, 1, 1, -1], b""), RelayReason::NullQuery),
-            (array(&[2, 0, 77, 1, 1, 1, 1, 1], b"a"), RelayReason::MalformedQuery),
+            (
+                array(&[2, 0, 77, 1, 1, 1, 1, 1], b"a"),
+                RelayReason::MalformedQuery,
+            ),
             (array(&[1, 0, 77, long, 1], b""), RelayReason::BatchTooLarge),
             (array(&[1, 0, 77, 0, 1], b""), RelayReason::NullQuery),
         ] {
