@@ -1,7 +1,8 @@
 //! The index engine alone, in this process, on one search thread: the Rektor row of `benches/peers.py`.
 //! `engine DIR` builds an index of the vectors that `peers.py` prepared in DIR, says so in a line of JSON, and then, for
-//! each effort on a line of its input, prints recall and cost of the held-out queries. By hand:
-//! `printf '%s\n' 32 64 128 | cargo bench --bench engine -- target/bench/packages-1000`.
+//! each effort on a line of its input, prints recall and cost of the held-out queries; on `many EFFORT`, how many queries a
+//! second one call for many of them answers, against a call for each. By hand:
+//! `printf '%s\n' 32 64 'many 64' | cargo bench --bench engine -- target/bench/packages-1000`.
 #![allow(
     clippy::print_stdout,
     clippy::unwrap_used,
@@ -15,7 +16,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use rektor::catalog::{IndexOptions, Method, RowKey};
-use rektor::index::{IndexSpec, RowChange, Snapshot, VectorChange, Writer};
+use rektor::index::{Effort, Filter, IndexSpec, RowChange, Snapshot, VectorChange, Writer};
 use rektor::lsn::Lsn;
 use rektor::vector::{Dim, Metric, Vector};
 use serde_json::{Value, json};
@@ -76,8 +77,12 @@ fn main() {
     });
     println!("{built}");
     for line in std::io::stdin().lines() {
-        let effort = line.unwrap().trim().parse().unwrap();
-        println!("{}", measured(&snapshot, &queries, &truth, k, effort));
+        let line = line.unwrap();
+        let shown = match line.trim().strip_prefix("many ") {
+            Some(effort) => together(&snapshot, &queries, k, effort.parse().unwrap()),
+            None => measured(&snapshot, &queries, &truth, k, line.trim().parse().unwrap()),
+        };
+        println!("{shown}");
     }
 }
 
@@ -167,6 +172,59 @@ fn measured(
         "p99_us": took[took.len() * 99 / 100],
         "distances": distances as f64 / count,
     })
+}
+
+/// Queries of one call for many.
+const TOGETHER: usize = 100;
+/// How often each block of them is searched for, in each way in turn.
+const ROUNDS: usize = 12;
+
+/// Queries a second of single calls, of calls for many, and of single calls in an order in which each query is the nearest of
+/// those left to the one before it. For each block of queries the best of the rounds counts: others run on this machine.
+fn together(snapshot: &Snapshot, queries: &[Vector], k: usize, effort: usize) -> Value {
+    let (filter, effort) = (Filter::default(), Effort::Candidates(effort));
+    let blocks: Vec<_> = queries.chunks_exact(TOGETHER).collect();
+    let ordered: Vec<Vec<Vector>> = blocks.iter().map(|block| chained(block)).collect();
+    let mut best = vec![[Duration::MAX; 3]; blocks.len()];
+    for _ in 0..ROUNDS {
+        for ((block, ordered), best) in blocks.iter().zip(&ordered).zip(&mut best) {
+            let single = |queries: &[Vector]| {
+                for query in queries {
+                    snapshot.search_with(query, k, effort).unwrap();
+                }
+            };
+            let many = || drop(snapshot.search_many(block, k, effort, &filter).unwrap());
+            let ways: [&dyn Fn(); 3] = [&|| single(block), &many, &|| single(ordered)];
+            for (way, best) in ways.iter().zip(best) {
+                let start = Instant::now();
+                way();
+                *best = start.elapsed().min(*best);
+            }
+        }
+    }
+    let count = (blocks.len() * TOGETHER) as f64;
+    let rate = |way: usize| count / best.iter().map(|of| of[way].as_secs_f64()).sum::<f64>();
+    let [single, many, ordered] = [0, 1, 2].map(rate);
+    json!({
+        "single_qps": single,
+        "many_qps": many,
+        "many_to_single": many / single,
+        "ordered_to_single": ordered / single,
+    })
+}
+
+/// The vectors, each followed by the nearest of those left.
+fn chained(vectors: &[Vector]) -> Vec<Vector> {
+    let mut left = vectors.to_vec();
+    let mut chain = vec![left.remove(0)];
+    while !left.is_empty() {
+        let last = chain.last().unwrap();
+        let near = |vector: &Vector| Metric::Cosine.distance(last.as_slice(), vector.as_slice());
+        let distances = left.iter().map(near).enumerate();
+        let nearest = distances.min_by(|a, b| a.1.total_cmp(&b.1)).unwrap().0;
+        chain.push(left.remove(nearest));
+    }
+    chain
 }
 
 /// What this thread has computed so far: the measure to trust on a machine that does other things as well.

@@ -39,7 +39,7 @@ pub struct KnnQuery {
     pub metric: Metric,
     /// The query.
     pub query: QueryVector,
-    /// The query is a parameter that the statement names nowhere else: no other use of it shows in which form it is sent.
+    /// The query, or the array of queries, is a parameter that the statement names nowhere else: no other use of it shows in which form it is sent.
     pub query_used_once: bool,
     /// Parameters that the statement names more than once: without a declared type, any of the uses may decide it.
     pub repeated: Vec<u16>,
@@ -509,8 +509,10 @@ pub(super) fn column_ref(node: &Node) -> Option<Vec<&str>> {
 }
 
 fn is_used_once(query: &QueryVector, sql: &str, tokens: &[Token]) -> bool {
-    let QueryVector::Parameter(number) = query else {
-        return false;
+    let number = match query {
+        QueryVector::Parameter(number) => number,
+        QueryVector::Elements(array) => return is_used_once(array, sql, tokens),
+        QueryVector::Literal(_) | QueryVector::Rows(_) => return false,
     };
     let uses = tokens
         .iter()

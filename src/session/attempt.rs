@@ -59,10 +59,8 @@ impl Session {
         };
         completions += usize::from(parsed);
         let query;
-        if let Some(number) = self.query_parameter(claim)
-            && let [vector] = search.request.vectors.as_slice()
-        {
-            query = vector.to_binary(search.kind());
+        if let Some(number) = self.query_parameter(claim) {
+            query = search.query_in_binary();
             bind.set_binary(number, &query);
         }
         bind.redirect(&mut self.upstream.outbox, &own, keys);

@@ -8,7 +8,7 @@ use super::request::Request;
 use crate::catalog;
 use crate::index::view::IndexState;
 use crate::index::{Effort, Filter, Found, Snapshot};
-use crate::vector::{Vector, VectorType};
+use crate::vector::Vector;
 
 /// Candidates beyond k + offset, and one for each ten of those: so many may have moved upstream since they were indexed
 /// without costing the last place. Each costs Postgres 3–5 µs, and where they are not enough the answer is short and widened.
@@ -71,9 +71,22 @@ impl Search {
         snapshot.is_some_and(|snapshot| snapshot.is_settled())
     }
 
-    /// The indexed column's type.
-    pub(super) fn kind(&self) -> VectorType {
-        self.index.definition.column.kind
+    /// The query as a value of the indexed column's type, or the queries as an array of those.
+    pub(super) fn query_in_binary(&self) -> Vec<u8> {
+        let column = &self.index.definition.column;
+        let vectors = &self.request.vectors;
+        let mut values = vectors.iter().map(|vector| vector.to_binary(column.kind));
+        if self.request.batch.is_none() {
+            return values.next().unwrap_or_default();
+        }
+        let number = |size: usize| u32::try_from(size).unwrap_or(u32::MAX);
+        let header = [1, 0, column.type_id.0, number(vectors.len()), 1];
+        let mut array: Vec<u8> = header.into_iter().flat_map(u32::to_be_bytes).collect();
+        for value in values {
+            array.extend(number(value.len()).to_be_bytes());
+            array.extend(value);
+        }
+        array
     }
 }
 
@@ -168,7 +181,7 @@ pub(super) mod tests {
         ColumnNumber, IndexDefinition, IndexId, IndexOptions, KeyColumn, KeyType, PgvectorTypes,
         QualifiedName, RelationId, TypeId, VectorColumn,
     };
-    use crate::vector::{Dim, Expression, Metric};
+    use crate::vector::{Dim, Expression, Metric, VectorType};
 
     pub(in crate::session) fn definition(key: &[KeyType]) -> IndexDefinition {
         let name = |name: &str| QualifiedName {
