@@ -1,8 +1,8 @@
 //! The index engine alone, in this process, on one search thread: the Rektor row of `benches/peers.py`.
 //! `engine DIR` builds an index of the vectors that `peers.py` prepared in DIR, says so in a line of JSON, and then, for
-//! each effort on a line of its input, prints recall and cost of the held-out queries; on `many EFFORT`, how many queries a
-//! second one call for many of them answers, against a call for each. By hand:
-//! `printf '%s\n' 32 64 'many 64' | cargo bench --bench engine -- target/bench/packages-1000`.
+//! each effort on a line of its input, prints recall and cost of the held-out queries; on `many EFFORT
+//! COUNT`, how many queries a second one call for so many of them answers, against a call for each. By hand:
+//! `printf '%s\n' 32 64 'many 64 100' | cargo bench --bench engine -- target/bench/packages-1000`.
 #![allow(
     clippy::print_stdout,
     clippy::unwrap_used,
@@ -79,7 +79,10 @@ fn main() {
     for line in std::io::stdin().lines() {
         let line = line.unwrap();
         let shown = match line.trim().strip_prefix("many ") {
-            Some(effort) => together(&snapshot, &queries, k, effort.parse().unwrap()),
+            Some(many) => {
+                let numbers: Vec<usize> = many.split(' ').map(|n| n.parse().unwrap()).collect();
+                together(&snapshot, &queries, k, numbers[0], numbers[1])
+            }
             None => measured(&snapshot, &queries, &truth, k, line.trim().parse().unwrap()),
         };
         println!("{shown}");
@@ -174,27 +177,30 @@ fn measured(
     })
 }
 
-/// Queries of one call for many.
-const TOGETHER: usize = 100;
-/// How often each block of them is searched for, in each way in turn.
+/// How often each block of queries is searched for, by single calls and by one call, in turn.
 const ROUNDS: usize = 12;
 
-/// Queries a second of single calls, of calls for many, and of single calls in an order in which each query is the nearest of
-/// those left to the one before it. For each block of queries the best of the rounds counts: others run on this machine.
-fn together(snapshot: &Snapshot, queries: &[Vector], k: usize, effort: usize) -> Value {
+/// Queries a second of single calls, and of calls for many. For each block of queries the best of the rounds counts: others run
+/// on this machine.
+fn together(
+    snapshot: &Snapshot,
+    queries: &[Vector],
+    k: usize,
+    effort: usize,
+    count: usize,
+) -> Value {
     let (filter, effort) = (Filter::default(), Effort::Candidates(effort));
-    let blocks: Vec<_> = queries.chunks_exact(TOGETHER).collect();
-    let ordered: Vec<Vec<Vector>> = blocks.iter().map(|block| chained(block)).collect();
-    let mut best = vec![[Duration::MAX; 3]; blocks.len()];
+    let blocks: Vec<_> = queries.chunks_exact(count).collect();
+    let mut best = vec![[Duration::MAX; 2]; blocks.len()];
     for _ in 0..ROUNDS {
-        for ((block, ordered), best) in blocks.iter().zip(&ordered).zip(&mut best) {
-            let single = |queries: &[Vector]| {
-                for query in queries {
+        for (block, best) in blocks.iter().zip(&mut best) {
+            let single = || {
+                for query in *block {
                     snapshot.search_with(query, k, effort).unwrap();
                 }
             };
             let many = || drop(snapshot.search_many(block, k, effort, &filter).unwrap());
-            let ways: [&dyn Fn(); 3] = [&|| single(block), &many, &|| single(ordered)];
+            let ways: [&dyn Fn(); 2] = [&single, &many];
             for (way, best) in ways.iter().zip(best) {
                 let start = Instant::now();
                 way();
@@ -202,29 +208,10 @@ fn together(snapshot: &Snapshot, queries: &[Vector], k: usize, effort: usize) ->
             }
         }
     }
-    let count = (blocks.len() * TOGETHER) as f64;
+    let count = (blocks.len() * count) as f64;
     let rate = |way: usize| count / best.iter().map(|of| of[way].as_secs_f64()).sum::<f64>();
-    let [single, many, ordered] = [0, 1, 2].map(rate);
-    json!({
-        "single_qps": single,
-        "many_qps": many,
-        "many_to_single": many / single,
-        "ordered_to_single": ordered / single,
-    })
-}
-
-/// The vectors, each followed by the nearest of those left.
-fn chained(vectors: &[Vector]) -> Vec<Vector> {
-    let mut left = vectors.to_vec();
-    let mut chain = vec![left.remove(0)];
-    while !left.is_empty() {
-        let last = chain.last().unwrap();
-        let near = |vector: &Vector| Metric::Cosine.distance(last.as_slice(), vector.as_slice());
-        let distances = left.iter().map(near).enumerate();
-        let nearest = distances.min_by(|a, b| a.1.total_cmp(&b.1)).unwrap().0;
-        chain.push(left.remove(nearest));
-    }
-    chain
+    let (single, many) = (rate(0), rate(1));
+    json!({ "single_qps": single, "many_qps": many, "ratio": many / single })
 }
 
 /// What this thread has computed so far: the measure to trust on a machine that does other things as well.

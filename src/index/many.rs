@@ -7,7 +7,7 @@ use super::IndexError;
 use super::filter::Filter;
 use super::filtered::Filtered;
 use super::snapshot::{Effort, Found, Snapshot};
-use crate::vector::Vector;
+use crate::vector::{Form, Vector};
 
 /// Most queries of one call: some 50 ms of two cores, during which other searches wait longer.
 pub const MAX_QUERIES: usize = 1_024;
@@ -16,8 +16,13 @@ pub const MAX_RESULTS: usize = 100_000;
 
 /// A thread is begun for each so many queries: to begin it, with a visited table of its own, costs as much as one or two.
 const QUERIES_PER_THREAD: usize = 8;
-/// Queries that a thread takes at once: few enough that all end together.
-const RUN: usize = 4;
+/// Queries that a thread takes at once: few enough that all end together, and neighbours in space as far as can be.
+const RUN: usize = 8;
+/// Queries are put in order within so many, by so many of their components: it costs half a microsecond a query. Each next
+/// to the one that is nearest finds codes and links in the processor's caches: of 59,000 × 384, in blocks of 100, on one
+/// thread, 23 % more queries a second at ef 16, 11 % at 64, 4 % at 200.
+const ORDERED: usize = 128;
+const COMPARED: usize = 64;
 /// Most threads that all calls of this process begin together, whatever the machine has: beyond it they share memory's
 /// bandwidth rather than add to it.
 const MAX_HELPERS: usize = 15;
@@ -26,17 +31,17 @@ const MAX_HELPERS: usize = 15;
 static HELPERS: AtomicUsize = AtomicUsize::new(0);
 
 /// A right to begin a thread.
-struct Helper;
+pub(super) struct Helper;
 
 impl Helper {
     /// One of those that are left: with the calling thread there is one for each core.
-    fn new() -> Option<Self> {
+    pub(super) fn new() -> Option<Self> {
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let most = (cores - 1).min(MAX_HELPERS);
         let taken = HELPERS.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |taken| {
             (taken < most).then_some(taken + 1)
         });
-        taken.is_ok().then_some(Self)
+        taken.is_ok().then(|| Self) // made only if it is one: it gives the place back when it goes
     }
 }
 
@@ -67,16 +72,17 @@ impl Snapshot {
             return Err(IndexError::Engine(error.into()));
         }
         let filtered = Filtered::new(self, k, effort, filter);
+        let order = in_order(queries);
         let next = AtomicUsize::new(0);
         let work = || -> Result<Answers, IndexError> {
             let mut answers = Vec::new();
             loop {
                 let first = next.fetch_add(RUN, Ordering::Relaxed);
-                let run = queries.iter().enumerate().skip(first).take(RUN);
+                let run = order.iter().skip(first).take(RUN);
                 if run.len() == 0 {
                     return Ok(answers);
                 }
-                for (place, query) in run {
+                for (place, query) in run.copied() {
                     let found = match &filtered {
                         Some(filtered) => filtered.search(query)?,
                         None => self.search_with(query, k, effort)?,
@@ -115,4 +121,31 @@ impl Snapshot {
         answers.sort_unstable_by_key(|(place, _)| *place);
         Ok(answers.into_iter().map(|(_, found)| found).collect())
     }
+}
+
+/// The queries with their places, each followed by the nearest of those left, as far as a few components tell.
+fn in_order(queries: &[Vector]) -> Vec<(usize, &Vector)> {
+    let mut order: Vec<(usize, &Vector)> = queries.iter().enumerate().collect();
+    let is_numbers = |query: &Vector| matches!(query.form(), Some(Form::Numbers(_)));
+    if !queries.iter().all(is_numbers) {
+        return order; // bits have no components
+    }
+    let distance = |a: &Vector, b: &Vector| -> f32 {
+        let pairs = a.as_slice().iter().zip(b.as_slice()).take(COMPARED);
+        pairs.map(|(a, b)| (a - b) * (a - b)).sum()
+    };
+    for block in order.chunks_mut(ORDERED) {
+        let mut rest = block;
+        while let Some(((_, last), left)) = rest.split_first_mut() {
+            let distances = left.iter().map(|(_, query)| distance(last, query));
+            let nearest = distances
+                .enumerate()
+                .min_by(|(_, a), (_, b)| a.total_cmp(b));
+            if let Some((nearest, _)) = nearest {
+                left.swap(0, nearest);
+            }
+            rest = left;
+        }
+    }
+    order
 }

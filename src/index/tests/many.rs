@@ -4,6 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::catalog::{Comparison, Method, ValueKind};
+use crate::index::many::Helper;
 
 const DIM: usize = 8;
 
@@ -79,6 +80,22 @@ fn many_searches_find_what_single_ones_find() {
             same(&snapshot, &queries, k, Effort::Candidates(40), &filter);
             same(&snapshot, &queries, k, Effort::Recall(0.9), &filter);
         });
+    }
+}
+
+/// However often all are taken and one more is asked for, all come back.
+#[test]
+fn helpers_come_back() {
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    for _ in 0..3 {
+        let taken: Vec<_> = std::iter::repeat_with(Helper::new)
+            .take(cores + 1)
+            .collect();
+        let count = taken.iter().flatten().count();
+        assert!(count < cores, "more than cores to spare");
+        drop(taken);
+        // Other tests may have one for a moment.
+        wait_until("a helper", || cores == 1 || Helper::new().is_some());
     }
 }
 
