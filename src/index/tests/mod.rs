@@ -8,6 +8,7 @@ mod hard;
 mod lists;
 mod memory;
 mod model;
+mod own;
 mod recall;
 mod storage;
 mod stored;
