@@ -9,6 +9,7 @@ mod lists;
 mod many;
 mod memory;
 mod model;
+mod own;
 mod recall;
 mod storage;
 mod stored;
