@@ -1,6 +1,6 @@
 //! The thread that links published rows into the graph while it is searched; the thread that rebuilds the graph when half
 //! of it is dead; and the thread that checks live queries. One each per index, owned by its writer. They never hold up the
-//! writer or a search.
+//! writer or a search: while few rows wait, and for a rebuild, only time that nobody else wants is taken.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicBool, Ordering};

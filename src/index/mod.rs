@@ -28,8 +28,9 @@
 //!   codes.rs     8-bit codes;  graph.rs  handle of a C++ graph;  store.rs  chunks that never move
 //!   shim.h ffi.rs      the line between Rust and C++
 //!   distance.h         distances by codes and by vectors, and how far the first may be from the second
-//!   kernels.cpp        dot products of bytes for three kinds of processor;  bits.cpp  distances of bits for two
+//!   kernels.cpp        dot products of bytes and bits for three kinds of processor;  bits.cpp  distances of bits for two
 //!   codes.cpp          vectors and queries → bytes
+//!   signs.cpp signs.h  bytes → a bit a component, by which most candidates are left out
 //!   vectors.cpp vectors.h  vectors ↔ 16 bits a component; codes → vectors
 //!   graph.cpp          FAISS's HNSW structure, linked while it is searched
 //!   lists.rs lists.cpp  FAISS's own indexes, added to while they are searched

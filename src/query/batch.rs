@@ -7,14 +7,14 @@ use pg_query::protobuf::a_const::Val;
 use pg_query::protobuf::node::Node as Tree;
 use pg_query::protobuf::{
     Alias, FuncCall, JoinType, Node, RangeFunction, RangeSubselect, SelectStmt, SetOperation,
-    Token as Kind, TypeCast,
+    TypeCast,
 };
 
 use super::expression::{self, QueryStep};
 use super::knn::{KnnQuery, column_ref};
 use super::operand::{self, QueryCast, QueryVector};
 use super::parse::Token;
-use super::splice::{self, Depth};
+use super::splice::Lateral;
 use super::{RelayReason, parse};
 use crate::catalog::quoted_identifier;
 use crate::vector::VectorType;
@@ -258,7 +258,7 @@ impl<'a> Joined<'a> {
         &self,
         sql: &str,
         tokens: &[Token],
-        parts: &Parts,
+        parts: &Lateral,
         vectors: &Vectors,
     ) -> Result<Batch, RelayReason> {
         let place = self.place(sql, tokens, parts, vectors);
@@ -275,7 +275,7 @@ impl<'a> Joined<'a> {
         &self,
         sql: &str,
         tokens: &[Token],
-        parts: &Parts,
+        parts: &Lateral,
         vectors: &Vectors,
     ) -> Option<String> {
         let column = vectors.column;
@@ -294,7 +294,7 @@ impl<'a> Joined<'a> {
         match &self.rows {
             Rows::Unnest { numbered: true, .. } => Some(format!("{}::pg_catalog.int4", named(1)?)),
             Rows::Unnest { .. } => {
-                let array = splice::span(tokens, parts.rows.start + 1..parts.rows.end)?;
+                let array = parts.in_brackets(tokens)?;
                 among(sql.get(array)?, column)
             }
             Rows::Values(values) => {
@@ -306,7 +306,7 @@ impl<'a> Joined<'a> {
                 if vectors.kind == VectorType::RealArray {
                     return None; // of arrays there is no array
                 }
-                let cells = cells(tokens, &parts.rows, column)?;
+                let cells = parts.cells(tokens, column)?;
                 if cells.len() != values.len() {
                     return None;
                 }
@@ -439,74 +439,6 @@ fn element_type(cast: &TypeCast) -> Option<QueryCast> {
     name.array_bounds.clear();
     let cast = operand::vector_type(&name)?;
     matches!(cast.kind, VectorType::Vector | VectorType::Halfvec).then_some(cast)
-}
-
-/// Where the parts of such a statement are.
-pub(super) struct Parts {
-    /// The whole statement, in bytes.
-    pub(super) statement: Range<usize>,
-    /// The search, in bytes …
-    pub(super) inner: Range<usize>,
-    /// … and in tokens.
-    pub(super) inner_tokens: Range<usize>,
-    /// The brackets of the rows, as tokens.
-    rows: Range<usize>,
-}
-
-impl Parts {
-    /// Finds the first bracket after FROM, and that of the one LATERAL after it.
-    pub(super) fn find(statement: Range<usize>, tokens: &[Token]) -> Option<Self> {
-        tokens.first().filter(|token| token.is(Kind::Select))?;
-        let mut depth = Depth::default();
-        let (mut from, mut rows, mut search) = (None, None, None);
-        for (index, token) in tokens.iter().enumerate().skip(1) {
-            let opens = token.is(Kind::Ascii40) && depth.is_zero();
-            let outside = depth.outside(token);
-            if opens && from.is_some() && rows.is_none() {
-                rows = Some(index);
-            }
-            if !outside || splice::is_name(tokens, index) {
-                continue;
-            }
-            if from.is_none() {
-                from = splice::is_from(tokens, index).then_some(index);
-            } else if token.is(Kind::LateralP) && rows.is_some() && search.replace(index).is_some()
-            {
-                return None;
-            }
-        }
-        let (rows, open) = (rows?, search? + 1);
-        let inner_tokens = open + 1..splice::closing(tokens, open)?;
-        Some(Self {
-            statement,
-            inner: splice::span(tokens, inner_tokens.clone())?,
-            inner_tokens,
-            rows: rows..splice::closing(tokens, rows)?,
-        })
-    }
-}
-
-/// The bytes of a column's cells in `(VALUES (…), …)`, whose brackets these are.
-fn cells(tokens: &[Token], rows: &Range<usize>, column: usize) -> Option<Vec<Range<usize>>> {
-    let mut found = Vec::new();
-    let mut open = rows.start + 1;
-    tokens.get(open).filter(|token| token.is(Kind::Values))?;
-    while open < rows.end {
-        open += 1;
-        let close = splice::closing(tokens, open)?;
-        let mut depth = Depth::default();
-        let mut ends = vec![open];
-        for (index, token) in tokens.iter().enumerate().take(close).skip(open + 1) {
-            if depth.outside(token) && token.is(Kind::Ascii44) {
-                ends.push(index);
-            }
-        }
-        ends.push(close);
-        let (start, end) = (*ends.get(column)?, *ends.get(column + 1)?);
-        found.push(splice::span(tokens, start + 1..end)?);
-        open = close + 1; // a comma, or the last bracket
-    }
-    Some(found)
 }
 
 #[cfg(test)]

@@ -10,13 +10,13 @@ use pg_query::protobuf::{
 };
 
 use super::RelayReason;
-use super::batch::{self, Batch, Joined, Parts};
+use super::batch::{self, Batch, Joined};
 use super::condition::{self, Condition};
 use super::expression::{self, OnColumn, QueryStep};
 use super::nested;
 use super::operand::{self, Bound, MAX_ROWS, QueryVector};
 use super::parse::{self, Token};
-use super::splice::{Around, SortKey, Splices};
+use super::splice::{Around, Lateral, SortKey, Splices};
 use super::survey::Survey;
 use crate::vector::{Expression, Metric};
 
@@ -123,7 +123,7 @@ fn for_each(
     }
     let obstacle = Survey::of(joined.query).obstacle.or(survey.obstacle);
     let survey = Survey { obstacle, ..survey };
-    let parts = Parts::find(range, text.tokens).ok_or(RelayReason::NotAPlainSelect)?;
+    let parts = Lateral::find(range, text.tokens).ok_or(RelayReason::NotAPlainSelect)?;
     let tokens = text.tokens.get(parts.inner_tokens.clone());
     let tokens = tokens.ok_or(RelayReason::NotAPlainSelect)?;
     let inner = parts.inner.clone();
@@ -145,7 +145,7 @@ fn one_level(
     text: &Text<'_>,
     range: Range<usize>,
     tokens: &[Token],
-    each: Option<(&Joined<'_>, &Parts)>,
+    each: Option<(&Joined<'_>, &Lateral)>,
 ) -> Result<KnnQuery, RelayReason> {
     let table = only_table(select)?;
     plain(select)?;

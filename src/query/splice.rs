@@ -129,6 +129,80 @@ impl Around {
     }
 }
 
+/// A statement that joins rows with a sub-select, by LATERAL: where its parts are.
+#[derive(Clone, Debug)]
+pub(super) struct Lateral {
+    /// The whole statement, in bytes.
+    pub(super) statement: Range<usize>,
+    /// The search, in bytes …
+    pub(super) inner: Range<usize>,
+    /// … and in tokens.
+    pub(super) inner_tokens: Range<usize>,
+    /// The brackets of the rows, as tokens.
+    rows: Range<usize>,
+}
+
+impl Lateral {
+    /// Finds the first bracket after FROM, and that of the one LATERAL after it.
+    pub(super) fn find(statement: Range<usize>, tokens: &[Token]) -> Option<Self> {
+        tokens.first().filter(|token| token.is(Kind::Select))?;
+        let mut depth = Depth::default();
+        let (mut from, mut rows, mut search) = (None, None, None);
+        for (index, token) in tokens.iter().enumerate().skip(1) {
+            let opens = token.is(Kind::Ascii40) && depth.is_zero();
+            let outside = depth.outside(token);
+            if opens && from.is_some() && rows.is_none() {
+                rows = Some(index);
+            }
+            if !outside || is_name(tokens, index) {
+                continue;
+            }
+            if from.is_none() {
+                from = is_from(tokens, index).then_some(index);
+            } else if token.is(Kind::LateralP) && rows.is_some() && search.replace(index).is_some()
+            {
+                return None;
+            }
+        }
+        let (rows, open) = (rows?, search? + 1);
+        let inner_tokens = open + 1..closing(tokens, open)?;
+        Some(Self {
+            statement,
+            inner: span(tokens, inner_tokens.clone())?,
+            inner_tokens,
+            rows: rows..closing(tokens, rows)?,
+        })
+    }
+
+    /// The bytes between the brackets of the rows.
+    pub(super) fn in_brackets(&self, tokens: &[Token]) -> Option<Range<usize>> {
+        span(tokens, self.rows.start + 1..self.rows.end)
+    }
+
+    /// The bytes of a column's cells, where the rows are `(VALUES (…), …)`.
+    pub(super) fn cells(&self, tokens: &[Token], column: usize) -> Option<Vec<Range<usize>>> {
+        let (mut found, rows) = (Vec::new(), &self.rows);
+        let mut open = rows.start + 1;
+        tokens.get(open).filter(|token| token.is(Kind::Values))?;
+        while open < rows.end {
+            open += 1;
+            let close = closing(tokens, open)?;
+            let mut depth = Depth::default();
+            let mut ends = vec![open];
+            for (index, token) in tokens.iter().enumerate().take(close).skip(open + 1) {
+                if depth.outside(token) && token.is(Kind::Ascii44) {
+                    ends.push(index);
+                }
+            }
+            ends.push(close);
+            let (start, end) = (*ends.get(column)?, *ends.get(column + 1)?);
+            found.push(span(tokens, start + 1..end)?);
+            open = close + 1; // a comma, or the last bracket
+        }
+        Some(found)
+    }
+}
+
 /// The bracket of `WITH name [(…)] AS [[NOT] MATERIALIZED] (`.
 fn open_after_as(tokens: &[Token]) -> Option<usize> {
     let mut depth = Depth::default();
@@ -144,7 +218,7 @@ fn open_after_as(tokens: &[Token]) -> Option<usize> {
 }
 
 /// The bracket that closes the one at `open`.
-pub(super) fn closing(tokens: &[Token], open: usize) -> Option<usize> {
+fn closing(tokens: &[Token], open: usize) -> Option<usize> {
     tokens.get(open).filter(|token| token.is(Kind::Ascii40))?;
     let mut depth = Depth::default();
     let mut rest = tokens.iter().enumerate().skip(open);
@@ -189,7 +263,7 @@ impl Outer {
 }
 
 /// Whether a keyword is a name: after AS or a dot.
-pub(super) fn is_name(tokens: &[Token], index: usize) -> bool {
+fn is_name(tokens: &[Token], index: usize) -> bool {
     let before = index.checked_sub(1);
     let is_after = |kind| {
         before
@@ -201,13 +275,13 @@ pub(super) fn is_name(tokens: &[Token], index: usize) -> bool {
 }
 
 /// Whether the token is FROM, and not that of IS DISTINCT FROM.
-pub(super) fn is_from(tokens: &[Token], index: usize) -> bool {
+fn is_from(tokens: &[Token], index: usize) -> bool {
     let is = |index: usize, kind| tokens.get(index).is_some_and(|token| token.is(kind));
     is(index, Kind::From) && !(index > 0 && is(index - 1, Kind::Distinct))
 }
 
 /// The bytes from the first to the last token of a range of tokens.
-pub(super) fn span(tokens: &[Token], range: Range<usize>) -> Option<Range<usize>> {
+fn span(tokens: &[Token], range: Range<usize>) -> Option<Range<usize>> {
     let tokens = tokens.get(range)?;
     Some(tokens.first()?.start..tokens.last()?.end)
 }
@@ -237,16 +311,16 @@ fn follows_dot(tokens: &[Token], index: usize) -> bool {
 
 /// How deep in brackets a scan is.
 #[derive(Default)]
-pub(super) struct Depth(usize);
+struct Depth(usize);
 
 impl Depth {
     /// Whether the scan is outside all brackets.
-    pub(super) fn is_zero(&self) -> bool {
+    fn is_zero(&self) -> bool {
         self.0 == 0
     }
 
     /// Takes the next token; whether it stands outside all brackets and is none itself.
-    pub(super) fn outside(&mut self, token: &Token) -> bool {
+    fn outside(&mut self, token: &Token) -> bool {
         if token.is_any(&[Kind::Ascii40, Kind::Ascii91]) {
             self.0 += 1;
             return false;

@@ -381,6 +381,11 @@ void count_in_links(RektorGraph& graph, uint32_t nodes) {
     }
 }
 
+// Slots of all lists of a node but the lowest.
+size_t slots_above(const RektorGraph& graph, int levels) {
+    return static_cast<size_t>(graph.hnsw.cum_nb_neighbors(levels)) - graph.width;
+}
+
 // Makes room for `capacity` nodes, of which the first have their levels.
 void allocate(RektorGraph& graph, uint32_t metric, uint32_t capacity) {
     faiss::HNSW& hnsw = graph.hnsw;
@@ -388,7 +393,7 @@ void allocate(RektorGraph& graph, uint32_t metric, uint32_t capacity) {
     while (hnsw.levels.size() < capacity) {
         const int level = hnsw.random_level();
         hnsw.levels.push_back(level + 1);
-        hnsw.offsets.push_back(hnsw.offsets.back() + hnsw.cum_nb_neighbors(level + 1));
+        hnsw.offsets.push_back(hnsw.offsets.back() + slots_above(graph, level + 1));
     }
     graph.upper.assign(hnsw.cum_nneighbor_per_level.size(), {});
     for (uint32_t node = 0; node < capacity; node++) {
@@ -402,6 +407,7 @@ void allocate(RektorGraph& graph, uint32_t metric, uint32_t capacity) {
     const size_t slots = hnsw.offsets.back();
     hnsw.neighbors = faiss::MaybeOwnedVector<int32_t>::create_view(map_zeroed<int32_t>(slots), slots, nullptr);
     graph.capacity = capacity;
+    graph.lowest = map_zeroed<int32_t>(size_t{capacity} * graph.width);
     graph.twins = map_zeroed<int32_t>(capacity);
     graph.twin_bits = map_zeroed<uint64_t>(capacity / 64 + 1);
     graph.in_links = map_zeroed<uint32_t>(capacity);
@@ -420,6 +426,7 @@ Scratch& scratch() {
 
 RektorGraph::~RektorGraph() {
     unmap(hnsw.neighbors.view_data, hnsw.neighbors.view_size);
+    unmap(lowest, size_t{capacity} * width);
     unmap(twins, capacity);
     unmap(twin_bits, capacity / 64 + 1);
     unmap(in_links, capacity);
@@ -441,6 +448,7 @@ extern "C" RektorGraph* rektor_graph_new(uint32_t m, uint32_t metric, uint32_t c
         if (like != nullptr) {
             const size_t used = like->hnsw.offsets[linked];
             std::memcpy(hnsw.neighbors.view_data, like->hnsw.neighbors.view_data, used * sizeof(int32_t));
+            std::memcpy(graph->lowest, like->lowest, size_t{linked} * graph->width * sizeof(int32_t));
             std::memcpy(graph->twins, like->twins, linked * sizeof(int32_t));
             std::memcpy(graph->twin_bits, like->twin_bits, (linked / 64 + 1) * sizeof(uint64_t));
             std::memcpy(graph->in_links, like->in_links, linked * sizeof(uint32_t));
@@ -464,7 +472,7 @@ extern "C" size_t rektor_graph_bytes(const RektorGraph* graph, uint32_t nodes) {
         upper += of_level.size() * sizeof(uint32_t);
     }
     return upper + graph->capacity * (sizeof(int32_t) + sizeof(size_t)) + kLocks * sizeof(std::mutex) +
-           hnsw.offsets[nodes] * sizeof(int32_t) + nodes * (sizeof(int32_t) + sizeof(uint32_t)) + nodes / 8;
+           (hnsw.offsets[nodes] + size_t{nodes} * graph->width) * sizeof(int32_t) + nodes * (sizeof(int32_t) + sizeof(uint32_t)) + nodes / 8;
 }
 
 extern "C" int32_t rektor_graph_link(RektorGraph* graph, const RektorView* view, uint32_t node, uint32_t ef) {
@@ -525,14 +533,17 @@ extern "C" RektorGraph* rektor_graph_load(uint32_t m, uint32_t metric, uint32_t 
                 return nullptr;
             }
             hnsw.levels.push_back(levels[node]);
-            hnsw.offsets.push_back(hnsw.offsets.back() + hnsw.cum_nb_neighbors(levels[node]));
+            hnsw.offsets.push_back(hnsw.offsets.back() + slots_above(*graph, levels[node]));
         }
-        if (hnsw.offsets.back() != count) {
+        if (hnsw.offsets.back() + size_t{nodes} * graph->width != count) {
             return nullptr;
         }
         allocate(*graph, metric, capacity);
-        std::memcpy(hnsw.neighbors.view_data, slots, count * sizeof(int32_t));
         for (uint32_t node = 0; node < nodes; node++) {
+            const size_t above = hnsw.offsets[node + 1] - hnsw.offsets[node];
+            std::copy_n(slots, graph->width, graph->lowest + size_t{node} * graph->width);
+            std::copy_n(slots + graph->width, above, hnsw.neighbors.view_data + hnsw.offsets[node]);
+            slots += graph->width + above;
             graph->twins[node] = static_cast<int32_t>(twins[node]);
             if (twins[node] != 0) {
                 graph->twin_bits[node / 64] |= uint64_t{1} << (node % 64);

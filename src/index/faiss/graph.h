@@ -1,6 +1,8 @@
 // FAISS's HNSW structure, grown while it is searched.
 //
-// The arrays are FAISS's (`levels`, `offsets`, `neighbors`, sizes per level, level distribution), with room for
+// The arrays are FAISS's (`levels`, `offsets`, `neighbors`, sizes per level, level distribution), but for the lists of the
+// lowest level, which have a place of their own where they are found by their number alone: nearly all of a walk is there,
+// and each table that is looked into is one more page to be translated. There is room for
 // `capacity` nodes from the start, so that nothing ever moves. Linking and walking are our own, because
 // `HNSW::add_with_locks` makes a node reachable on an upper level before it has links below, and reads and writes
 // without order; see `link` for the order that makes concurrent searches see only whole nodes:
@@ -29,6 +31,9 @@ struct RektorGraph {
     faiss::HNSW hnsw;
     uint32_t halves = 1;
     uint32_t capacity = 0;
+    // Slots of a list of the lowest level, both halves; `offsets` leave them out.
+    uint32_t width;
+    int32_t* lowest = nullptr;
     // Level in the high half, node in the low half.
     std::atomic<uint64_t> entry{kNoEntry};
     // For each node of the graph: 1 + the next node whose row has the same code, or 0. Such nodes have no links.
@@ -44,7 +49,8 @@ struct RektorGraph {
     // Taken to link the first node.
     std::mutex first;
 
-    explicit RektorGraph(uint32_t m) : hnsw(static_cast<int>(m)) {}
+    explicit RektorGraph(uint32_t m)
+            : hnsw(static_cast<int>(m)), width(static_cast<uint32_t>(hnsw.cum_nneighbor_per_level[1])) {}
     RektorGraph(const RektorGraph&) = delete;
     ~RektorGraph();
 };
@@ -76,10 +82,14 @@ struct Links {
 };
 // The list of a node on a level, or a half of it: packed, its end marked by −1.
 inline Links links_of(const RektorGraph& graph, uint32_t node, int level, uint32_t half) {
+    if (level == 0) {
+        const size_t count = graph.width / graph.halves;
+        return {graph.lowest + size_t{node} * graph.width + half * count, count};
+    }
     const auto& cumulated = graph.hnsw.cum_nneighbor_per_level;
-    int32_t* all = graph.hnsw.neighbors.view_data + graph.hnsw.offsets[node] + cumulated[level];
+    int32_t* above = graph.hnsw.neighbors.view_data + graph.hnsw.offsets[node];
     const size_t count = static_cast<size_t>(cumulated[level + 1] - cumulated[level]) / graph.halves;
-    return {all + half * count, count};
+    return {above + (static_cast<size_t>(cumulated[level]) - graph.width) + half * count, count};
 }
 inline void prefetch_links(const RektorGraph& graph, uint32_t node, int level) {
     const char* list = reinterpret_cast<const char*>(links_of(graph, node, level, 0).slots);
@@ -99,8 +109,8 @@ inline bool has_twins(const RektorGraph& graph, uint32_t node) {
 
 // What a walk needs; one a thread, kept from walk to walk.
 struct Scratch {
-    std::vector<uint16_t> visited;
-    uint16_t mark = 0;
+    std::vector<uint64_t> visited;  // a bit for each node: a small table stays near
+    std::vector<uint32_t> marked;   // the nodes whose bits are set
     std::vector<Candidate> frontier;  // nearest on top
     std::vector<Candidate> best;      // farthest on top
     Coded query;
@@ -115,17 +125,26 @@ struct Scratch {
 
     // Nothing visited, of `nodes` nodes.
     void begin(size_t nodes) {
-        if (visited.size() < nodes) {
-            visited.resize(nodes, 0);
+        for (const uint32_t node : marked) {
+            visited[node / 64] = 0;
         }
-        if (++mark == 0) {
-            std::fill(visited.begin(), visited.end(), uint16_t{0});
-            mark = 1;
+        marked.clear();
+        if (visited.size() * 64 < nodes) {
+            visited.resize(nodes / 64 + 1, 0);
         }
     }
+    // So that who marks nodes can always note that.
+    void make_room(size_t nodes) {
+        if (marked.capacity() - marked.size() < nodes) {
+            marked.reserve(2 * marked.size() + nodes);
+        }
+    }
+    // Whether the node was not visited before; the caller adds it to `marked`.
     bool visit(uint32_t node) {
-        const bool first = visited[node] != mark;
-        visited[node] = mark;
+        uint64_t& word = visited[node / 64];
+        const uint64_t bit = uint64_t{1} << (node % 64);
+        const bool first = (word & bit) == 0;
+        word |= bit;
         return first;
     }
 };
@@ -266,7 +285,9 @@ void explore(const RektorGraph& graph, const RektorView& view, const Distances& 
     s.begin(graph.capacity);
     s.frontier.clear();
     s.best.clear();
+    s.make_room(kBatch);
     s.visit(start.id);
+    s.marked.push_back(start.id);
     s.frontier.push_back(start);
     admit(start);
     uint32_t nodes[kBatch];
@@ -279,6 +300,7 @@ void explore(const RektorGraph& graph, const RektorView& view, const Distances& 
         const size_t room = std::min(kTogether * most, kBatch);
         size_t count = 0;
         more = false;
+        s.make_room(kBatch);
         for (size_t taken = 0; taken + most <= room && !s.frontier.empty(); taken += most) {
             std::pop_heap(s.frontier.begin(), s.frontier.end(), Farther());
             const Candidate from = s.frontier.back();
@@ -300,9 +322,9 @@ void explore(const RektorGraph& graph, const RektorView& view, const Distances& 
                 }
             }
         }
+        s.marked.insert(s.marked.end(), nodes, nodes + count);
         for (size_t i = 0; i < count; i++) {
             rows[i] = *at(view.nodes, nodes[i], 1);
-            __builtin_prefetch(&graph.hnsw.offsets[nodes[i]]);
         }
         const size_t near = distances.within(rows, count, reach_of(s.best, ef), which, found);
         s.computed += count;

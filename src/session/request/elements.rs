@@ -1,6 +1,6 @@
 //! An array of vectors, in text or binary form → its vectors. One with NULL in it, or of more than one dimension, is not read.
 
-use super::{Steps, compared, sent_vector};
+use super::{Steps, compared, declared_kind, sent_vector};
 use crate::catalog::IndexDefinition;
 use crate::query::{MAX_VECTORS, RelayReason};
 use crate::session::filter::quoted_element;
@@ -11,7 +11,7 @@ use crate::vector::Vector;
 pub(super) fn of_parameter(
     steps: &Steps<'_>,
     index: &IndexDefinition,
-    (_, format, value): (u32, Format, &[u8]),
+    (declared, format, value): (u32, Format, &[u8]),
 ) -> Result<Vec<Vector>, RelayReason> {
     match format {
         Format::Text => {
@@ -20,6 +20,11 @@ pub(super) fn of_parameter(
         }
         Format::Binary => {
             let elements = binary_elements(value)?;
+            let expected = steps.kind_unless_declared(index);
+            let is_expected = |kind| declared_kind(index, kind) == expected;
+            if declared == 0 && !elements.iter().all(|(kind, _)| is_expected(*kind)) {
+                return Err(RelayReason::ParameterType); // upstream says what it expects
+            }
             let vectors = elements
                 .into_iter()
                 .map(|(kind, value)| sent_vector(steps, index, (kind, Format::Binary, value)));
