@@ -53,6 +53,11 @@ impl Search {
         snapshot.is_some_and(|snapshot| snapshot.is_settled())
     }
 
+    /// Whether these rows, which are all that the index has, cannot be enough.
+    pub(super) fn is_short_of(&self, found: &Found) -> bool {
+        found.exhausted && found.neighbors.len() < self.request.wanted
+    }
+
     /// The indexed column's type.
     pub(super) fn kind(&self) -> VectorType {
         self.index.definition.column.kind
