@@ -62,7 +62,7 @@ mod values;
 pub mod view;
 mod writer;
 
-pub use constant::Constant;
+pub use constant::{Constant, others};
 pub use dial::{DEFAULT_RECALL, DialStats};
 pub use faiss::{ColdFile, ColdFiles, GraphImage, GraphSource, MEAN_ROWS};
 pub use filter::Filter;
