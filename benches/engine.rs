@@ -171,8 +171,8 @@ fn measured(
 
 /// What this thread has computed so far: the measure to trust on a machine that does other things as well.
 fn cpu_time() -> Duration {
-    let stat = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap();
-    Duration::from_nanos(stat.split(' ').next().unwrap().parse().unwrap())
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    time.try_into().unwrap()
 }
 
 fn anonymous_bytes() -> u64 {

@@ -14,7 +14,7 @@ use super::{IndexError, Snapshot};
 
 /// Rows linked before the newest snapshot is looked at again: a fraction of a second.
 const BATCH: u32 = 1_024;
-/// With fewer rows waiting than this (a search scans them in some 20 µs), linking takes half of its thread's time at most.
+/// With fewer rows waiting than this (a search scans them in some 20 µs), linking is quiet as well.
 const CALM: u32 = 2_048;
 /// Rows waiting from which a second thread is worth its core.
 const BACKLOG: u32 = 4_096;
@@ -22,13 +22,13 @@ const BACKLOG: u32 = 4_096;
 const REBUILD_FROM: u32 = 4_096;
 /// … or a third, if recall has come to cost this many times the effort of the graph that was measured.
 const COSTLY: f64 = 1.5;
-/// A rebuild takes only time that nobody else wants, a few rows at once: some milliseconds of work …
-const QUIET_BATCH: u32 = 32;
-/// … until live rows are no more than one in so many nodes: then it must come to its end. And where nobody leaves it time,
+/// A rebuild is quiet until live rows are no more than one in so many nodes: then it must come to its end.
 const PRESSING: u64 = 4;
-/// so that those few rows take this long, …
+/// Quiet work takes only time that nobody else wants, a few rows at once: some milliseconds of work. …
+const QUIET_BATCH: u32 = 32;
+/// … Where nobody leaves it time, so that those few rows take this long, …
 const PATIENCE: Duration = Duration::from_millis(250);
-/// … it works as others do, for so many batches of so many rows, resting so many times as long as it works.
+/// … it goes on as others do, for so many batches of so many rows, resting so many times as long as it works.
 const CROWDED_BATCHES: u32 = 16;
 const CROWDED_BATCH: u32 = 256;
 const CROWDED_REST: u32 = 4;
@@ -175,14 +175,18 @@ impl Shared {
 
     /// Links what is published.
     fn link(&self) {
+        let mut crowded = 0;
         while let Some(snapshot) = self.next(|_, view| view.can_link() && view.unlinked() > 0) {
-            let started = Instant::now();
             let view = snapshot.view();
             let waiting = view.unlinked();
-            let done = view.link(BATCH, threads(waiting), &self.stop);
+            let done = if waiting < CALM {
+                let link = |rows| view.link(rows, 1, &self.stop).map(|()| false);
+                self.quietly(&mut crowded, link).map(|_| ())
+            } else {
+                view.link(BATCH, threads(waiting), &self.stop)
+            };
             view.account().linked(&done);
             match done {
-                Ok(()) if waiting < CALM => self.rest(started.elapsed()),
                 Ok(()) => {}
                 Err(IndexError::Engine(reason)) => return self.dial.fail(&reason),
                 // Searches scan what is not linked; the next try may find memory.
@@ -233,23 +237,33 @@ impl Shared {
         view: &RowView,
         crowded: &mut u32,
     ) -> Result<bool, IndexError> {
-        let started = Instant::now();
         if view.live().len() * PRESSING <= u64::from(view.nodes()) {
-            rebuild.link(view, BATCH, threads(view.nodes()), &self.stop)
-        } else if *crowded > 0 {
+            return rebuild.link(view, BATCH, threads(view.nodes()), &self.stop);
+        }
+        self.quietly(crowded, |rows| rebuild.link(view, rows, 1, &self.stop))
+    }
+
+    /// Links so many rows, giving way to all other threads, or the next of so many batches in a crowd. `link` says whether
+    /// that was all.
+    fn quietly(
+        &self,
+        crowded: &mut u32,
+        link: impl FnOnce(u32) -> Result<bool, IndexError> + Send,
+    ) -> Result<bool, IndexError> {
+        let started = Instant::now();
+        if *crowded > 0 {
             *crowded -= 1;
-            let complete = rebuild.link(view, CROWDED_BATCH, 1, &self.stop)?;
+            let complete = link(CROWDED_BATCH)?;
             if !complete {
                 self.rest(started.elapsed() * CROWDED_REST);
             }
-            Ok(complete)
-        } else {
-            let complete = quietly(|| rebuild.link(view, QUIET_BATCH, 1, &self.stop))?;
-            if started.elapsed() > PATIENCE {
-                *crowded = CROWDED_BATCHES;
-            }
-            Ok(complete)
+            return Ok(complete);
         }
+        let complete = at_leisure(|| link(QUIET_BATCH))?;
+        if started.elapsed() > PATIENCE {
+            *crowded = CROWDED_BATCHES;
+        }
+        Ok(complete)
     }
 
     /// The newest snapshot, when there is something to do for it; `None` at the end.
@@ -313,16 +327,16 @@ fn cpu_time() -> Duration {
 }
 
 /// Works when no other thread wants to, on a thread of its own: one that has given way once never gets its priority back.
-fn quietly<T: Send>(work: impl FnOnce() -> Result<T, IndexError> + Send) -> Result<T, IndexError> {
+fn at_leisure<T: Send>(work: impl FnOnce() -> Result<T, IndexError> + Send) -> Result<T, IndexError> {
     std::thread::scope(|scope| {
         let quiet = || {
             idle_priority();
             work()
         };
         let thread = std::thread::Builder::new()
-            .name("rebuilder".into())
+            .name("linker".into())
             .spawn_scoped(scope, quiet)
-            .map_err(|error| IndexError::Full(format!("no thread to rebuild with: {error}")))?;
+            .map_err(|error| IndexError::Full(format!("no thread to link with: {error}")))?;
         thread
             .join()
             .unwrap_or_else(|panic| std::panic::resume_unwind(panic))

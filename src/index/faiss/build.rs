@@ -1,19 +1,21 @@
 //! Compiles the C++ shim against the headers that faiss-sys installs, for the same processors as FAISS itself.
 
 fn main() {
-    const SOURCES: [&str; 7] = [
+    const SOURCES: [&str; 8] = [
         "kernels.cpp",
         "bits.cpp",
         "codes.cpp",
+        "signs.cpp",
         "vectors.cpp",
         "graph.cpp",
         "lists.cpp",
         "search.cpp",
     ];
-    const HEADERS: [&str; 6] = [
+    const HEADERS: [&str; 7] = [
         "shim.h",
         "kernels.h",
         "codes.h",
+        "signs.h",
         "vectors.h",
         "distance.h",
         "graph.h",

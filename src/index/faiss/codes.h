@@ -11,7 +11,7 @@
 namespace rektor {
 
 constexpr uint32_t kChunkMask = (1u << kChunkShift) - 1;
-// Floats beside a code.
+// Floats beside a code, at least.
 constexpr size_t kScales = 4;
 // Most distances computed in one call: a list of links has at most 2 × 100.
 constexpr size_t kBatch = 256;
@@ -23,6 +23,10 @@ inline const T* at(const T* const* chunks, uint32_t row, size_t width) {
 
 inline const uint8_t* code_of(const RektorCodes& codes, uint32_t row) {
     return at(codes.codes, row, codes.stride);
+}
+
+inline const float* scales_of(const RektorCodes& codes, uint32_t row) {
+    return at(codes.scales, row, codes.beside);
 }
 
 inline bool is_live(const RektorView& view, uint32_t row) {
@@ -45,6 +49,9 @@ struct Query {
     float square = 0;       // its squared norm
     float offsets[2] = {};  // what was left out: for rows nearer to the query than to the mean, and for others
     bool outside = false;   // whether the second is meant
+    const int8_t* turned = nullptr;  // what signs are summed over, where rows have them (signs.h): stride of them, ...
+    int32_t turned_total = 0;        // ... their sum, ...
+    float turned_step = 0;           // ... and what they are multiples of
 
     // A distance with what was left out.
     float whole(float distance) const {
@@ -56,11 +63,19 @@ struct Query {
 struct Coded {
     std::vector<int8_t> bytes;
     std::vector<float> values;
+    std::vector<float> turned;
+    std::vector<int8_t> signed_bytes;
 };
 
 // How rows are compared with each other, where the metric leaves a choice.
 enum class Measure { kSquare, kDot };
 
+// stride numbers as signed bytes: their sum, and what they are multiples of.
+struct Rounded {
+    int32_t total;
+    float step;
+};
+Rounded round_all(const float* x, size_t stride, std::vector<int8_t>& bytes);
 // Coded form of a client's query; lives in `coded`.
 Query code_query(const RektorCodes& codes, const float* query, Coded& coded);
 // A row as a query: squared L2 (of unit vectors under cosine), negative inner product, L1, or the distance of bits.
@@ -72,7 +87,7 @@ inline float ordered(float d) {
 }
 
 inline float from_dot(const RektorCodes& codes, const Query& q, uint32_t row, int32_t dot) {
-    const float* scale = at(codes.scales, row, kScales);
+    const float* scale = scales_of(codes, row);
     float d = q.bias - q.weight * scale[0] * static_cast<float>(dot - q.correction);
     if (q.addend != 0) {
         d += scale[q.addend];
@@ -95,7 +110,7 @@ inline float distance(const Kernels& kernels, const RektorCodes& codes, const Qu
         return bits_distance(codes.metric, q.bytes, code_of(codes, row), codes.stride);
     }
     if (q.values != nullptr) {
-        return ordered(kernels.manhattan(q.values, code_of(codes, row), *at(codes.scales, row, kScales), codes.stride));
+        return ordered(kernels.manhattan(q.values, code_of(codes, row), *scales_of(codes, row), codes.stride));
     }
     return from_dot(codes, q, row, kernels.dot(q.bytes, code_of(codes, row), codes.stride));
 }
@@ -118,7 +133,7 @@ inline void distances(const Kernels& kernels, const RektorCodes& codes, const Qu
         const float* scales[kBatch];
         for (size_t i = 0; i < count; i++) {
             addresses[i] = code_of(codes, rows[i]);
-            scales[i] = at(codes.scales, rows[i], kScales);
+            scales[i] = scales_of(codes, rows[i]);
             __builtin_prefetch(scales[i]);
         }
         kernels.manhattans(q.values, addresses, scales, count, codes.stride, out);
@@ -129,12 +144,20 @@ inline void distances(const Kernels& kernels, const RektorCodes& codes, const Qu
     }
     for (size_t i = 0; i < count; i++) {
         addresses[i] = code_of(codes, rows[i]);
-        __builtin_prefetch(at(codes.scales, rows[i], kScales));
+        __builtin_prefetch(scales_of(codes, rows[i]));
     }
     kernels.dots(q.bytes, addresses, count, codes.stride, dots);
     for (size_t i = 0; i < count; i++) {
         out[i] = from_dot(codes, q, rows[i], dots[i]);
     }
+}
+
+// The places of all of so many rows; their number.
+inline size_t all_of(size_t count, uint32_t* which) {
+    for (size_t i = 0; i < count; i++) {
+        which[i] = static_cast<uint32_t>(i);
+    }
+    return count;
 }
 
 }  // namespace rektor

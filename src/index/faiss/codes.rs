@@ -12,8 +12,12 @@ use crate::vector::{Form, Metric};
 /// Codes are padded to whole steps of the widest kernel.
 const STEP: usize = 64;
 
-/// Floats beside a code; `kScales` in `codes.h`.
+/// Floats beside a code that say what it stands for; `kScales` in `codes.h`. A fourth belongs to the signs.
 pub(super) const SCALES: usize = 4;
+/// Bytes of a cache line.
+const LINE: usize = 64;
+/// Components below which signs are not kept: the code itself is one line or two, and signs of few say little.
+const SIGNED: usize = 128;
 
 /// Relative difference of scales that count as equal.
 const SAME_SCALE: f32 = 1e-4;
@@ -23,6 +27,23 @@ pub(super) fn stride(form: Form) -> usize {
     match form {
         Form::Numbers(dim) => dim.get().next_multiple_of(STEP),
         Form::Bits(_) => form.words() * size_of::<f32>(),
+    }
+}
+
+/// Floats beside a code, with the signs of its row where they pay (`signs.h`): of no more cache lines than they need.
+pub(super) fn beside(form: Form, metric: Metric) -> usize {
+    let bits = stride(form) / 8;
+    let bytes = SCALES * size_of::<f32>() + bits;
+    match form {
+        Form::Numbers(dim) if dim.get() >= SIGNED && metric != Metric::L1 => {
+            let lines = if bytes <= LINE {
+                bytes.next_power_of_two()
+            } else {
+                bytes.next_multiple_of(LINE)
+            };
+            lines / size_of::<f32>()
+        }
+        Form::Numbers(_) | Form::Bits(_) => SCALES,
     }
 }
 
@@ -38,7 +59,7 @@ pub(super) fn mean_length(form: Form) -> usize {
 #[derive(Debug)]
 pub(super) struct Codes {
     codes: Store<u8>,
-    /// See `shim.h`.
+    /// With the signs; see `shim.h`.
     scales: Store<f32>,
     /// Where bits are: `codes` and `scales` stay empty.
     bits: Option<Arc<Store<f32>>>,
@@ -56,7 +77,7 @@ impl Codes {
         let bits = words.filter(|_| matches!(form, Form::Bits(_)));
         Self {
             codes: Store::new(stride(form), stored.account(), Part::Codes),
-            scales: Store::new(SCALES, stored.account(), Part::Codes),
+            scales: Store::new(beside(form, spec.metric), stored.account(), Part::Codes),
             centred: mean.is_some() || bits.is_some(),
             bits,
             mean: mean.unwrap_or_else(|| vec![0.0; mean_length(form)].into()),
@@ -94,7 +115,8 @@ impl Codes {
             return (bytes, &[0.0; SCALES]);
         }
         // SAFETY: the caller's promise.
-        unsafe { (self.codes.get(row), self.scales.get(row)) }
+        let (code, beside) = unsafe { (self.codes.get(row), self.scales.get(row)) };
+        (code, beside.get(..SCALES).unwrap_or(beside))
     }
 
     /// About the vector (under cosine the unit vector) that has this code; of bits exactly.
@@ -129,10 +151,17 @@ impl Codes {
         }
         self.codes.reserve(row)?;
         self.scales.reserve(row)?;
+        let mut beside = vec![0.0; self.scales.width()];
+        for (to, scale) in beside.iter_mut().zip(scales) {
+            *to = *scale;
+        }
+        let raw = self.raw();
+        // SAFETY: the code has stride bytes, and what is beside it as many floats as the shim is told.
+        unsafe { ffi::rektor_sign(&raw const raw, code.as_ptr(), beside.as_mut_ptr()) };
         // SAFETY: reserved, and the caller has the row for itself.
         unsafe {
             self.codes.set(row, code);
-            self.scales.set(row, scales);
+            self.scales.set(row, &beside);
         }
         Ok(())
     }
@@ -202,6 +231,7 @@ impl Codes {
                 None => self.codes.table(),
             },
             scales: self.scales.table(),
+            beside: self.scales.width(),
             mean: self.mean.as_ptr(),
             dim: self.form.words(),
             stride: self.codes.width(),
@@ -220,6 +250,7 @@ pub(super) fn raw_without(spec: &IndexSpec) -> RawCodes {
     RawCodes {
         codes: std::ptr::null(),
         scales: std::ptr::null(),
+        beside: 0,
         mean: std::ptr::null(),
         dim: spec.form().words(),
         stride: 0,

@@ -4,6 +4,7 @@
 // unit vectors under cosine), negative inner product, L1, Hamming and Jaccard, of which codes are exact: no doubt is asked for.
 #pragma once
 
+#include "signs.h"
 #include "vectors.h"
 
 #include <faiss/utils/distances.h>
@@ -14,20 +15,35 @@ namespace rektor {
 
 // Vectors fetched ahead of the one being compared.
 constexpr size_t kVectorsAhead = 3;
+// As a reach, of all rows.
+constexpr float kEverywhere = std::numeric_limits<float>::infinity();
+// How many deviations off signs may be: of rows that a walk meets, where what is nearest is mostly much nearer than the reach, …
+constexpr float kSignsWalked = 2;
+// … and of rows that are all compared.
+constexpr float kSignsCompared = 3;
 
 struct ByCode {
     const Kernels& kernels;
     const RektorCodes& codes;
     const Query& query;
+    float deviations;
 
-    ByCode(const RektorView& view, const Query& query)
-            : kernels(rektor::kernels(best_kernel())), codes(view.codes), query(query) {}
+    ByCode(const RektorView& view, const Query& query, float deviations = kSignsWalked)
+            : kernels(rektor::kernels(best_kernel())), codes(view.codes), query(query), deviations(deviations) {}
     float one(uint32_t row) const {
         return distance(kernels, codes, query, row);
     }
     // count ≤ kBatch.
-    void many(const uint32_t* rows, size_t count, float* out) const {
-        distances(kernels, codes, query, rows, count, out);
+    void many(const uint32_t* rows, size_t count, float* found) const {
+        distances(kernels, codes, query, rows, count, found);
+    }
+    // Of rows at least those nearer than `reach`, or nearly all: their places among them and their distances; how many.
+    size_t within(const uint32_t* rows, size_t count, float reach, uint32_t* which, float* found) const {
+        if (query.turned != nullptr && reach < kEverywhere && count > 0) {
+            return distances_within(kernels, codes, query, rows, count, reach, deviations, which, found);
+        }
+        many(rows, count, found);
+        return all_of(count, which);
     }
 };
 
@@ -99,6 +115,10 @@ struct ByVector {
             out[i] = one(rows[i]);
         }
     }
+    size_t within(const uint32_t* rows, size_t count, float, uint32_t* which, float* found) const {
+        many(rows, count, found);
+        return all_of(count, which);
+    }
 };
 
 // What a distance by codes may be off by, when the true one is `truth`. Roundings are like independent draws, uniform
@@ -119,7 +139,7 @@ struct Doubt {
 inline Doubt doubt(const RektorCodes& codes, const Query& q, uint32_t row, double truth) {
     // Of floats that are summed, relative to the sum.
     constexpr double kFloat = 4e-7;
-    const float* scale = at(codes.scales, row, kScales);
+    const float* scale = scales_of(codes, row);
     const double dim = static_cast<double>(codes.dim);
     const double steps = static_cast<double>(scale[0]) * scale[0];
     const double own_steps = static_cast<double>(q.step) * q.step;

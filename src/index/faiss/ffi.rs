@@ -8,6 +8,7 @@ use std::ffi::c_void;
 pub(super) struct RawCodes {
     pub(super) codes: *const *const u8,
     pub(super) scales: *const *const f32,
+    pub(super) beside: usize,
     pub(super) mean: *const f32,
     pub(super) dim: usize,
     pub(super) stride: usize,
@@ -79,6 +80,18 @@ unsafe extern "C" {
         scale: f32,
         stride: usize,
     ) -> f32;
+    pub(super) fn rektor_within(
+        kernel: u32,
+        codes: *const RawCodes,
+        query: *const f32,
+        rows: *const u32,
+        count: usize,
+        reach: f32,
+        deviations: f32,
+        which: *mut u32,
+        found: *mut f32,
+    ) -> usize;
+    pub(super) fn rektor_sign(codes: *const RawCodes, code: *const u8, scale: *mut f32);
     pub(super) fn rektor_encode(
         codes: *const RawCodes,
         x: *const f32,

@@ -151,8 +151,8 @@ bool same(const RektorView& view, uint32_t a, uint32_t b) {
     if (of_bits(codes.metric)) {
         return true;
     }
-    const float* x = at(codes.scales, a, kScales);
-    const float* y = at(codes.scales, b, kScales);
+    const float* x = scales_of(codes, a);
+    const float* y = scales_of(codes, b);
     if (x[0] != y[0] || x[1] != y[1]) {
         return false;
     }
@@ -219,7 +219,8 @@ bool find_links(RektorGraph& graph, const RektorView& view, uint32_t node, uint6
                 Scratch& s) {
     const int level = std::min(graph.hnsw.levels[node] - 1, static_cast<int>(entry >> 32));
     const uint32_t row = *at(view.nodes, node, 1);
-    const Query query = row_query(view.codes, row, s.measure, s.query);
+    Query query = row_query(view.codes, row, s.measure, s.query);
+    sign_row_query(view.codes, row, query, s.query);
     const ByCode by_code(view, query);
     const ByVector by_vector(view, row, s.measure);
     const Start landmark = begin_walk(graph, view, by_code, entry, s);

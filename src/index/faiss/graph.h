@@ -134,6 +134,11 @@ Scratch& scratch();
 double probe(const RektorLists& lists, const RektorView& view, const float* centred, size_t ef, RektorAllowed allowed,
              const void* context, std::vector<uint32_t>& rows);
 
+// The distance from which on nothing is kept any more.
+inline float reach_of(const std::vector<Candidate>& best, size_t most) {
+    return best.size() < most ? kEverywhere : best.front().distance;
+}
+
 // Keeps the `most` nearest in a heap with the farthest on top.
 inline void keep(std::vector<Candidate>& best, size_t most, Candidate candidate) {
     if (best.size() < most) {
@@ -152,6 +157,7 @@ Candidate descend(const RektorGraph& graph, const RektorView& view, const Distan
                   Candidate start, Scratch& s) {
     uint32_t nodes[kBatch];
     uint32_t rows[kBatch];
+    uint32_t which[kBatch];
     float found[kBatch];
     for (Candidate best = start;; start = best) {
         size_t count = 0;
@@ -166,11 +172,11 @@ Candidate descend(const RektorGraph& graph, const RektorView& view, const Distan
                 rows[count++] = *at(view.nodes, static_cast<uint32_t>(node), 1);
             }
         }
-        distances.many(rows, count, found);
+        const size_t near = distances.within(rows, count, best.distance, which, found);
         s.computed += count;
-        for (size_t i = 0; i < count; i++) {
+        for (size_t i = 0; i < near; i++) {
             if (found[i] < best.distance) {
-                best = {found[i], nodes[i]};
+                best = {found[i], nodes[which[i]]};
             }
         }
         if (best.id == start.id) {
@@ -225,6 +231,7 @@ Start begin_walk(const RektorGraph& graph, const RektorView& view, const Distanc
     }
     const std::vector<uint32_t>& nodes = graph.upper[level];
     uint32_t rows[kBatch];
+    uint32_t which[kBatch];
     float found[kBatch];
     for (size_t done = 0; done < nodes.size() && nodes[done] < view.linked;) {
         size_t count = 0;
@@ -232,11 +239,12 @@ Start begin_walk(const RektorGraph& graph, const RektorView& view, const Distanc
             rows[count] = *at(view.nodes, nodes[done + count], 1);
             count++;
         }
-        distances.many(rows, count, found);
+        const size_t near = distances.within(rows, count, start.at.distance, which, found);
         s.computed += count;
-        for (size_t i = 0; i < count; i++) {
-            if (found[i] < start.at.distance && !is_alone(graph, nodes[done + i])) {
-                start.at = {found[i], nodes[done + i]};
+        for (size_t i = 0; i < near; i++) {
+            const uint32_t node = nodes[done + which[i]];
+            if (found[i] < start.at.distance && !is_alone(graph, node)) {
+                start.at = {found[i], node};
             }
         }
         done += count;
@@ -244,6 +252,9 @@ Start begin_walk(const RektorGraph& graph, const RektorView& view, const Distanc
     start.level = static_cast<int>(level);
     return start;
 }
+
+// Candidates from which a walk goes on at a time.
+constexpr size_t kTogether = 2;
 
 // Walks a level from `start`, nearest first, calling admit(candidate) for each node near enough; it stops when `best`
 // holds `ef`, which admit may change, and all of them are nearer than what is left.
@@ -258,36 +269,44 @@ void explore(const RektorGraph& graph, const RektorView& view, const Distances& 
     admit(start);
     uint32_t nodes[kBatch];
     uint32_t rows[kBatch];
+    uint32_t which[kBatch];
     float found[kBatch];
-    while (!s.frontier.empty()) {
-        std::pop_heap(s.frontier.begin(), s.frontier.end(), Farther());
-        const Candidate from = s.frontier.back();
-        s.frontier.pop_back();
-        if (s.best.size() >= ef && from.distance > s.best.front().distance) {
-            break;
-        }
+    const size_t most = links_of(graph, start.id, level, 0).count * graph.halves;
+    for (bool more = true; more;) {
+        // Of a few at once, so that their rows come from memory together.
+        const size_t room = std::min(kTogether * most, kBatch);
         size_t count = 0;
-        for (uint32_t half = 0; half < graph.halves; half++) {
-            const Links links = links_of(graph, from.id, level, half);
-            for (size_t i = 0; i < links.count; i++) {
-                const int32_t node = load(links.slots + i);
-                if (node < 0) {
-                    break;
+        more = false;
+        for (size_t taken = 0; taken + most <= room && !s.frontier.empty(); taken += most) {
+            std::pop_heap(s.frontier.begin(), s.frontier.end(), Farther());
+            const Candidate from = s.frontier.back();
+            s.frontier.pop_back();
+            if (s.best.size() >= ef && from.distance > s.best.front().distance) {
+                break;
+            }
+            more = true;
+            for (uint32_t half = 0; half < graph.halves; half++) {
+                const Links links = links_of(graph, from.id, level, half);
+                for (size_t i = 0; i < links.count; i++) {
+                    const int32_t node = load(links.slots + i);
+                    if (node < 0) {
+                        break;
+                    }
+                    // No branch: whether a node was visited cannot be foretold.
+                    nodes[count] = static_cast<uint32_t>(node);
+                    count += s.visit(static_cast<uint32_t>(node)) ? 1 : 0;
                 }
-                // No branch: whether a node was visited cannot be foretold.
-                nodes[count] = static_cast<uint32_t>(node);
-                count += s.visit(static_cast<uint32_t>(node)) ? 1 : 0;
             }
         }
         for (size_t i = 0; i < count; i++) {
             rows[i] = *at(view.nodes, nodes[i], 1);
             __builtin_prefetch(&graph.hnsw.offsets[nodes[i]]);
         }
-        distances.many(rows, count, found);
+        const size_t near = distances.within(rows, count, reach_of(s.best, ef), which, found);
         s.computed += count;
-        for (size_t i = 0; i < count; i++) {
+        for (size_t i = 0; i < near; i++) {
             if (s.best.size() < ef || found[i] < s.best.front().distance) {
-                const Candidate candidate{found[i], nodes[i]};
+                const Candidate candidate{found[i], nodes[which[i]]};
                 prefetch_links(graph, candidate.id, level);
                 s.frontier.push_back(candidate);
                 std::push_heap(s.frontier.begin(), s.frontier.end(), Farther());

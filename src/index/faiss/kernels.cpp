@@ -1,4 +1,4 @@
-// Dot products of unsigned code bytes with signed query bytes, and L1 distances of codes and floats, for AVX-512 VNNI,
+// Dot products of unsigned code bytes and of bits with signed query bytes, and L1 distances of codes and floats, for AVX-512 VNNI,
 // AVX-VNNI and AVX2.
 // Never `maddubs`: it saturates on full-range bytes. Sums fit 32 bits: 16,000 × 255 × 127 < 2^31.
 #include "kernels.h"
@@ -17,6 +17,29 @@ inline void prefetch(const uint8_t* code, size_t stride) {
     }
 }
 
+template <class T>
+inline const T* place(const T* const* chunks, uint32_t row, size_t width) {
+    return chunks[row >> kChunkShift] + (row & ((1u << kChunkShift) - 1)) * width;
+}
+
+// Which of four rows pass, a bit each, given the sums of their bits.
+inline unsigned within(const Sieve& sieve, const uint8_t* const* rows, __m128i sums) {
+    __m128 scale = _mm_loadu_ps(reinterpret_cast<const float*>(rows[0]));
+    __m128 square = _mm_loadu_ps(reinterpret_cast<const float*>(rows[1]));
+    __m128 shift = _mm_loadu_ps(reinterpret_cast<const float*>(rows[2]));
+    __m128 factor = _mm_loadu_ps(reinterpret_cast<const float*>(rows[3]));
+    _MM_TRANSPOSE4_PS(scale, square, shift, factor);
+    const __m128i twice = _mm_sub_epi32(_mm_add_epi32(sums, sums), _mm_set1_epi32(sieve.total));
+    const __m128 dots = _mm_mul_ps(_mm_mul_ps(_mm_cvtepi32_ps(twice), factor), _mm_set1_ps(sieve.weight));
+    const __m128 addend = sieve.addend == 1 ? square : sieve.addend == 2 ? shift : _mm_setzero_ps();
+    const __m128 beyond = _mm_sub_ps(_mm_add_ps(addend, _mm_set1_ps(sieve.base)), dots);
+    const __m128 off = _mm_sub_ps(_mm_mul_ps(_mm_mul_ps(factor, factor), _mm_set1_ps(sieve.of_factor)),
+                                  _mm_mul_ps(square, _mm_set1_ps(sieve.of_square)));
+    // Also what is not a number passes.
+    const __m128 far = _mm_and_ps(_mm_cmpgt_ps(beyond, _mm_setzero_ps()), _mm_cmpgt_ps(_mm_mul_ps(beyond, beyond), off));
+    return ~static_cast<unsigned>(_mm_movemask_ps(far)) & 15u;
+}
+
 #define REKTOR_DOTS(name, target_name, dot_name)                                                              \
     __attribute__((target(target_name))) void name(                                                           \
             const int8_t* query, const uint8_t* const* codes, size_t count, size_t stride, int32_t* out) {    \
@@ -29,6 +52,32 @@ inline void prefetch(const uint8_t* code, size_t stride) {
             }                                                                                                 \
             out[i] = dot_name(query, codes[i], stride);                                                       \
         }                                                                                                     \
+    }
+
+// Four rows at once.
+#define REKTOR_SIFT(name, target_name, sums_name)                                                             \
+    __attribute__((target(target_name))) size_t name(const Sieve& sieve, const uint32_t* rows, size_t count,  \
+                                                     uint32_t* passed, const uint8_t** codes) {               \
+        const uint8_t* beside[kSifted + 3];                                                                   \
+        for (size_t i = 0; i < count; i++) {                                                                  \
+            beside[i] = reinterpret_cast<const uint8_t*>(place(sieve.scales, rows[i], sieve.beside));         \
+            prefetch(beside[i], sieve.signs_end);                                                             \
+        }                                                                                                     \
+        for (size_t i = count; i < count + 3; i++) {                                                          \
+            beside[i] = beside[count - 1];                                                                    \
+        }                                                                                                     \
+        size_t found = 0;                                                                                     \
+        for (size_t i = 0; i < count; i += 4) {                                                               \
+            unsigned near = within(sieve, beside + i, sums_name(sieve.query, beside + i, sieve.stride));      \
+            near &= count - i < 4 ? (1u << (count - i)) - 1 : 15u;                                            \
+            for (; near != 0; near &= near - 1) {                                                             \
+                const size_t at = i + static_cast<size_t>(__builtin_ctz(near));                               \
+                codes[found] = place(sieve.codes, rows[at], sieve.stride);                                    \
+                prefetch(codes[found], sieve.stride);                                                         \
+                passed[found++] = static_cast<uint32_t>(at);                                                  \
+            }                                                                                                 \
+        }                                                                                                     \
+        return found;                                                                                         \
     }
 
 // The same for L1 distances.
@@ -63,6 +112,32 @@ __attribute__((target(REKTOR_AVX512))) int32_t dot_avx512(const int8_t* query, c
     return _mm512_reduce_add_epi32(_mm512_add_epi32(a, b));
 }
 REKTOR_DOTS(dots_avx512, REKTOR_AVX512, dot_avx512)
+
+// Sums of four rows at once, whose bits come after their four floats and choose among the query's components.
+__attribute__((target(REKTOR_AVX512))) __m128i signed_sums_avx512(const int8_t* query, const uint8_t* const* rows,
+                                                                  size_t stride) {
+    const __m512i ones = _mm512_set1_epi8(1);
+    __m512i a = _mm512_setzero_si512();
+    __m512i b = a;
+    __m512i c = a;
+    __m512i d = a;
+    const auto chosen = [&](const uint8_t* row, size_t j) __attribute__((target(REKTOR_AVX512), always_inline)) {
+        return _mm512_maskz_mov_epi8(_cvtu64_mask64(*reinterpret_cast<const uint64_t*>(row + kSignsAt + j / 8)), ones);
+    };
+    for (size_t j = 0; j < stride; j += 64) {
+        const __m512i components = _mm512_loadu_si512(query + j);
+        a = _mm512_dpbusd_epi32(a, chosen(rows[0], j), components);
+        b = _mm512_dpbusd_epi32(b, chosen(rows[1], j), components);
+        c = _mm512_dpbusd_epi32(c, chosen(rows[2], j), components);
+        d = _mm512_dpbusd_epi32(d, chosen(rows[3], j), components);
+    }
+    const __m512i ab = _mm512_add_epi32(_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b));
+    const __m512i cd = _mm512_add_epi32(_mm512_unpacklo_epi32(c, d), _mm512_unpackhi_epi32(c, d));
+    const __m512i all = _mm512_add_epi32(_mm512_unpacklo_epi64(ab, cd), _mm512_unpackhi_epi64(ab, cd));
+    const __m256i half = _mm256_add_epi32(_mm512_castsi512_si256(all), _mm512_extracti64x4_epi64(all, 1));
+    return _mm_add_epi32(_mm256_castsi256_si128(half), _mm256_extracti128_si256(half, 1));
+}
+REKTOR_SIFT(sift_avx512, REKTOR_AVX512, signed_sums_avx512)
 
 // The row's scale differs from the query's, so that bytes cannot be subtracted: they become floats.
 __attribute__((target(REKTOR_AVX512))) float manhattan_avx512(const float* query, const uint8_t* code, float scale,
@@ -117,6 +192,29 @@ int32_t dot_avx2(const int8_t* query, const uint8_t* code, size_t stride) {
 }
 REKTOR_DOTS(dots_avx2, "avx2", dot_avx2)
 
+__m128i signed_sums_avx2(const int8_t* query, const uint8_t* const* rows, size_t stride) {
+    const __m256i spread = _mm256_setr_epi8(0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1, 2, 2, 2, 2, 2, 2, 2, 2, 3, 3,
+                                            3, 3, 3, 3, 3, 3);
+    const __m256i each = _mm256_set1_epi64x(static_cast<int64_t>(0x8040201008040201));
+    const __m256i ones = _mm256_set1_epi8(1);
+    const __m256i wide_ones = _mm256_set1_epi16(1);
+    __m256i totals[4] = {};
+    for (size_t j = 0; j < stride; j += 32) {
+        const __m256i components = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(query + j));
+        for (size_t i = 0; i < 4; i++) {
+            const __m256i word = _mm256_set1_epi32(*reinterpret_cast<const int32_t*>(rows[i] + kSignsAt + j / 8));
+            const __m256i own = _mm256_and_si256(_mm256_shuffle_epi8(word, spread), each);
+            const __m256i chosen = _mm256_and_si256(_mm256_cmpeq_epi8(own, each), components);
+            // Of two bytes each: they do not saturate.
+            const __m256i sums = _mm256_madd_epi16(_mm256_maddubs_epi16(ones, chosen), wide_ones);
+            totals[i] = _mm256_add_epi32(totals[i], sums);
+        }
+    }
+    const __m256i all = _mm256_hadd_epi32(_mm256_hadd_epi32(totals[0], totals[1]), _mm256_hadd_epi32(totals[2], totals[3]));
+    return _mm_add_epi32(_mm256_castsi256_si128(all), _mm256_extracti128_si256(all, 1));
+}
+REKTOR_SIFT(sift_avx2, "avx2", signed_sums_avx2)
+
 float manhattan_avx2(const float* query, const uint8_t* code, float scale, size_t stride) {
     const __m128i offset = _mm_set1_epi8(static_cast<char>(0x80));
     const __m256 sign = _mm256_set1_ps(-0.0f);
@@ -151,9 +249,9 @@ int32_t to_signed(const uint8_t* code, int8_t* signed_code, size_t stride) {
 }
 
 constexpr Kernels kKernels[] = {
-        {dots_avx2, dot_avx2, manhattans_avx2, manhattan_avx2, to_signed},
-        {dots_avxvnni, dot_avxvnni, manhattans_avx2, manhattan_avx2, to_signed},
-        {dots_avx512, dot_avx512, manhattans_avx512, manhattan_avx512, to_signed},
+        {dots_avx2, dot_avx2, sift_avx2, manhattans_avx2, manhattan_avx2, to_signed},
+        {dots_avxvnni, dot_avxvnni, sift_avx2, manhattans_avx2, manhattan_avx2, to_signed},
+        {dots_avx512, dot_avx512, sift_avx512, manhattans_avx512, manhattan_avx512, to_signed},
 };
 
 }  // namespace

@@ -62,7 +62,7 @@ void alone() {
 void decode(const RektorView& view, uint32_t node, float* out, size_t width) {
     const uint32_t row = *at(view.nodes, node, 1);
     const uint8_t* code = code_of(view.codes, row);
-    const float scale = at(view.codes.scales, row, kScales)[0];
+    const float scale = scales_of(view.codes, row)[0];
     for (size_t j = 0; j < view.codes.dim; j++) {
         out[j] = scale * static_cast<float>(static_cast<int>(code[j]) - 128);
     }

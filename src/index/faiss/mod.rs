@@ -35,7 +35,7 @@ pub(super) fn node_bytes(spec: &IndexSpec) -> usize {
     let numbers = 2 * size_of::<u32>() + graph::NODE_BYTES * 3 / 2;
     let code = match spec.form() {
         Form::Bits(_) => 0, // the stored row itself
-        form => codes::stride(form) + codes::SCALES * size_of::<f32>(),
+        form => codes::stride(form) + codes::beside(form, spec.metric) * size_of::<f32>(),
     };
     code + links + numbers
 }

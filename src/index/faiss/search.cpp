@@ -187,6 +187,7 @@ template <class Distances, class Allows>
 void scan_head(const RektorView& view, const Distances& distances, size_t ef, const Allows& allows,
                Scratch& s) {
     uint32_t rows[kBatch];
+    uint32_t which[kBatch];
     float found[kBatch];
     for (uint32_t node = view.linked; node < view.extent;) {
         size_t count = 0;
@@ -196,10 +197,10 @@ void scan_head(const RektorView& view, const Distances& distances, size_t ef, co
                 rows[count++] = row;
             }
         }
-        distances.many(rows, count, found);
+        const size_t near = distances.within(rows, count, reach_of(s.best, ef), which, found);
         s.computed += count;
-        for (size_t i = 0; i < count; i++) {
-            keep(s.best, ef, {found[i], rows[i]});
+        for (size_t i = 0; i < near; i++) {
+            keep(s.best, ef, {found[i], rows[which[i]]});
         }
     }
 }
@@ -255,7 +256,7 @@ bool rank(const RektorView& view, Query& query, const ByVector& by_vector, size_
         return true;  // codes are exact
     }
     const auto last = [&] { return by_vector.comparable(key_distance(s.exact.front())); };
-    query.outside = last() > at(view.codes.scales, s.best[0].id, kScales)[1];
+    query.outside = last() > scales_of(view.codes, s.best[0].id)[1];
     const auto may_be_nearer = [&](const Candidate& c, double deviations) {
         return doubt(view.codes, query, c.id, last()).nearer(query.whole(c.distance), last(), deviations);
     };
@@ -303,12 +304,13 @@ int64_t give_ranked(const ByVector& by_vector, size_t k, uint32_t* rows, float* 
 // Adds the nearest of those rows to s.best.
 template <class Distances>
 void compare_rows(const uint32_t* rows, size_t count, const Distances& distances, size_t ef, Scratch& s) {
+    uint32_t which[kBatch];
     float found[kBatch];
     for (size_t done = 0; done < count;) {
         const size_t now = std::min(kBatch, count - done);
-        distances.many(rows + done, now, found);
-        for (size_t i = 0; i < now; i++) {
-            keep(s.best, ef, {found[i], rows[done + i]});
+        const size_t near = distances.within(rows + done, now, reach_of(s.best, ef), which, found);
+        for (size_t i = 0; i < near; i++) {
+            keep(s.best, ef, {found[i], rows[done + which[i]]});
         }
         done += now;
     }
@@ -326,6 +328,7 @@ int64_t search(const RektorGraph* graph, const RektorLists* lists, const RektorV
     Scratch& s = scratch();
     s.computed = 0;
     Query query = code_query(view.codes, x, s.query);
+    sign_query(view.codes, query, s.query);
     const bool all = graph == nullptr && lists == nullptr;
     if (all) {
         ef = std::max(ef, scanned_for(k));
@@ -378,12 +381,13 @@ int64_t search_rows(const RektorView& view, const float* x, size_t k, const uint
     Scratch& s = scratch();
     s.computed = 0;
     Query query = code_query(view.codes, x, s.query);
+    sign_query(view.codes, query, s.query);
     const auto gather = [&](const auto& by) {
         s.best.clear();
         compare_rows(among, count, by, wanted, s);
     };
     const ByVector by_vector(view, x, view.codes.metric);
-    gather(ByCode(view, query));
+    gather(ByCode(view, query, kSignsCompared));
     if (!rank(view, query, by_vector, k, wanted, true, s)) {
         gather(by_vector);
         rank_again(view, by_vector, k, s);

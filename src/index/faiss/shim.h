@@ -17,8 +17,10 @@ enum RektorMetric : uint32_t { kL2 = 0, kInnerProduct = 1, kCosine = 2, kL1 = 3,
 // The 8-bit codes of rows: x ≈ mean + scale × (code − 128). Under Hamming and Jaccard the rows themselves: bits.
 struct RektorCodes {
     const uint8_t* const* codes;  // stride bytes a row; the bytes beyond dim are 128, those of bits 0
-    // Four floats a row: scale, squared norm of x − mean less what rounding does to it, what centring takes from its inner products, unused.
+    // `beside` floats a row: scale, squared norm of x − mean less what rounding does to it, what centring takes from its
+    // inner products; where there are more than four, what its signs are multiplied with, and its signs (signs.h).
     const float* const* scales;
+    size_t beside;
     const float* mean;            // dim floats
     size_t dim;     // words of a stored row: its components, or 32 bits each
     size_t stride;  // dim rounded up to a multiple of 64; of bits 4 × dim, and neither scales nor a mean
@@ -56,6 +58,13 @@ float rektor_bits(uint32_t kernel, uint32_t metric, const uint8_t* a, const uint
 // Gives the calling thread the least priority there is, for good.
 void rektor_idle_priority();
 
+// Of rows, at most 256, those that may be nearer to the query than `reach`, by kernel 0, 1 or 2, if signs are off by up to so
+// many deviations: their places and distances; how many. Of all rows with deviations below 0. For tests.
+size_t rektor_within(uint32_t kernel, const RektorCodes* codes, const float* query, const uint32_t* rows, size_t count,
+                     float reach, float deviations, uint32_t* which, float* found);
+
+// Writes the signs of a code, where rows have them, into what stands beside it.
+void rektor_sign(const RektorCodes* codes, const uint8_t* code, float* scale);
 // Writes the code of x: stride bytes and four floats.
 void rektor_encode(const RektorCodes* codes, const float* x, uint8_t* code, float* scale);
 

@@ -80,7 +80,7 @@ void widen(uint32_t storage, const uint16_t* halves, size_t count, float* out) {
 
 void decode(const RektorCodes& codes, uint32_t row, float* out) {
     const uint8_t* code = code_of(codes, row);
-    const float scale = at(codes.scales, row, kScales)[0];
+    const float scale = scales_of(codes, row)[0];
     for (size_t j = 0; j < codes.dim; j++) {
         out[j] = codes.mean[j] + scale * static_cast<float>(code[j] - 128);
     }
