@@ -43,6 +43,16 @@ struct Run {
     rows: Vec<u32>,
 }
 
+impl Run {
+    /// An empty one that grows to so many entries without taking more room.
+    fn for_entries(count: usize) -> Self {
+        Self {
+            ordinals: Vec::with_capacity(count),
+            rows: Vec::with_capacity(count),
+        }
+    }
+}
+
 impl Attributes {
     /// No rows; `None` for columns that filters cannot use.
     pub(super) fn new(kinds: impl IntoIterator<Item = Option<FilterKind>>) -> Self {
@@ -192,15 +202,13 @@ impl Column {
         }
         let mut tail = std::mem::take(&mut self.tail);
         tail.sort_unstable();
-        let mut run = self.run(tail.into_iter(), Run::default());
+        let room = Run::for_entries(tail.len());
+        let mut run = self.run(tail.into_iter(), room);
         while let Some(before) = self.runs.last() {
             if before.rows.len() >= GROWTH * run.rows.len() {
                 break;
             }
-            let room = Run {
-                ordinals: Vec::with_capacity(before.rows.len() + run.rows.len()),
-                rows: Vec::with_capacity(before.rows.len() + run.rows.len()),
-            };
+            let room = Run::for_entries(before.rows.len() + run.rows.len());
             run = self.run(merged(before, &run), room);
             self.runs.pop();
         }

@@ -142,7 +142,7 @@ const CONDITIONS: &[(&str, &[&str])] = &[
     ("not (i4 <> 7)", &[]),
     ("i4 is null", &[]),
     ("t is null and b is null", &[]),
-    ("i4 is not null and id < 30", &[]),
+    ("i4 is not null and i2 = 3 and i8 > 19000000000000", &[]),
     ("b is not true and i2 = 3", &[]),
     ("b is not false and i4 = 5", &[]),
     ("not (b is not true) and i4 = 6", &[]),

@@ -324,6 +324,8 @@ void allocate(RektorGraph& graph, uint32_t metric, uint32_t capacity) {
 
 }  // namespace
 
+std::atomic<uint64_t> visited_bytes{0};
+
 Scratch& scratch() {
     static thread_local Scratch s;
     return s;
@@ -335,6 +337,10 @@ RektorGraph::~RektorGraph() {
     unmap(hnsw.neighbors.view_data, hnsw.neighbors.view_size);
     unmap(twins, capacity);
     unmap(twin_bits, capacity / 64 + 1);
+}
+
+extern "C" uint64_t rektor_visited_bytes() {
+    return rektor::visited_bytes.load(std::memory_order_relaxed);
 }
 
 extern "C" RektorGraph* rektor_graph_new(uint32_t m, uint32_t metric, uint32_t capacity, const RektorGraph* like,
