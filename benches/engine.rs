@@ -1,7 +1,8 @@
 //! The index engine alone, in this process, on one search thread: the Rektor row of `benches/peers.py`.
 //! `engine DIR` builds an index of the vectors that `peers.py` prepared in DIR, says so in a line of JSON, and then, for
-//! each effort on a line of its input, prints recall and cost of the held-out queries. By hand:
-//! `printf '%s\n' 32 64 128 | cargo bench --bench engine -- target/bench/packages-1000`.
+//! each effort on a line of its input, prints recall and cost of the held-out queries; on `many EFFORT
+//! COUNT`, how many queries a second one call for so many of them answers, against a call for each. By hand:
+//! `printf '%s\n' 32 64 'many 64 100' | cargo bench --bench engine -- target/bench/packages-1000`.
 #![allow(
     clippy::print_stdout,
     clippy::unwrap_used,
@@ -15,7 +16,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use rektor::catalog::{IndexOptions, Method, RowKey};
-use rektor::index::{IndexSpec, RowChange, Snapshot, VectorChange, Writer};
+use rektor::index::{Effort, Filter, IndexSpec, RowChange, Snapshot, VectorChange, Writer};
 use rektor::lsn::Lsn;
 use rektor::vector::{Dim, Metric, Vector};
 use serde_json::{Value, json};
@@ -76,8 +77,15 @@ fn main() {
     });
     println!("{built}");
     for line in std::io::stdin().lines() {
-        let effort = line.unwrap().trim().parse().unwrap();
-        println!("{}", measured(&snapshot, &queries, &truth, k, effort));
+        let line = line.unwrap();
+        let shown = match line.trim().strip_prefix("many ") {
+            Some(many) => {
+                let numbers: Vec<usize> = many.split(' ').map(|n| n.parse().unwrap()).collect();
+                together(&snapshot, &queries, k, numbers[0], numbers[1])
+            }
+            None => measured(&snapshot, &queries, &truth, k, line.trim().parse().unwrap()),
+        };
+        println!("{shown}");
     }
 }
 
@@ -167,6 +175,43 @@ fn measured(
         "p99_us": took[took.len() * 99 / 100],
         "distances": distances as f64 / count,
     })
+}
+
+/// How often each block of queries is searched for, by single calls and by one call, in turn.
+const ROUNDS: usize = 12;
+
+/// Queries a second of single calls, and of calls for many. For each block of queries the best of the rounds counts: others run
+/// on this machine.
+fn together(
+    snapshot: &Snapshot,
+    queries: &[Vector],
+    k: usize,
+    effort: usize,
+    count: usize,
+) -> Value {
+    let (filter, effort) = (Filter::default(), Effort::Candidates(effort));
+    let blocks: Vec<_> = queries.chunks_exact(count).collect();
+    let mut best = vec![[Duration::MAX; 2]; blocks.len()];
+    for _ in 0..ROUNDS {
+        for (block, best) in blocks.iter().zip(&mut best) {
+            let single = || {
+                for query in *block {
+                    snapshot.search_with(query, k, effort).unwrap();
+                }
+            };
+            let many = || drop(snapshot.search_many(block, k, effort, &filter).unwrap());
+            let ways: [&dyn Fn(); 2] = [&single, &many];
+            for (way, best) in ways.iter().zip(best) {
+                let start = Instant::now();
+                way();
+                *best = start.elapsed().min(*best);
+            }
+        }
+    }
+    let count = (blocks.len() * count) as f64;
+    let rate = |way: usize| count / best.iter().map(|of| of[way].as_secs_f64()).sum::<f64>();
+    let (single, many) = (rate(0), rate(1));
+    json!({ "single_qps": single, "many_qps": many, "ratio": many / single })
 }
 
 /// What this thread has computed so far: the measure to trust on a machine that does other things as well.

@@ -516,6 +516,38 @@ pub fn key_arrays<'a>(
     arrays.into_iter().map(BytesMut::freeze).collect()
 }
 
+/// The same with two dimensions: each row of keys is one of the arrays, as long as the longest, with NULLs at its end.
+pub fn key_tables(columns: &[KeyColumn], rows: &[Vec<&[u8]>]) -> Vec<Bytes> {
+    let number = |size: usize| u32::try_from(size).unwrap_or(u32::MAX);
+    let width = rows.iter().map(Vec::len).max().unwrap_or(0);
+    let header = |column: &KeyColumn| {
+        let mut array = BytesMut::with_capacity(28 + rows.len() * width * 12);
+        array.put_u32(if width > 0 { 2 } else { 0 }); // dimensions
+        array.put_u32(u32::from(width > 0)); // perhaps NULLs
+        array.put_u32(column.kind.oid().0);
+        if width > 0 {
+            for size in [rows.len(), width] {
+                array.put_u32(number(size));
+                array.put_u32(1); // lower bound
+            }
+        }
+        array
+    };
+    let mut arrays: Vec<BytesMut> = columns.iter().map(header).collect();
+    for keys in rows {
+        for key in keys {
+            for (array, part) in arrays.iter_mut().zip(RowKey::parts(key)) {
+                array.put_u32(number(part.len()));
+                array.put_slice(part);
+            }
+        }
+        for array in &mut arrays {
+            (keys.len()..width).for_each(|_| array.put_i32(-1));
+        }
+    }
+    arrays.into_iter().map(BytesMut::freeze).collect()
+}
+
 impl fmt::Debug for RowKey {
     /// Row values are never logged.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

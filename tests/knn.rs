@@ -1,5 +1,6 @@
 //! k-NN searches through Rektor: the rows that exact SQL gives, and answered from the index where they should be.
 
+mod batches;
 mod cases;
 mod documents;
 mod expressions;

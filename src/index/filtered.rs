@@ -1,6 +1,8 @@
 //! A query and a filter → the nearest rows that meet it: all that meet it compared one by one where they are few, else a
 //! walk through the graph that keeps only them. Never fewer than asked for while that many meet the filter.
 
+use std::sync::OnceLock;
+
 use super::IndexError;
 use super::faiss::Pace;
 use super::filter::{Filter, Matcher};
@@ -29,6 +31,56 @@ pub struct FilterCost {
     pub exact: bool,
 }
 
+/// Searches for `k` rows that meet a filter: what they have in common.
+pub(super) struct Filtered<'a> {
+    snapshot: &'a Snapshot,
+    matcher: Matcher<'a>,
+    k: usize,
+    ef: usize,
+    approach: Approach,
+    /// All rows that meet the filter, once they were wanted.
+    rows: OnceLock<Vec<u32>>,
+}
+
+impl<'a> Filtered<'a> {
+    /// `None` when no condition can be used.
+    pub(super) fn new(
+        snapshot: &'a Snapshot,
+        k: usize,
+        effort: Effort,
+        filter: &'a Filter,
+    ) -> Option<Self> {
+        let matcher = Matcher::new(filter, snapshot.attributes(), snapshot.view().live())?;
+        let ef = snapshot.candidates(effort, k).max(k);
+        Some(Self {
+            snapshot,
+            k,
+            ef,
+            approach: snapshot.approach(&matcher, k, ef),
+            matcher,
+            rows: OnceLock::new(),
+        })
+    }
+
+    /// As [`Snapshot::search_filtered`].
+    pub(super) fn search(&self, query: &Vector) -> Result<Found, IndexError> {
+        let (view, query, k) = (self.snapshot.view(), query.as_slice(), self.k);
+        let mut wasted = 0;
+        if let Some(pace) = self.approach.walk {
+            let allowed = |row| self.matcher.allows(row);
+            let (rows, distances) = view.search_allowed(query, k, self.ef, pace, &allowed)?;
+            if rows.len() >= k {
+                return Ok(Found::of((rows, distances), false));
+            }
+            wasted = distances;
+        }
+        let rows = self.rows.get_or_init(|| self.matcher.rows());
+        let (ranked, distances) = view.search_rows(query, k, rows)?;
+        let exhausted = ranked.len() == rows.len();
+        Ok(Found::of((ranked, distances + wasted), exhausted))
+    }
+}
+
 /// How a filtered search begins.
 struct Approach {
     rows: usize,
@@ -50,25 +102,10 @@ impl Snapshot {
         effort: Effort,
         filter: &Filter,
     ) -> Result<Found, IndexError> {
-        let live = self.view().live();
-        let Some(matcher) = Matcher::new(filter, self.attributes(), live) else {
-            return self.search_with(query, k, effort);
-        };
-        let ef = self.candidates(effort, k).max(k);
-        let mut wasted = 0;
-        if let Some(pace) = self.approach(&matcher, k, ef).walk {
-            let allowed = |row| matcher.allows(row);
-            let query = query.as_slice();
-            let (rows, distances) = self.view().search_allowed(query, k, ef, pace, &allowed)?;
-            if rows.len() >= k {
-                return Ok(Found::of((rows, distances), false));
-            }
-            wasted = distances;
+        match Filtered::new(self, k, effort, filter) {
+            Some(filtered) => filtered.search(query),
+            None => self.search_with(query, k, effort),
         }
-        let rows = matcher.rows();
-        let (ranked, distances) = self.view().search_rows(query.as_slice(), k, &rows)?;
-        let exhausted = ranked.len() == rows.len();
-        Ok(Found::of((ranked, distances + wasted), exhausted))
     }
 
     /// What the filter would do to such a search; `None` when none of its conditions can be used.

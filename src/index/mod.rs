@@ -13,6 +13,7 @@
 //! tokens.rs    an array, a jsonb document → the ordinals of what is in it;  json.rs  reads JSON
 //! attributes.rs  ordinals by row (values.rs), and rows by ordinal
 //! filter.rs    conditions → which rows may meet them;  filtered.rs  a search among those
+//! many.rs      many queries at once, on every core
 //! dial.rs      a wanted recall → how many candidates a search weighs
 //! linker.rs    the threads that link rows into the graph, rebuild it when half is dead, and check live queries
 //! view.rs      all indexes at one moment, as the front end sees them
@@ -50,6 +51,7 @@ mod json;
 mod keys;
 mod linker;
 mod loader;
+mod many;
 mod memory;
 mod ordinal;
 mod pages;
@@ -69,6 +71,7 @@ pub use filter::Filter;
 pub use filtered::FilterCost;
 pub use keys::Place;
 pub use loader::{Changed, Loader};
+pub use many::{MAX_QUERIES, MAX_RESULTS};
 pub use memory::{Memory, MemoryParts, Part};
 pub use ordinal::Ordinal;
 pub use snapshot::{Effort, Found, Neighbor, RowId, Snapshot, Stats};

@@ -303,16 +303,14 @@ fn comparison(expression: &AExpr, table: &RangeVar) -> Option<Condition> {
                 _ => return None,
             }))
         }
-        kind @ (AExprKind::AexprBetween | AExprKind::AexprNotBetween) => match items(right)? {
-            [low, high] => {
-                let (low, high) = (operand(low)?, operand(high)?);
-                Some(of(left)?.meets(match kind {
-                    AExprKind::AexprNotBetween => Test::Outside(low, high),
-                    _ => Test::Between(low, high),
-                }))
-            }
-            _ => None,
-        },
+        AExprKind::AexprBetween => {
+            let (low, high) = bounds(right)?;
+            Some(of(left)?.meets(Test::Between(low, high)))
+        }
+        AExprKind::AexprNotBetween => {
+            let (low, high) = bounds(right)?;
+            Some(of(left)?.meets(Test::Outside(low, high)))
+        }
         AExprKind::AexprOpAll if operator == "<>" => Some(of(left)?.meets(match several(right)? {
             Items::Each(operands) => Test::NotIn(operands),
             Items::Whole(array) => Test::NotAny(array),
@@ -407,6 +405,13 @@ fn items(node: &Node) -> Option<&[Node]> {
     match &node.node {
         Some(Tree::List(list)) if list.items.len() <= MAX_VALUES => Some(&list.items),
         Some(_) | None => None,
+    }
+}
+
+fn bounds(node: &Node) -> Option<(Operand, Operand)> {
+    match items(node)? {
+        [low, high] => Some((operand(low)?, operand(high)?)),
+        _ => None,
     }
 }
 

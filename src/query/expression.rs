@@ -153,7 +153,7 @@ fn function(node: &Node) -> Option<(QueryStep, &Node)> {
 }
 
 /// Whether a call is nothing but name and arguments.
-fn is_plain(call: &FuncCall) -> bool {
+pub(super) fn is_plain(call: &FuncCall) -> bool {
     call.agg_order.is_empty()
         && call.agg_filter.is_none()
         && call.over.is_none()

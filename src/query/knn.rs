@@ -10,6 +10,7 @@ use pg_query::protobuf::{
 };
 
 use super::RelayReason;
+use super::batch::{self, Batch, Joined, Parts};
 use super::condition::{self, Condition};
 use super::expression::{self, OnColumn, QueryStep};
 use super::nested;
@@ -38,7 +39,7 @@ pub struct KnnQuery {
     pub metric: Metric,
     /// The query.
     pub query: QueryVector,
-    /// The query is a parameter that the statement names nowhere else: no other use of it shows in which form it is sent.
+    /// The query, or the array of queries, is a parameter that the statement names nowhere else: no other use of it shows in which form it is sent.
     pub query_used_once: bool,
     /// Parameters that the statement names more than once: without a declared type, any of the uses may decide it.
     pub repeated: Vec<u16>,
@@ -63,6 +64,8 @@ pub struct KnnQuery {
     pub(super) splices: Splices,
     /// The statement that the query is a sub-select of, with its name if it stands in WITH.
     pub(super) around: Option<(Around, Option<String>)>,
+    /// The statement that joins it with several vectors.
+    pub(super) batch: Option<Batch>,
 }
 
 /// Recognises a k-NN query in a SELECT whose bytes are `range` and whose tokens are `tokens`: the SELECT itself, or the one
@@ -75,8 +78,11 @@ pub(super) fn recognise(
     tokens: &[Token],
 ) -> Result<KnnQuery, RelayReason> {
     let text = Text { sql, tokens };
+    if let Some(joined) = batch::of(select) {
+        return for_each(select, &joined, survey, &text, range);
+    }
     let Some(nested) = nested::of(select) else {
-        return one_level(select, survey, &text, range, tokens);
+        return one_level(select, survey, &text, range, tokens, None);
     };
     plain(select)?;
     // What stands in brackets may have aggregates as far as the survey of the whole is concerned.
@@ -84,11 +90,45 @@ pub(super) fn recognise(
     let survey = Survey { obstacle, ..survey };
     let found = Around::find(range, tokens, select.where_clause.is_some());
     let (around, tokens) = found.ok_or(RelayReason::NotAPlainSelect)?;
-    let query = one_level(nested.query, survey, &text, around.inner.clone(), tokens)?;
+    let query = one_level(
+        nested.query,
+        survey,
+        &text,
+        around.inner.clone(),
+        tokens,
+        None,
+    )?;
     Ok(KnnQuery {
         around: Some((around, nested.name)),
         ..query
     })
+}
+
+/// A k-NN query for each of several vectors. How many rows there are tells whether each has found its own: nothing may leave
+/// some out, or add others.
+fn for_each(
+    select: &SelectStmt,
+    joined: &Joined<'_>,
+    survey: Survey,
+    text: &Text<'_>,
+    range: Range<usize>,
+) -> Result<KnnQuery, RelayReason> {
+    plain(select)?;
+    let all_rows = select.where_clause.is_none()
+        && select.with_clause.is_none()
+        && select.limit_count.is_none()
+        && select.limit_offset.is_none();
+    if !all_rows {
+        return Err(RelayReason::AroundLateral);
+    }
+    let obstacle = Survey::of(joined.query).obstacle.or(survey.obstacle);
+    let survey = Survey { obstacle, ..survey };
+    let parts = Parts::find(range, text.tokens).ok_or(RelayReason::NotAPlainSelect)?;
+    let tokens = text.tokens.get(parts.inner_tokens.clone());
+    let tokens = tokens.ok_or(RelayReason::NotAPlainSelect)?;
+    let inner = parts.inner.clone();
+    let each = Some((joined, &parts));
+    one_level(joined.query, survey, text, inner, tokens, each)
 }
 
 /// A statement's text, and all of its tokens.
@@ -97,20 +137,35 @@ struct Text<'a> {
     tokens: &'a [Token],
 }
 
-/// A k-NN query in a SELECT over a table, whose bytes are `range` and whose tokens are `tokens`.
+/// A k-NN query in a SELECT over a table, whose bytes are `range` and whose tokens are `tokens`; `each` is what it is joined with,
+/// if it is a search for each of several vectors.
 fn one_level(
     select: &SelectStmt,
     survey: Survey,
     text: &Text<'_>,
     range: Range<usize>,
     tokens: &[Token],
+    each: Option<(&Joined<'_>, &Parts)>,
 ) -> Result<KnnQuery, RelayReason> {
     let table = only_table(select)?;
     plain(select)?;
     let (distance, sort_key) = sort_key(select)?;
-    let distance = Distance::of(distance)?;
+    let distance = Distance::of(distance, each.map(|(joined, _)| joined))?;
     let column = distance.column_of(table)?;
-    let (query, steps) = operand::query_vector(distance.query)?;
+    let (query, steps, batch) = match each {
+        Some((joined, _)) if joined.is_hidden_by(visible(table)) => {
+            return Err(RelayReason::QueryNotConstant);
+        }
+        Some((joined, parts)) => {
+            let vectors = joined.vectors(distance.query)?;
+            let batch = joined.batch(text.sql, text.tokens, parts, &vectors)?;
+            (vectors.query, vectors.steps, Some(batch))
+        }
+        None => {
+            let (query, steps) = operand::query_vector(distance.query)?;
+            (query, steps, None)
+        }
+    };
     let limit = operand::limit(select)?;
     let offset = operand::offset(select)?;
     if let Some(obstacle) = survey.obstacle {
@@ -150,6 +205,7 @@ fn one_level(
         parameters: greatest_parameter(text.sql, text.tokens)?,
         splices,
         around: None,
+        batch,
     })
 }
 
@@ -389,7 +445,8 @@ struct Distance<'a> {
 }
 
 impl<'a> Distance<'a> {
-    fn of(node: &'a Node) -> Result<Self, RelayReason> {
+    /// `each` are the vectors that it may be the distance to.
+    fn of(node: &'a Node, each: Option<&Joined<'_>>) -> Result<Self, RelayReason> {
         let Some(Tree::AExpr(operation)) = &node.node else {
             return Err(RelayReason::NotADistance);
         };
@@ -404,7 +461,12 @@ impl<'a> Distance<'a> {
         else {
             return Err(RelayReason::NotADistance);
         };
-        let (on, query) = match (expression::on_column(left), expression::on_column(right)) {
+        let of_table = |node| {
+            let is_vector =
+                |on: &OnColumn<'_>| each.is_some_and(|joined| joined.column(&on.column).is_some());
+            expression::on_column(node).filter(|on| !is_vector(on))
+        };
+        let (on, query) = match (of_table(left), of_table(right)) {
             (Some(on), None) => (on, right),
             (None, Some(on)) => (on, left),
             (Some(_), Some(_)) | (None, None) => return Err(RelayReason::NotADistance),
@@ -418,12 +480,16 @@ impl<'a> Distance<'a> {
     }
 }
 
+/// The name that the statement knows the table by.
+fn visible(table: &RangeVar) -> &str {
+    alias(table).map_or(&table.relname, |alias| &alias.aliasname)
+}
+
 /// The column's name, if a name written in that way means a column of the table.
 pub(super) fn column_of<'a>(names: &[&'a str], table: &RangeVar) -> Option<&'a str> {
-    let visible = alias(table).map_or(&table.relname, |alias| &alias.aliasname);
     match names {
         [column] => Some(column),
-        [qualifier, column] if qualifier == visible => Some(column),
+        [qualifier, column] if *qualifier == visible(table) => Some(column),
         [schema, qualifier, column]
             if alias(table).is_none()
                 && *schema == table.schemaname
@@ -443,8 +509,10 @@ pub(super) fn column_ref(node: &Node) -> Option<Vec<&str>> {
 }
 
 fn is_used_once(query: &QueryVector, sql: &str, tokens: &[Token]) -> bool {
-    let QueryVector::Parameter(number) = query else {
-        return false;
+    let number = match query {
+        QueryVector::Parameter(number) => number,
+        QueryVector::Elements(array) => return is_used_once(array, sql, tokens),
+        QueryVector::Literal(_) | QueryVector::Rows(_) => return false,
     };
     let uses = tokens
         .iter()

@@ -1,6 +1,7 @@
 //! SQL text → recognised k-NN query → plan → rewritten SQL; and Rektor's own DDL → the call that carries it out upstream.
 //! Pure: no I/O; what it does not know it does not claim.
 
+pub use batch::MAX_VECTORS;
 pub use condition::{Condition, Items, MAX_VALUES, Operand, OperandValue, Step, Test};
 pub use ddl::{AlterIndex, CreateIndex, Ddl, DdlError, ObjectName};
 pub use effect::{Effect, Isolation, TransactionEffect};
@@ -14,6 +15,7 @@ pub use reason::RelayReason;
 pub use statement::{Statement, StatementKind, analyze};
 pub use verify::{VerifiedName, verified_names};
 
+mod batch;
 mod condition;
 mod ddl;
 mod effect;

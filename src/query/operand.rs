@@ -30,6 +30,10 @@ pub enum QueryVector {
     Literal(String),
     /// `$n`, from 1.
     Parameter(u16),
+    /// Several, each a literal or a parameter, with what is done to it before it is one of the statement's vectors.
+    Rows(Vec<(QueryVector, Vec<QueryStep>)>),
+    /// The elements of an array, which is a literal or a parameter.
+    Elements(Box<QueryVector>),
 }
 
 /// A cast that the query vector is written with.

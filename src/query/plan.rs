@@ -1,6 +1,7 @@
 //! A k-NN query and the indexes there are → the statement that nominates and the one that is exact.
 //! Both are the client's own text with a few pieces put in; nothing else of it changes.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use super::knn::KnnQuery;
@@ -168,7 +169,10 @@ fn restriction(query: &KnnQuery, index: &IndexDefinition, first: u16) -> String 
     let table = query.alias.as_ref().unwrap_or(&query.table);
     let table = quoted_identifier(table);
     let column = |name: &str| format!("{table}.{}", quoted_identifier(name));
-    let parameter = |(number, kind): (u16, KeyType)| format!("${number}::{}", array_type(kind));
+    let parameter = |(number, kind): (u16, KeyType)| match &query.batch {
+        None => format!("${number}::{}", array_type(kind)),
+        Some(batch) => of_its_row(&batch.place, number, array_type(kind)),
+    };
     let parameters: Vec<String> = (first..)
         .zip(index.key.iter().map(|key| key.kind))
         .map(parameter)
@@ -204,6 +208,15 @@ fn restriction(query: &KnnQuery, index: &IndexDefinition, first: u16) -> String 
     )
 }
 
+/// The keys for one of several vectors: a row of the parameter, which is an array of two dimensions. Where the vector is none of
+/// those that were searched for, it is NULL.
+fn of_its_row(place: &str, number: u16, array: &str) -> String {
+    format!(
+        "(SELECT (${number}::{array})[{ROW}.place:{ROW}.place] \
+         FROM (SELECT {place} AS place) AS {ROW})::{array}"
+    )
+}
+
 fn array_type(kind: KeyType) -> &'static str {
     match kind {
         KeyType::Int2 => "pg_catalog.int2[]",
@@ -219,20 +232,31 @@ fn array_type(kind: KeyType) -> &'static str {
 /// directly before or after tokens of the statement, so none lands in a comment.
 fn rewrite(sql: &str, query: &KnnQuery, restriction: Option<&str>) -> Option<String> {
     let rewritten = one_level(sql, &query.splices, restriction)?;
+    if let Some(batch) = &query.batch {
+        return within(sql, &batch.statement, &batch.inner, &rewritten);
+    }
     match (&query.around, restriction) {
         (None, _) => Some(rewritten),
-        (Some((around, _)), None) => {
-            let mut text = Spliced::new(sql, around.statement.start);
-            text.keep_to(around.inner.start)?;
-            text.put(&rewritten);
-            text.at = around.inner.end;
-            text.keep_to(around.statement.end)?;
-            Some(text.text)
-        }
+        (Some((around, _)), None) => within(sql, &around.statement, &around.inner, &rewritten),
         (Some((around, name)), Some(_)) => {
             counted(sql, query, (around, name.as_deref()), &rewritten)
         }
     }
+}
+
+/// A statement with something else in the place of its sub-select.
+fn within(
+    sql: &str,
+    statement: &Range<usize>,
+    inner: &Range<usize>,
+    instead: &str,
+) -> Option<String> {
+    let mut text = Spliced::new(sql, statement.start);
+    text.keep_to(inner.start)?;
+    text.put(instead);
+    text.at = inner.end;
+    text.keep_to(statement.end)?;
+    Some(text.text)
 }
 
 /// What is around a restricted sub-select, with no row unless that has as many as its LIMIT: what the client sees of it does
@@ -282,6 +306,8 @@ fn counted(
 
 /// The name of the sub-select's rows in a statement of ours.
 const NEAREST: &str = "rektor_nearest";
+/// The name of a row that has the number of a batch's vector.
+const ROW: &str = "rektor_row";
 
 /// A k-NN query over a table, rewritten.
 fn one_level(sql: &str, splices: &Splices, restriction: Option<&str>) -> Option<String> {

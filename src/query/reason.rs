@@ -52,6 +52,12 @@ pub enum RelayReason {
     /// The statement is written in parentheses, or as TABLE or VALUES.
     #[error("not a plain SELECT")]
     NotAPlainSelect,
+    /// WHERE, LIMIT or the like beside LATERAL, or a LEFT JOIN of one row for each vector.
+    #[error("the statement around LATERAL does not tell whether every search found its rows")]
+    AroundLateral,
+    /// More vectors, or more rows for all of them, than are proposed at once.
+    #[error("too many query vectors in one statement, or too many rows for them")]
+    BatchTooLarge,
     /// No ORDER BY.
     #[error("not ordered by a distance")]
     NotOrdered,

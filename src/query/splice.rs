@@ -144,7 +144,7 @@ fn open_after_as(tokens: &[Token]) -> Option<usize> {
 }
 
 /// The bracket that closes the one at `open`.
-fn closing(tokens: &[Token], open: usize) -> Option<usize> {
+pub(super) fn closing(tokens: &[Token], open: usize) -> Option<usize> {
     tokens.get(open).filter(|token| token.is(Kind::Ascii40))?;
     let mut depth = Depth::default();
     let mut rest = tokens.iter().enumerate().skip(open);
@@ -189,7 +189,7 @@ impl Outer {
 }
 
 /// Whether a keyword is a name: after AS or a dot.
-fn is_name(tokens: &[Token], index: usize) -> bool {
+pub(super) fn is_name(tokens: &[Token], index: usize) -> bool {
     let before = index.checked_sub(1);
     let is_after = |kind| {
         before
@@ -201,13 +201,13 @@ fn is_name(tokens: &[Token], index: usize) -> bool {
 }
 
 /// Whether the token is FROM, and not that of IS DISTINCT FROM.
-fn is_from(tokens: &[Token], index: usize) -> bool {
+pub(super) fn is_from(tokens: &[Token], index: usize) -> bool {
     let is = |index: usize, kind| tokens.get(index).is_some_and(|token| token.is(kind));
     is(index, Kind::From) && !(index > 0 && is(index - 1, Kind::Distinct))
 }
 
 /// The bytes from the first to the last token of a range of tokens.
-fn span(tokens: &[Token], range: Range<usize>) -> Option<Range<usize>> {
+pub(super) fn span(tokens: &[Token], range: Range<usize>) -> Option<Range<usize>> {
     let tokens = tokens.get(range)?;
     Some(tokens.first()?.start..tokens.last()?.end)
 }
@@ -237,11 +237,16 @@ fn follows_dot(tokens: &[Token], index: usize) -> bool {
 
 /// How deep in brackets a scan is.
 #[derive(Default)]
-struct Depth(usize);
+pub(super) struct Depth(usize);
 
 impl Depth {
+    /// Whether the scan is outside all brackets.
+    pub(super) fn is_zero(&self) -> bool {
+        self.0 == 0
+    }
+
     /// Takes the next token; whether it stands outside all brackets and is none itself.
-    fn outside(&mut self, token: &Token) -> bool {
+    pub(super) fn outside(&mut self, token: &Token) -> bool {
         if token.is_any(&[Kind::Ascii40, Kind::Ascii91]) {
             self.0 += 1;
             return false;

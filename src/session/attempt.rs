@@ -69,7 +69,7 @@ impl Session {
         completions += usize::from(parsed);
         let query;
         if let Some(number) = self.query_parameter(claim) {
-            query = search.request.vector.to_binary(search.kind());
+            query = search.query_in_binary();
             bind.set_binary(number, &query);
         }
         let keys = match which {
@@ -257,8 +257,10 @@ impl Session {
         };
         completions += usize::from(parsed);
         let query;
-        if let Some(number) = self.query_parameter(claim) {
-            query = search.request.vector.to_binary(search.kind());
+        if let Some(number) = self.query_parameter(claim)
+            && search.request.batch.is_none()
+        {
+            query = search.query_in_binary();
             bind.set_binary(number, &query);
         }
         bind.redirect(&mut self.upstream.outbox, &own, &[]);

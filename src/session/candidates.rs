@@ -7,8 +7,8 @@ use bytes::Bytes;
 use super::request::Request;
 use crate::catalog;
 use crate::index::view::IndexState;
-use crate::index::{Effort, Found};
-use crate::vector::VectorType;
+use crate::index::{Effort, Filter, Found, Snapshot};
+use crate::vector::Vector;
 
 /// Candidates beyond k + offset, and one for each ten of those: so many may have moved upstream since they were indexed
 /// without costing the last place. Each costs Postgres 3–5 µs, and where they are not enough the answer is short and widened.
@@ -21,6 +21,8 @@ const RESERVE: f64 = 1.5;
 const WIDEST_SHARE: usize = 50;
 /// Widening goes at least this far, however small the table is.
 const LEAST_WIDEST: usize = 500;
+/// Most keys that are proposed for all vectors of a statement together: each costs Postgres 2–5 µs.
+const MAX_BATCH_KEYS: usize = 20_000;
 /// Candidates above which a search leaves the session's thread: it takes a millisecond and more.
 const INLINE_CANDIDATES: usize = 400;
 
@@ -36,6 +38,22 @@ impl Search {
     pub(super) fn least(&self) -> usize {
         let wanted = self.request.wanted;
         wanted + wanted / 10 + MARGIN
+    }
+
+    /// Most candidates of a vector that are worth proposing.
+    pub(super) fn widest(&self) -> usize {
+        let share = MAX_BATCH_KEYS / self.request.vectors.len().max(1);
+        let widest = match self.request.batch {
+            Some(_) => widest(&self.index).min(share),
+            None => widest(&self.index),
+        };
+        widest.max(self.least())
+    }
+
+    /// Whether so many are proposed at once that Postgres had better do without.
+    pub(super) fn is_too_large(&self) -> bool {
+        let keys = self.least().saturating_mul(self.request.vectors.len());
+        self.request.batch.is_some() && keys > MAX_BATCH_KEYS
     }
 
     /// The same of another state of the index.
@@ -54,18 +72,32 @@ impl Search {
     }
 
     /// Whether these rows, which are all that the index has, cannot be enough.
-    pub(super) fn is_short_of(&self, found: &Found) -> bool {
-        found.exhausted && found.neighbors.len() < self.request.wanted
+    pub(super) fn is_short_of(&self, found: &Proposed) -> bool {
+        let is_one = self.request.batch.is_none();
+        is_one && found.exhausted && found.count() < self.request.wanted
     }
 
-    /// The indexed column's type.
-    pub(super) fn kind(&self) -> VectorType {
-        self.index.definition.column.kind
+    /// The query as a value of the indexed column's type, or the queries as an array of those.
+    pub(super) fn query_in_binary(&self) -> Vec<u8> {
+        let column = &self.index.definition.column;
+        let vectors = &self.request.vectors;
+        let mut values = vectors.iter().map(|vector| vector.to_binary(column.kind));
+        if self.request.batch.is_none() {
+            return values.next().unwrap_or_default();
+        }
+        let number = |size: usize| u32::try_from(size).unwrap_or(u32::MAX);
+        let header = [1, 0, column.type_id.0, number(vectors.len()), 1];
+        let mut array: Vec<u8> = header.into_iter().flat_map(u32::to_be_bytes).collect();
+        for value in values {
+            array.extend(number(value.len()).to_be_bytes());
+            array.extend(value);
+        }
+        array
     }
 }
 
 /// Most candidates that are worth proposing.
-pub(super) fn widest(index: &IndexState) -> usize {
+fn widest(index: &IndexState) -> usize {
     let live = index
         .snapshot
         .as_ref()
@@ -73,22 +105,45 @@ pub(super) fn widest(index: &IndexState) -> usize {
     usize::try_from(live).unwrap_or(usize::MAX) / WIDEST_SHARE + LEAST_WIDEST
 }
 
+/// What the index proposes.
+pub(super) struct Proposed {
+    /// For each vector.
+    each: Vec<Found>,
+    /// Whether for each these are all live rows of the index that meet the filter.
+    pub(super) exhausted: bool,
+}
+
+impl Proposed {
+    /// Rows, for all vectors together.
+    pub(super) fn count(&self) -> usize {
+        self.each.iter().map(|found| found.neighbors.len()).sum()
+    }
+}
+
 /// Searches the index; `None` when it cannot.
-pub(super) async fn find(search: &Search, candidates: usize) -> Option<Found> {
+pub(super) async fn find(search: &Search, candidates: usize) -> Option<Proposed> {
     let snapshot = Arc::clone(search.index.snapshot.as_ref()?);
     let effort = search.effort;
-    let (query, filter) = (&search.request.vector, &search.request.filter);
-    let found = if candidates <= INLINE_CANDIDATES {
-        snapshot.search_filtered(query, candidates, effort, filter)
+    let (vectors, filter) = (&search.request.vectors, &search.request.filter);
+    let work = move |snapshot: &Snapshot, vectors: &[Vector], filter: &Filter| match vectors {
+        [query] => {
+            let found = snapshot.search_filtered(query, candidates, effort, filter);
+            found.map(|found| vec![found])
+        }
+        vectors => snapshot.search_many(vectors, candidates, effort, filter),
+    };
+    let found = if vectors.len() == 1 && candidates <= INLINE_CANDIDATES {
+        work(&snapshot, vectors, filter)
     } else {
-        let (query, filter) = (query.clone(), filter.clone());
-        let searching = tokio::task::spawn_blocking(move || {
-            snapshot.search_filtered(&query, candidates, effort, &filter)
-        });
+        let (vectors, filter) = (vectors.clone(), filter.clone());
+        let searching = tokio::task::spawn_blocking(move || work(&snapshot, &vectors, &filter));
         searching.await.ok()?
     };
     match found {
-        Ok(found) => Some(found),
+        Ok(each) => Some(Proposed {
+            exhausted: each.iter().all(|found| found.exhausted),
+            each,
+        }),
         Err(error) => {
             tracing::error!(index = %search.index.definition.name, %error, "a search failed");
             None
@@ -96,17 +151,22 @@ pub(super) async fn find(search: &Search, candidates: usize) -> Option<Found> {
     }
 }
 
-/// The keys of the candidates: for each key column one array in binary form.
-pub(super) fn key_arrays(found: &Found, search: &Search) -> Vec<Bytes> {
+/// The keys of the candidates: for each key column one array in binary form, of a batch with a row for each vector.
+pub(super) fn key_arrays(found: &Proposed, search: &Search) -> Vec<Bytes> {
     let Some(snapshot) = &search.index.snapshot else {
         return Vec::new();
     };
-    let keys: Vec<&[u8]> = found
-        .neighbors
-        .iter()
-        .filter_map(|near| snapshot.key(near.row))
-        .collect();
-    catalog::key_arrays(&search.index.definition.key, keys.into_iter())
+    let columns = &search.index.definition.key;
+    let keys = found.each.iter().map(|found| {
+        let rows = found.neighbors.iter();
+        rows.filter_map(|near| snapshot.key(near.row)).collect()
+    });
+    let keys: Vec<Vec<&[u8]>> = keys.collect();
+    match (search.request.batch, keys.as_slice()) {
+        (None, [keys]) => catalog::key_arrays(columns, keys.iter().copied()),
+        (Some(_), rows) => catalog::key_tables(columns, rows),
+        (None, _) => Vec::new(),
+    }
 }
 
 /// Candidates of the next attempt, where so many have brought fewer rows than the limit.
@@ -127,7 +187,7 @@ pub(super) mod tests {
         ColumnNumber, IndexDefinition, IndexId, IndexOptions, KeyColumn, KeyType, PgvectorTypes,
         QualifiedName, RelationId, TypeId, VectorColumn,
     };
-    use crate::vector::{Dim, Expression, Metric};
+    use crate::vector::{Dim, Expression, Metric, VectorType};
 
     pub(in crate::session) fn definition(key: &[KeyType]) -> IndexDefinition {
         let name = |name: &str| QualifiedName {

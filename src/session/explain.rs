@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 
 use super::SessionError;
-use super::candidates::{Search, WIDENING, find, key_arrays, widest};
+use super::candidates::{Search, WIDENING, find, key_arrays};
 use super::exchange::{End, Replies};
 use super::frame::Frame;
 use super::knn::{Claim, Planned, Served, Unready};
@@ -277,16 +277,24 @@ impl Session {
             Err(unready) => return Ok(Err(unready)),
         };
         let least = search.least();
-        let widest = widest(&search.index).max(least);
+        let widest = search.widest();
         let lag = view.upstream.bytes_since(search.index.applied);
         let mut lines = vec![
             "Rektor: nominate".to_owned(),
             format!("  Index: {}", index_line(&search)),
+        ];
+        if search.request.batch.is_some() {
+            let vectors = search.request.vectors.len();
+            lines.push(format!(
+                "  Vectors: {vectors}, each with candidates of its own"
+            ));
+        }
+        lines.extend([
             format!(
                 "  Candidates: {least}, at most ×{WIDENING} while short up to {widest}, then exact"
             ),
             format!("  Effort: {}", effort_line(&search, least)),
-        ];
+        ]);
         lines.extend(filter_line(&search));
         lines.extend([format!("  Lag: {lag} bytes")]);
         if explain.analyze && explain.verbose {

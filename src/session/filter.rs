@@ -309,7 +309,7 @@ fn text_elements(kind: ValueKind, text: &str) -> Option<Vec<Value>> {
 }
 
 /// An element after its opening quote, and what follows its closing one.
-fn quoted_element(text: &str) -> Option<(String, &str)> {
+pub(super) fn quoted_element(text: &str) -> Option<(String, &str)> {
     let mut element = String::new();
     let mut characters = text.char_indices();
     while let Some((at, character)) = characters.next() {

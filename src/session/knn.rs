@@ -9,7 +9,7 @@ use bytes::Bytes;
 
 use super::SessionError;
 use super::attempt::{Attempt, Own, is_own};
-use super::candidates::{Search, find, key_arrays, wider, widest};
+use super::candidates::{Proposed, Search, find, key_arrays, wider};
 use super::counters::Way;
 use super::exchange::{End, Replies};
 use super::frame::Frame;
@@ -22,7 +22,6 @@ use super::rewrite::{self, Taught};
 use super::shortage::{Few, MAX_REPEATS, Shortage};
 use crate::catalog::IndexId;
 use crate::index::Filter;
-use crate::index::Found;
 use crate::index::view::{IndexState, Phase, View};
 use crate::lsn::Lsn;
 use crate::query::{KnnQuery, Plan, RelayReason, StatementKind};
@@ -224,11 +223,15 @@ impl Session {
         if index.definition.include != definition.include {
             request.filter = Filter::default(); // it is about the columns of another state of the index
         }
-        Ok(Ok(Search {
+        let search = Search {
             index,
             request,
             effort,
-        }))
+        };
+        if search.is_too_large() {
+            return Ok(Err(RelayReason::BatchTooLarge.into()));
+        }
+        Ok(Ok(search))
     }
 
     /// Waits until the index has applied a position; the newest view.
@@ -323,7 +326,7 @@ impl Session {
             return self.exact(claim, &search).await;
         }
         let mut candidates = rewrite.hints.first_candidates(least);
-        let widest = widest(&search.index).max(least);
+        let widest = search.widest();
         let mut first = true;
         let mut repeats = 0;
         loop {
@@ -391,7 +394,10 @@ impl Session {
                 }
                 Attempt::Short(replies) => replies.rows,
             };
-            if rows == 0 && !self.is_fresh() && self.guards_failed(claim).await? {
+            if search.request.is_nothing(rows)
+                && !self.is_fresh()
+                && self.guards_failed(claim).await?
+            {
                 return Ok(Served::Relay(RelayReason::TransactionWrote));
             }
             if self.is_cancelled() {
@@ -415,8 +421,8 @@ impl Session {
         }
     }
 
-    pub(super) fn count_candidates(&self, found: &Found) {
-        let count = found.neighbors.len() as u64;
+    pub(super) fn count_candidates(&self, found: &Proposed) {
+        let count = found.count() as u64;
         self.shared
             .context
             .counters

@@ -1,4 +1,6 @@
-//! A Bind, or the constants of a statement → what the index is asked: a vector and a number of rows. Pure.
+//! A Bind, or the constants of a statement → what the index is asked: vectors and a number of rows. Pure.
+
+mod elements;
 
 use super::filter;
 use super::messages::{BindBody, Format};
@@ -21,10 +23,12 @@ const TEXTS: [u32; 3] = [25, 1043, 705];
 /// What an index is asked.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Request {
-    pub(super) vector: Vector,
-    /// Rows that the answer has when enough match.
+    /// One, or those of a batch.
+    pub(super) vectors: Vec<Vector>,
+    pub(super) batch: Option<Batch>,
+    /// Rows that the answer has when enough match, for all vectors together.
     pub(super) limit: usize,
-    /// Rows that must match for that: LIMIT and OFFSET together.
+    /// Rows that must match for that: LIMIT and OFFSET together, for each vector.
     pub(super) wanted: usize,
     /// They are a sub-select's: any row of the answer says that there were so many, and none says nothing.
     pub(super) within: bool,
@@ -32,7 +36,19 @@ pub(super) struct Request {
     pub(super) filter: Filter,
 }
 
+/// A search for each of several vectors.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Batch {
+    /// Rows of the answer though nothing is found: under LEFT JOIN one a vector.
+    pub(super) sure_rows: usize,
+}
+
 impl Request {
+    /// Whether so many rows of an answer may mean that the statement's guards kept every row away.
+    pub(super) fn is_nothing(&self, rows: usize) -> bool {
+        rows <= self.batch.map_or(0, |batch| batch.sure_rows)
+    }
+
     /// Whether so many rows of an answer say that it is complete.
     pub(super) fn is_met_by(&self, rows: usize) -> bool {
         rows >= if self.within { 1 } else { self.limit }
@@ -54,20 +70,38 @@ pub(super) fn read(
         let (format, value) = bind.and_then(|bind| bind.value(number))?;
         Some((declared.copied().unwrap_or(0), format, value))
     };
-    let vector = match &query.query {
-        QueryVector::Literal(text) => {
-            let kind = kind_unless_declared(query, index).ok_or(RelayReason::MalformedQuery)?;
-            compared(query, index, kind, Vector::from_text(kind, text))?
+    let vectors = match &query.query {
+        QueryVector::Rows(rows) => {
+            let each = rows.iter().map(|(vector, steps)| {
+                let steps = Steps::of(query, steps);
+                one_vector(&steps, index, vector, parameter)
+            });
+            each.collect::<Result<Vec<_>, _>>()?
         }
-        QueryVector::Parameter(number) => {
-            let sent = parameter(*number).ok_or(RelayReason::NullQuery)?;
-            vector(query, index, sent)?
+        QueryVector::Elements(array) => {
+            let steps = Steps::of(query, &[]);
+            match array.as_ref() {
+                QueryVector::Literal(text) => elements::of_text(&steps, index, text)?,
+                QueryVector::Parameter(number) => {
+                    let sent = parameter(*number).ok_or(RelayReason::NullQuery)?;
+                    elements::of_parameter(&steps, index, sent)?
+                }
+                QueryVector::Rows(_) | QueryVector::Elements(_) => {
+                    return Err(RelayReason::QueryNotConstant);
+                }
+            }
+        }
+        one @ (QueryVector::Literal(_) | QueryVector::Parameter(_)) => {
+            vec![one_vector(&Steps::of(query, &[]), index, one, parameter)?]
         }
     };
-    if vector.form() != Some(index.form()) {
+    if vectors
+        .iter()
+        .any(|vector| vector.form() != Some(index.form()))
+    {
         return Err(RelayReason::WrongDimension);
     }
-    if index.metric == Metric::Cosine && vector.is_zero() {
+    if index.metric == Metric::Cosine && vectors.iter().any(Vector::is_zero) {
         return Err(RelayReason::ZeroQuery);
     }
     let number = |bound: &Bound| match bound {
@@ -89,35 +123,85 @@ pub(super) fn read(
         return Err(RelayReason::LimitTooLarge);
     }
     let size = |rows: u64| usize::try_from(rows).map_err(|_| RelayReason::LimitTooLarge);
+    let batch = query.is_batch().then(|| Batch {
+        sure_rows: if query.is_left_joined() {
+            vectors.len()
+        } else {
+            0
+        },
+    });
+    if query.is_left_joined() && limit == 1 {
+        return Err(RelayReason::AroundLateral); // a vector has one row, whether one was found or none
+    }
+    let limit = size(limit)?;
     Ok(Request {
-        vector,
-        limit: size(limit)?,
+        limit: limit.saturating_mul(vectors.len()),
+        vectors,
+        batch,
         wanted: size(wanted)?,
         within: query.is_sub_select(),
         filter: filter::read(query, index, types, bind),
     })
 }
 
-/// The type that PostgreSQL gives a literal, or a parameter without a declared type: of the cast that it stands in, else of
-/// what it is compared with. A function alone does not decide it.
-fn kind_unless_declared(query: &KnnQuery, index: &IndexDefinition) -> Option<VectorType> {
-    match query.steps.first() {
-        Some(QueryStep::Cast(cast)) => Some(cast.kind),
-        Some(QueryStep::BinaryQuantize | QueryStep::Subvector(_)) => None,
-        None => query.expression.kind(index.column.kind),
+/// What is done to a vector before it is compared, and as what.
+pub(super) struct Steps<'a> {
+    query: &'a KnnQuery,
+    /// Of one of several vectors, what is done to it alone, at first.
+    own: &'a [QueryStep],
+}
+
+impl<'a> Steps<'a> {
+    fn of(query: &'a KnnQuery, own: &'a [QueryStep]) -> Self {
+        Self { query, own }
+    }
+
+    fn all(&self) -> impl Iterator<Item = &'a QueryStep> {
+        self.own.iter().chain(&self.query.steps)
+    }
+
+    /// The type that PostgreSQL gives a literal, or a parameter without a declared type: of the cast that it stands in, else of
+    /// what it is compared with. A function alone does not decide it.
+    fn kind_unless_declared(&self, index: &IndexDefinition) -> Option<VectorType> {
+        match self.all().next() {
+            Some(QueryStep::Cast(cast)) => Some(cast.kind),
+            Some(QueryStep::BinaryQuantize | QueryStep::Subvector(_)) => None,
+            None => self.query.expression.kind(index.column.kind),
+        }
     }
 }
 
-/// The vector that is compared, of the parameter's declared type, format and value.
-fn vector(
-    query: &KnnQuery,
+/// The vector that is compared, of a literal or a parameter.
+fn one_vector<'a>(
+    steps: &Steps<'_>,
+    index: &IndexDefinition,
+    vector: &QueryVector,
+    parameter: impl Fn(u16) -> Option<(u32, Format, &'a [u8])>,
+) -> Result<Vector, RelayReason> {
+    match vector {
+        QueryVector::Literal(text) => {
+            let kind = steps.kind_unless_declared(index);
+            let kind = kind.ok_or(RelayReason::MalformedQuery)?;
+            compared(steps, index, kind, Vector::from_text(kind, text))
+        }
+        QueryVector::Parameter(number) => {
+            let sent = parameter(*number).ok_or(RelayReason::NullQuery)?;
+            sent_vector(steps, index, sent)
+        }
+        QueryVector::Rows(_) | QueryVector::Elements(_) => Err(RelayReason::QueryNotConstant),
+    }
+}
+
+/// The vector that is compared, of the declared type, format and value of what was sent.
+fn sent_vector(
+    steps: &Steps<'_>,
     index: &IndexDefinition,
     (declared, format, value): (u32, Format, &[u8]),
 ) -> Result<Vector, RelayReason> {
     let is_text = TEXTS.contains(&declared);
     let kind = match declared {
-        0 => kind_unless_declared(query, index),
-        _ if is_text => kind_unless_declared(query, index),
+        0 => steps.kind_unless_declared(index),
+        _ if is_text => steps.kind_unless_declared(index),
         declared => declared_kind(index, declared),
     };
     let kind = kind.ok_or(RelayReason::ParameterType)?;
@@ -129,7 +213,7 @@ fn vector(
         Format::Binary if !is_text => Vector::from_binary(kind, value),
         Format::Binary | Format::Text => from_text(kind),
     };
-    compared(query, index, kind, sent)
+    compared(steps, index, kind, sent)
 }
 
 fn declared_kind(index: &IndexDefinition, declared: u32) -> Option<VectorType> {
@@ -148,14 +232,14 @@ fn declared_kind(index: &IndexDefinition, declared: u32) -> Option<VectorType> {
 
 /// What a query of that type is compared as, after the statement's steps.
 fn compared(
-    query: &KnnQuery,
+    steps: &Steps<'_>,
     index: &IndexDefinition,
     kind: VectorType,
     sent: Result<Vector, VectorError>,
 ) -> Result<Vector, RelayReason> {
     let malformed = |_| RelayReason::MalformedQuery;
     let (mut kind, mut vector) = (kind, sent.map_err(malformed)?);
-    for step in &query.steps {
+    for step in steps.all() {
         (kind, vector) = match step {
             QueryStep::Cast(cast) => {
                 let written = cast.dimensions.map(usize::try_from);
@@ -172,7 +256,7 @@ fn compared(
             QueryStep::Subvector(part) => (kind, vector.subvector(*part).map_err(malformed)?),
         };
     }
-    match query.expression.kind(index.column.kind) {
+    match steps.query.expression.kind(index.column.kind) {
         Some(with) if with == kind => Ok(vector),
         // By itself PostgreSQL makes a vector a halfvec, and nothing else.
         Some(VectorType::Halfvec) if kind == VectorType::Vector => {

@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 use bytes::Bytes;
 
 use super::SessionError;
-use super::candidates::{Search, find, key_arrays, wider, widest};
+use super::candidates::{Search, find, key_arrays, wider};
 use super::counters::Way;
 use super::exchange::{End, Replies};
 use super::frame::Frame;
@@ -128,7 +128,7 @@ impl Session {
     ) -> Result<Served, SessionError> {
         let shape = shape(&analysis.sql, query);
         let least = search.least();
-        let widest = widest(&search.index).max(least);
+        let widest = search.widest();
         let hints = self.rewrites.hints(shape.clone());
         if hints.goes_exact() {
             return Ok(self.simple_exact(planned));
@@ -189,7 +189,7 @@ impl Session {
                 }
                 continue;
             }
-            if replies.rows == 0 && self.transaction == Transaction::Open {
+            if search.request.is_nothing(replies.rows) && self.transaction == Transaction::Open {
                 let definition = &planned.plan.index.definition;
                 match self
                     .look_up(query, definition, &planned.subject, End::Sync)
@@ -297,10 +297,13 @@ impl Session {
     }
 }
 
-/// A text without its query vector: what executions of "the same" simple query have in common.
+/// A text without its query vector or vectors: what executions of "the same" simple query have in common.
 fn shape(sql: &str, query: &KnnQuery) -> String {
     match &query.query {
         QueryVector::Literal(literal) => sql.replacen(literal.as_str(), "?", 1),
         QueryVector::Parameter(_) => sql.to_owned(),
+        QueryVector::Rows(_) | QueryVector::Elements(_) => {
+            query.search_of_batch(sql).unwrap_or(sql).to_owned()
+        }
     }
 }

@@ -80,6 +80,7 @@ unsafe extern "C" {
         scale: f32,
         stride: usize,
     ) -> f32;
+    #[cfg(test)]
     pub(super) fn rektor_within(
         kernel: u32,
         codes: *const RawCodes,

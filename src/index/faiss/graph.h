@@ -35,6 +35,8 @@ struct RektorGraph {
     int32_t* twins = nullptr;
     // A bit for each node with twins, set after them: small enough to stay in the cache, which `twins` is not.
     uint64_t* twin_bits = nullptr;
+    // For each node of the graph, how many lists of level 0 name it, those by L2 if there are halves. Linkers only.
+    uint32_t* in_links = nullptr;
     // For each level above the lowest the nodes that have it, linked or to come, by number.
     std::vector<std::vector<uint32_t>> upper;
     // By node number modulo their count.

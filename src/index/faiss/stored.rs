@@ -239,6 +239,29 @@ impl GraphImage {
         u32::try_from(self.rows.len()).unwrap_or(u32::MAX) // it was read from one
     }
 
+    /// Linked nodes, but for twins, to which no lists of the lowest level lead from the entry.
+    #[cfg(test)]
+    pub(in crate::index) fn unreached(&self) -> usize {
+        let width = 2 * usize::from(self.shape.m);
+        let mut start = 0;
+        let mut lists = Vec::new();
+        for levels in &self.levels {
+            lists.push(&self.slots[start..start + width]);
+            start += self.shape.slots(u32::from(*levels));
+        }
+        // Of a node without lists all slots are 0.
+        let linked = lists.iter().map(|list| list.iter().any(|to| *to != 0));
+        let mut missing: Vec<bool> = linked.collect();
+        let mut next = vec![self.entry as usize];
+        while let Some(node) = next.pop() {
+            if std::mem::take(&mut missing[node]) {
+                let links = lists[node].iter();
+                next.extend(links.filter_map(|to| usize::try_from(*to).ok()));
+            }
+        }
+        missing.iter().filter(|missing| **missing).count()
+    }
+
     fn check(&self) -> Result<(), &'static str> {
         if self.mean.iter().any(|x| !x.is_finite()) {
             return Err("a mean that is no vector");

@@ -732,7 +732,13 @@ impl Expression {
             Self::Not(inner) => inner.is_used(!wanted),
             Self::And(a, b) => wanted && a.is_used(wanted) && b.is_used(wanted),
             Self::Or(a, b) => !wanted && a.is_used(wanted) && b.is_used(wanted),
-            _ => true,
+            Self::Compare(..)
+            | Self::Between(..)
+            | Self::In(..)
+            | Self::Text(..)
+            | Self::Flag
+            | Self::Flagged(..)
+            | Self::Null(..) => true,
         }
     }
 }
