@@ -11,7 +11,7 @@ use std::sync::Arc;
 use super::ordinal::Ordinal;
 use super::pages::Records;
 use super::tokens;
-use super::values::{NONE, Table, Values, numbers};
+use super::values::{Table, Values, numbers};
 use crate::catalog::FilterKind;
 
 /// A run is merged into the one before it until that is at least so many times as long.
@@ -41,6 +41,16 @@ pub(super) struct Column {
 struct Run {
     ordinals: Vec<u64>,
     rows: Vec<u32>,
+}
+
+impl Run {
+    /// An empty one that grows to so many entries without taking more room.
+    fn for_entries(count: usize) -> Self {
+        Self {
+            ordinals: Vec::with_capacity(count),
+            rows: Vec::with_capacity(count),
+        }
+    }
 }
 
 impl Attributes {
@@ -115,14 +125,17 @@ impl Column {
                         self.readable = false;
                         return;
                     }
-                    None => NONE,
+                    None => Ordinal::NULL.get(),
                 };
-                if table.set(row, ordinal) && ordinal != NONE {
+                if table.set(row, ordinal) {
                     self.tail.push((ordinal, row));
                 }
             }
             (Values::Many(sets), kind) => {
-                let tokens = value.map_or_else(Vec::new, |value| tokens::of_binary(kind, value));
+                let tokens = match value {
+                    Some(value) => tokens::of_binary(kind, value),
+                    None => vec![Ordinal::NULL.get()],
+                };
                 let old: Vec<u64> = numbers(sets.get(row)).collect();
                 if tokens == old {
                     return;
@@ -189,15 +202,13 @@ impl Column {
         }
         let mut tail = std::mem::take(&mut self.tail);
         tail.sort_unstable();
-        let mut run = self.run(tail.into_iter(), Run::default());
+        let room = Run::for_entries(tail.len());
+        let mut run = self.run(tail.into_iter(), room);
         while let Some(before) = self.runs.last() {
             if before.rows.len() >= GROWTH * run.rows.len() {
                 break;
             }
-            let room = Run {
-                ordinals: Vec::with_capacity(before.rows.len() + run.rows.len()),
-                rows: Vec::with_capacity(before.rows.len() + run.rows.len()),
-            };
+            let room = Run::for_entries(before.rows.len() + run.rows.len());
             run = self.run(merged(before, &run), room);
             self.runs.pop();
         }
@@ -270,6 +281,13 @@ mod tests {
     fn check(attributes: &Attributes, model: &BTreeMap<u32, Option<i32>>) {
         let column = attributes.column(1).unwrap();
         assert!(attributes.column(0).is_none() && attributes.column(2).is_none());
+        let null = [(Ordinal::NULL, Ordinal::NULL)];
+        let nulls: BTreeSet<u32> = column
+            .rows(&null)
+            .filter(|row| column.is_in(*row, &null))
+            .collect();
+        let expected = model.iter().filter(|(_, value)| value.is_none());
+        assert_eq!(nulls, expected.map(|(row, _)| *row).collect());
         for ranges in [
             vec![(int(2), int(4))],
             vec![(int(0), int(0)), (int(3), int(5)), (int(7), int(9))],

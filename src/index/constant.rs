@@ -185,6 +185,27 @@ impl Constant {
     }
 }
 
+/// The ranges of the values of a column of that kind that differ from all of these constants. Values that cannot be told from
+/// one are among them; of texts and uuids a hash is told, which another has with a probability of 2⁻⁶⁴.
+#[must_use]
+pub fn others(kind: ValueKind, constants: &[Constant]) -> Option<Vec<(Ordinal, Ordinal)>> {
+    let bounds: Option<Vec<Bounds>> = constants.iter().map(|one| one.bounds(kind)).collect();
+    let mut points: Vec<Ordinal> = bounds?
+        .into_iter()
+        .filter_map(|bounds| bounds.exact.then_some(bounds.low))
+        .collect();
+    points.sort_unstable();
+    let (mut ranges, mut from) = (Vec::with_capacity(points.len() + 1), Ordinal::LEAST);
+    for point in points {
+        if point > from {
+            ranges.push((from, point.previous()));
+        }
+        from = point.next();
+    }
+    ranges.push((from, Ordinal::GREATEST));
+    Some(ranges)
+}
+
 /// A range without ordinals.
 pub(crate) const EMPTY: (Ordinal, Ordinal) = (Ordinal::GREATEST, Ordinal::LEAST);
 

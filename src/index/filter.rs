@@ -42,6 +42,16 @@ impl Filter {
         self.conditions.is_empty()
     }
 
+    /// Whether a row with these ordinals, one a column, meets it.
+    #[cfg(test)]
+    pub(crate) fn allows(&self, ordinal: impl Fn(usize) -> Ordinal) -> bool {
+        self.conditions.iter().all(|condition| {
+            let own = ordinal(condition.column);
+            let mut ranges = condition.ranges.iter();
+            ranges.any(|(low, high)| (*low..=*high).contains(&own))
+        })
+    }
+
     /// The columns with a condition.
     pub fn columns(&self) -> impl Iterator<Item = usize> + '_ {
         self.conditions.iter().map(|condition| condition.column)

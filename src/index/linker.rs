@@ -327,7 +327,9 @@ fn cpu_time() -> Duration {
 }
 
 /// Works when no other thread wants to, on a thread of its own: one that has given way once never gets its priority back.
-fn at_leisure<T: Send>(work: impl FnOnce() -> Result<T, IndexError> + Send) -> Result<T, IndexError> {
+fn at_leisure<T: Send>(
+    work: impl FnOnce() -> Result<T, IndexError> + Send,
+) -> Result<T, IndexError> {
     std::thread::scope(|scope| {
         let quiet = || {
             idle_priority();

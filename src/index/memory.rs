@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::IndexError;
-use super::faiss::{ColdFile, ColdFiles};
+use super::faiss::{self, ColdFile, ColdFiles};
 
 /// The share of the bound that an index in the making leaves free: rows still come to those that serve.
 const KEPT_SHARE: u64 = 16;
@@ -15,6 +15,8 @@ const KEPT_SHARE: u64 = 16;
 pub struct Memory {
     limit: u64,
     used: AtomicU64,
+    /// Whether what searching threads hold counts as well, whoever's indexes they search.
+    of_process: bool,
     /// Where vectors go that only the best candidates are compared with; none: they stay in memory.
     files: Option<Box<dyn ColdFiles>>,
 }
@@ -24,6 +26,7 @@ impl Default for Memory {
         Self {
             limit: u64::MAX,
             used: AtomicU64::new(0),
+            of_process: false,
             files: None,
         }
     }
@@ -36,6 +39,18 @@ impl Memory {
         Arc::new(Self {
             limit: limit.unwrap_or(u64::MAX),
             files,
+            ..Self::default()
+        })
+    }
+
+    /// The same for all indexes of the process, with what its threads hold to search them: two bytes for each node of the
+    /// largest graph that a thread has walked through.
+    #[must_use]
+    pub fn of_process(limit: Option<u64>, files: Option<Box<dyn ColdFiles>>) -> Arc<Self> {
+        Arc::new(Self {
+            limit: limit.unwrap_or(u64::MAX),
+            files,
+            of_process: true,
             ..Self::default()
         })
     }
@@ -72,7 +87,17 @@ impl Memory {
     /// Bytes that are taken.
     #[must_use]
     pub fn used(&self) -> u64 {
-        self.used.load(Ordering::Relaxed)
+        self.used
+            .load(Ordering::Relaxed)
+            .saturating_add(self.searching())
+    }
+
+    /// Bytes that are held to search, which nothing can refuse.
+    fn searching(&self) -> u64 {
+        match self.of_process {
+            true => faiss::visited_bytes(),
+            false => 0,
+        }
     }
 
     /// Bytes that are left for what does not serve yet.
@@ -115,7 +140,11 @@ impl Memory {
 
     fn take(&self, bytes: u64, making: bool) -> Result<(), IndexError> {
         let bound = self.bound(making);
-        let fits = |used: u64| used.checked_add(bytes).filter(|used| *used <= bound);
+        let searching = self.searching();
+        let fits = |used: u64| {
+            let used = used.checked_add(bytes)?;
+            (used.saturating_add(searching) <= bound).then_some(used)
+        };
         let taken = self
             .used
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, fits);

@@ -65,7 +65,7 @@ mod values;
 pub mod view;
 mod writer;
 
-pub use constant::Constant;
+pub use constant::{Constant, others};
 pub use dial::{DEFAULT_RECALL, DialStats};
 pub use faiss::{ColdFile, ColdFiles, GraphImage, GraphSource, MEAN_ROWS};
 pub use filter::Filter;
@@ -82,7 +82,7 @@ pub use writer::{
     Writer,
 };
 
-use crate::catalog::{IndexOptions, Method, Storage};
+use crate::catalog::{FilterKind, IndexOptions, Method, Storage, ValueKind};
 use crate::vector::{Dim, Form, Metric};
 
 /// Candidates that a search weighs when nobody says otherwise.
@@ -154,9 +154,15 @@ impl IndexSpec {
         codes && self.options.storage != Storage::I8 && matches!(self.form(), Form::Numbers(_))
     }
 
-    /// About how many bytes of this memory so many rows take, with short keys: to tell beforehand what cannot fit.
+    /// About how many bytes of this memory so many rows take, with short keys, and INCLUDE columns that filters see as these
+    /// kinds: to tell beforehand what cannot fit.
     #[must_use]
-    pub fn estimate(&self, rows: u64, memory: &Memory) -> u64 {
+    pub fn estimate(
+        &self,
+        rows: u64,
+        include: impl IntoIterator<Item = Option<FilterKind>>,
+        memory: &Memory,
+    ) -> u64 {
         let vector = match self.form() {
             Form::Numbers(_) if self.has_cold_vectors() && memory.has_files() => 0,
             Form::Numbers(dim) => dim.get() * self.options.storage.component_bytes(),
@@ -167,14 +173,43 @@ impl IndexSpec {
             // Lists take less than links.
             Method::Hnsw | Method::Ivf | Method::Factory => faiss::node_bytes(self),
         };
-        rows.saturating_mul((vector + engine + RECORD_BYTES + self.include * INCLUDE_BYTES) as u64)
+        let include: usize = include.into_iter().map(include_bytes).sum();
+        rows.saturating_mul((vector + engine + RECORD_BYTES + include) as u64)
     }
+}
+
+/// About how many bytes a row takes for an INCLUDE column: its value in the record, and what filters compare. What has no
+/// fixed length is taken to be short: sixteen bytes of text, four elements, a document of eight keys with their values.
+fn include_bytes(kind: Option<FilterKind>) -> usize {
+    /// Its length, in the record.
+    const LENGTH: usize = 4;
+    /// The ordinal by row, and in order with the row.
+    const ORDINAL: usize = 8 + TOKEN;
+    /// One of a row's several ordinals, in order with the row.
+    const TOKEN: usize = 8 + 4;
+    /// A row's place among those with several.
+    const SET: usize = 4;
+    let width = |kind| match kind {
+        ValueKind::Bool => 1,
+        ValueKind::Int2 => 2,
+        ValueKind::Int4 | ValueKind::Float4 | ValueKind::Date => 4,
+        ValueKind::Int8 | ValueKind::Float8 | ValueKind::Timestamp | ValueKind::Timestamptz => 8,
+        ValueKind::Numeric => 12,
+        ValueKind::Text | ValueKind::Uuid => 16,
+    };
+    LENGTH
+        + match kind {
+            Some(FilterKind::One(kind)) => width(kind) + ORDINAL,
+            Some(FilterKind::Array(kind)) => {
+                20 + 4 * (LENGTH + width(kind)) + SET + 4 * (8 + TOKEN)
+            }
+            Some(FilterKind::Jsonb) => 8 * 20 + SET + 16 * (8 + TOKEN),
+            None => 16,
+        }
 }
 
 /// What a row takes beside its vector, code and links: a key of 8 bytes, its record and its place in the map.
 const RECORD_BYTES: usize = 40;
-/// What a row takes for an INCLUDE column: a short value, and what filters compare.
-const INCLUDE_BYTES: usize = 32;
 
 /// What the text of [`IndexError::Memory`] begins with.
 pub const OUT_OF_MEMORY: &str = "out of memory: ";

@@ -7,15 +7,17 @@ use std::hash::{DefaultHasher, Hasher};
 
 use crate::catalog::ValueKind;
 
-/// What a filter compares instead of a value. NULL has none.
+/// What a filter compares instead of a value. No value has NULL's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Ordinal(u64);
 
 impl Ordinal {
     /// At most every value's.
     pub const LEAST: Self = Self(0);
-    /// At least every value's. The number beyond it stands for NULL where ordinals are kept.
-    pub const GREATEST: Self = Self(u64::MAX - 1);
+    /// At least every value's.
+    pub const GREATEST: Self = Self(u64::MAX - 2);
+    /// NULL's. The number beyond it stands for nothing at all where ordinals are kept.
+    pub const NULL: Self = Self(u64::MAX - 1);
 
     fn new(number: u64) -> Self {
         Self(number.min(Self::GREATEST.0))
@@ -59,6 +61,15 @@ impl Ordinal {
             bits ^ (1 << 63)
         } else {
             !bits
+        })
+    }
+
+    /// A floating-point number with this ordinal: NaN below and above all others.
+    pub(crate) fn float(self) -> f64 {
+        f64::from_bits(if self.0 >> 63 == 1 {
+            self.0 ^ (1 << 63)
+        } else {
+            !self.0
         })
     }
 

@@ -14,9 +14,16 @@ use super::ordinal::Ordinal;
 use super::values::EVERY;
 use crate::catalog::{FilterKind, ValueKind};
 
-/// Most elements of an array, or values and keys of a document: about 20 bytes each. A row with more is taken to meet every
+/// Most elements of an array, or values and keys of a document: about 20 bytes each, and as much for what a string may be cast
+/// to. A row with more is taken to meet every
 /// condition on the column.
 const MAX_TOKENS: usize = 256;
+
+/// Tags of the numbers of a path, and of those that are in its strings.
+const NUMBER: u8 = b'n';
+const NUMBER_IN_STRING: u8 = b'm';
+/// Bits of a number's token that tell its path. The other 44 tell integers below 2³² apart.
+const PATH_BITS: u32 = 20;
 
 /// The version of jsonb's binary form.
 const JSONB_VERSION: u8 = 1;
@@ -103,6 +110,51 @@ impl JsonPath {
         Some(tokens)
     }
 
+    /// Where there is a number in that range of its ordinals, perhaps, if `as_text`, in a string, there is a token in one of
+    /// these. `rounds`: the number may be up to a half away from what lies in the range.
+    #[must_use]
+    pub fn has_number(
+        self,
+        (low, high): (Ordinal, Ordinal),
+        as_text: bool,
+        rounds: bool,
+    ) -> Vec<(Ordinal, Ordinal)> {
+        let away = |ordinal: Ordinal, by: f64| match ordinal.float() + by {
+            beyond if beyond.is_nan() => ordinal, // there is no end
+            number => Ordinal::of_float(number),
+        };
+        let range = |tag| {
+            let (low, high) = match rounds {
+                true => (away(low, -1.0), away(high, 1.0)),
+                false => (low, high),
+            };
+            let (low, high) = (self.number(tag, low), self.number(tag, high));
+            match rounds {
+                true => (low.previous(), high.next()), // a double far from 0 has no halves
+                false => (low, high),
+            }
+        };
+        let mut ranges = vec![range(NUMBER)];
+        if as_text {
+            let odd = self.hash(b'o', &[]);
+            ranges.extend([range(NUMBER_IN_STRING), (odd, odd)]);
+        }
+        ranges
+    }
+
+    /// Where there is that boolean, perhaps, if `as_text`, as another text that is cast to it, one of these is a token.
+    #[must_use]
+    pub fn has_bool(self, value: bool, as_text: bool) -> Vec<Ordinal> {
+        let mut tokens = vec![self.bool_token(value)];
+        if as_text {
+            tokens.extend([
+                self.hash(b'B', &[u8::from(value)]),
+                self.number_token(f64::from(u8::from(value))),
+            ]);
+        }
+        tokens
+    }
+
     /// Where a document's part contains this one or is equal to it, all of these are tokens. `None` if it is too large.
     #[must_use]
     pub fn contains(self, document: &str) -> Option<Vec<Ordinal>> {
@@ -135,8 +187,26 @@ impl JsonPath {
     }
 
     fn number_token(self, number: f64) -> Ordinal {
-        let ordinal = Ordinal::of_float(number); // −0 is 0
-        self.hash(b'n', &ordinal.get().to_le_bytes())
+        self.number(NUMBER, Ordinal::of_float(number))
+    }
+
+    /// Numbers under one path are in order: its hash's first bits, then as many of the ordinal.
+    fn number(self, tag: u8, ordinal: Ordinal) -> Ordinal {
+        let path = self.hash(tag, &[]).get() >> (64 - PATH_BITS) << (64 - PATH_BITS);
+        Ordinal::of_hash(path | ordinal.get() >> PATH_BITS)
+    }
+
+    /// What a cast may make of a string.
+    fn cast_tokens(self, text: &str) -> impl Iterator<Item = Ordinal> {
+        // What isspace() takes for spaces.
+        let text = text.trim_matches([' ', '\t', '\n', '\x0b', '\x0c', '\r']);
+        let number = match number_in(text) {
+            Some(Some(number)) => Some(self.number(NUMBER_IN_STRING, Ordinal::of_float(number))),
+            Some(None) => Some(self.hash(b'o', &[])),
+            None => None,
+        };
+        let value = bool_in(text).map(|value| self.hash(b'B', &[u8::from(value)]));
+        number.into_iter().chain(value)
     }
 
     fn bool_token(self, value: bool) -> Ordinal {
@@ -158,6 +228,7 @@ impl JsonPath {
     fn all(self, value: &Json<'_>, tokens: &mut Vec<Ordinal>) {
         tokens.extend(self.scalar(value));
         match value {
+            Json::String(text) => tokens.extend(self.cast_tokens(text)),
             Json::Array(items) => items.iter().for_each(|item| self.all(item, tokens)),
             Json::Object(members) => {
                 for (key, value) in members {
@@ -165,7 +236,7 @@ impl JsonPath {
                     self.key(key).all(value, tokens);
                 }
             }
-            Json::Null | Json::Bool(_) | Json::Number(_) | Json::String(_) => {}
+            Json::Null | Json::Bool(_) | Json::Number(_) => {}
         }
     }
 
@@ -185,6 +256,36 @@ impl JsonPath {
             }
             Json::Null | Json::Bool(_) | Json::Number(_) | Json::String(_) => {}
         }
+    }
+}
+
+/// The number that a text without spaces around it is; `Some(None)` for one that some version of PostgreSQL may take for a
+/// number: hexadecimal, with underscores, infinite.
+fn number_in(text: &str) -> Option<Option<f64>> {
+    let plain = |c: char| c.is_ascii_digit() || matches!(c, '+' | '-' | '.' | 'e' | 'E');
+    if text.chars().all(plain) {
+        return text.parse().ok().map(Some);
+    }
+    let unsigned = text.trim_start_matches(['+', '-']);
+    let is_odd = unsigned.starts_with(|c: char| c.is_ascii_digit() || c == '.')
+        || ["nan", "inf", "infinity"]
+            .iter()
+            .any(|word| unsigned.eq_ignore_ascii_case(word));
+    is_odd.then_some(None)
+}
+
+/// The boolean that PostgreSQL takes a text without spaces around it for.
+fn bool_in(text: &str) -> Option<bool> {
+    let text = text.get(..).filter(|text| (1..=5).contains(&text.len()))?;
+    let text = text.to_ascii_lowercase();
+    let begins = |words: &[&str]| words.iter().any(|word| word.starts_with(&text));
+    match text.as_str() {
+        "o" => None,
+        "1" => Some(true),
+        "0" => Some(false),
+        _ if begins(&["true", "yes", "on"]) => Some(true),
+        _ if begins(&["false", "no", "off"]) => Some(false),
+        _ => None,
     }
 }
 
@@ -280,6 +381,41 @@ mod tests {
         }
 
         #[test]
+        fn what_a_cast_finds_has_the_tokens(value in document(), text in "[ ]?[-+]?[0-9]{1,2}[.e]?[0-9]?[ ]?|[tfyno]{1,2}|ON|off|0x1f|1_0|Infinity", low in -40..40_i32, length in 0..5_i32) {
+            let high = low + length;
+            let range = (Ordinal::of_float(low.into()), Ordinal::of_float(high.into()));
+            let within = |number: f64| (f64::from(low)..=f64::from(high)).contains(&number);
+            let path = JsonPath::ROOT.key("k");
+            let has = |document: &Value, ranges: &[(Ordinal, Ordinal)]| {
+                let own = of_binary(FilterKind::Jsonb, &jsonb(document));
+                ranges.iter().any(|(low, high)| own.iter().any(|token| (low.get()..=high.get()).contains(token)))
+            };
+            let numbers = [Value::from(f64::from(low) - 0.5), Value::from(f64::from(low) + 0.25), Value::from(low), value];
+            for value in numbers.into_iter().chain([Value::from(text.clone())]) {
+                let document = json!({"k": value});
+                if let Some(number) = value.as_f64() {
+                    prop_assert!(!within(number) || has(&document, &path.has_number(range, false, false)), "{}", document);
+                    // PostgreSQL rounds halves away from zero
+                    prop_assert!(!within(number.round()) || has(&document, &path.has_number(range, false, true)), "{}", document);
+                }
+                let as_text = self::text(&value).map(|text| text.trim().to_owned()).unwrap_or_default();
+                if as_text.parse().is_ok_and(within) {
+                    prop_assert!(has(&document, &path.has_number(range, true, false)), "{}", document);
+                }
+                if ["0x1f", "1_0", "Infinity"].contains(&as_text.as_str()) {
+                    prop_assert!(has(&document, &path.has_number(range, true, false)), "{}", document);
+                }
+                let lower = as_text.to_ascii_lowercase();
+                for (value, spellings) in [(true, ["1", "t", "true", "y", "on"]), (false, ["0", "f", "false", "n", "off"])] {
+                    if spellings.contains(&lower.as_str()) {
+                        prop_assert!(has_any(&document, &path.has_bool(value, true)), "{}", document);
+                        prop_assert!(!has_any(&document, &path.has_bool(!value, true)), "{}", document);
+                    }
+                }
+            }
+        }
+
+        #[test]
         fn a_document_contains_its_parts(value in document()) {
             let tokens = JsonPath::ROOT.contains(&value.to_string()).unwrap();
             prop_assert!(has_all(&value, &tokens));
@@ -290,7 +426,7 @@ mod tests {
             let head = [0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 25, 0, 0, 0, 2, 0, 0, 0, 1];
             let bytes = if array { [&head[..], &bytes].concat() } else { bytes };
             for kind in [FilterKind::Jsonb, FilterKind::Array(ValueKind::Text), FilterKind::Array(ValueKind::Int4)] {
-                prop_assert!(of_binary(kind, &bytes).len() <= MAX_TOKENS);
+                prop_assert!(of_binary(kind, &bytes).len() <= MAX_TOKENS * 3);
             }
         }
     }

@@ -13,7 +13,7 @@ const BRANCH_PAGES: usize = 64;
 /// Rows of a word of a bitmap.
 pub(super) const WORD: usize = 64;
 
-/// Stands where a row has no value.
+/// Stands where there is no row.
 pub(super) const NONE: u64 = u64::MAX;
 
 /// In the set of a row that every condition takes for met.
@@ -107,7 +107,7 @@ impl Values {
 }
 
 impl Table {
-    /// The row's ordinal; [`NONE`] for NULL, and for a row that was never set.
+    /// The row's ordinal; [`NONE`] for a row that was never set.
     fn get(&self, row: u32) -> u64 {
         let (branch, page, slot) = place(row);
         let branch = self.branches.get(branch);

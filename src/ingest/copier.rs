@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_postgres::Config;
 
-use crate::catalog::IndexId;
+use crate::catalog::{FilterKind, IndexId};
 use crate::index::{IndexError, Memory, Outcome, Writer};
 use crate::ingest::apply::Control;
 use crate::ingest::indexes::{CopiedIndex, CopyOrder, kinds, needs, spec};
@@ -346,7 +346,9 @@ fn require_room(
     let mut wanted = 0_u64;
     for (table, from) in tables.iter().enumerate() {
         for entry in &from.entries {
-            let needs = spec(&entry.definition).estimate(progress.complete_rows(table), memory);
+            let include = entry.definition.include.iter().map(FilterKind::of);
+            let rows = progress.complete_rows(table);
+            let needs = spec(&entry.definition).estimate(rows, include, memory);
             wanted = wanted.saturating_add(needs);
             memory.check(wanted).map_err(|error| CopyFailure::Memory {
                 id: entry.definition.id,

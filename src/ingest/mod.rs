@@ -244,7 +244,7 @@ async fn supervise(
         catch_up,
         rows_wanted,
     };
-    let memory = Memory::new(settings.max_memory, cold_files(&settings.data_dir).await);
+    let memory = Memory::of_process(settings.max_memory, cold_files(&settings.data_dir).await);
     let applier = Applier::new(Arc::clone(&marks), directory.holds(), outputs);
     let applier = applier.within(Arc::clone(&memory));
     let applying = applier.run(queued, controlled, stopping.clone());

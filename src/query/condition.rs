@@ -4,7 +4,7 @@
 use pg_query::protobuf::a_const::Val;
 use pg_query::protobuf::node::Node as Tree;
 use pg_query::protobuf::{
-    AExpr, AExprKind, BoolExprType, BoolTestType, Node, RangeVar, TypeCast, TypeName,
+    AExpr, AExprKind, BoolExprType, BoolTestType, Node, NullTestType, RangeVar, TypeCast, TypeName,
 };
 
 use super::knn::{column_of, column_ref};
@@ -27,6 +27,8 @@ pub struct Condition {
     pub path: Vec<Step>,
     /// Whether that is taken as text: `->>`, `#>>`
     pub as_text: bool,
+    /// The type that a part of a document is cast to, if it is.
+    pub cast: Option<ValueKind>,
     /// What holds for it.
     pub test: Test,
 }
@@ -40,7 +42,8 @@ pub enum Step {
     Many(Operand),
 }
 
-/// What holds for a column's value, or what is somewhere in it; none of it for NULL.
+/// What holds for a column's value, or what is somewhere in it; of these only [`IsNot`](Self::IsNot) and
+/// [`Null`](Self::Null) hold for NULL, and nothing compared with NULL holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Test {
     /// `column <operator> operand`
@@ -51,8 +54,20 @@ pub enum Test {
     In(Vec<Operand>),
     /// `column = ANY (array)`
     Any(Operand),
+    /// `column <> operand`
+    Differs(Operand),
+    /// `column NOT BETWEEN operand AND operand`
+    Outside(Operand, Operand),
+    /// `column NOT IN (operand, …)`
+    NotIn(Vec<Operand>),
+    /// `column <> ALL (array)`
+    NotAny(Operand),
     /// `column`, `NOT column`, `column IS TRUE`, `column IS FALSE`
     Is(bool),
+    /// `column IS NOT TRUE`, `column IS NOT FALSE`
+    IsNot(bool),
+    /// `column IS NULL`, or else `column IS NOT NULL`
+    Null(bool),
     /// `operand = ANY (column)`, with the sides exchanged: an element compared with the operand.
     Element(Comparison, Operand),
     /// `column @> …`, an array or a document
@@ -104,21 +119,28 @@ pub enum OperandValue {
 pub(super) fn conditions(clause: Option<&Node>, table: &RangeVar) -> Vec<Condition> {
     let mut found = Vec::new();
     if let Some(clause) = clause {
-        collect(clause, table, &mut found);
+        collect(clause, true, table, &mut found);
     }
     found.truncate(MAX_CONDITIONS);
     found
 }
 
-fn collect(node: &Node, table: &RangeVar, found: &mut Vec<Condition>) {
-    if let Some(Tree::BoolExpr(operation)) = &node.node
-        && BoolExprType::try_from(operation.boolop) == Ok(BoolExprType::AndExpr)
-    {
+/// Collects what must be `wanted`: true, or false. What is NULL is neither, under NOT as without it.
+fn collect(node: &Node, wanted: bool, table: &RangeVar, found: &mut Vec<Condition>) {
+    if let Some(Tree::BoolExpr(operation)) = &node.node {
+        let wanted = match BoolExprType::try_from(operation.boolop) {
+            Ok(BoolExprType::AndExpr) if wanted => true,
+            Ok(BoolExprType::OrExpr) if !wanted => false,
+            Ok(BoolExprType::NotExpr) => !wanted,
+            Ok(BoolExprType::AndExpr | BoolExprType::OrExpr | BoolExprType::Undefined) | Err(_) => {
+                return;
+            }
+        };
         for part in &operation.args {
-            collect(part, table, found);
+            collect(part, wanted, table, found);
         }
     } else {
-        found.extend(condition(node, table));
+        found.extend(condition(node, wanted, table));
     }
 }
 
@@ -127,6 +149,7 @@ struct Subject<'a> {
     column: &'a str,
     path: Vec<Step>,
     as_text: bool,
+    cast: Option<ValueKind>,
 }
 
 impl Subject<'_> {
@@ -135,6 +158,7 @@ impl Subject<'_> {
             column: self.column.to_owned(),
             path: self.path,
             as_text: self.as_text,
+            cast: self.cast,
             test,
         }
     }
@@ -147,6 +171,17 @@ fn subject<'a>(node: &'a Node, table: &'a RangeVar) -> Option<Subject<'a>> {
             column,
             path: Vec::new(),
             as_text: false,
+            cast: None,
+        });
+    }
+    if let Some(Tree::TypeCast(cast)) = &node.node {
+        let Some(FilterKind::One(kind)) = cast_to(cast) else {
+            return None;
+        };
+        let part = subject(cast.arg.as_deref()?, table)?;
+        return (!part.path.is_empty() && part.cast.is_none()).then_some(Subject {
+            cast: Some(kind),
+            ..part
         });
     }
     let Some(Tree::AExpr(expression)) = &node.node else {
@@ -162,7 +197,7 @@ fn subject<'a>(node: &'a Node, table: &'a RangeVar) -> Option<Subject<'a>> {
         _ => return None,
     };
     let mut subject = subject(expression.lexpr.as_deref()?, table)?;
-    if subject.as_text || subject.path.len() == MAX_STEPS {
+    if subject.as_text || subject.cast.is_some() || subject.path.len() == MAX_STEPS {
         return None;
     }
     subject.path.push(step);
@@ -174,31 +209,76 @@ fn subject<'a>(node: &'a Node, table: &'a RangeVar) -> Option<Subject<'a>> {
     clippy::wildcard_enum_match_arm,
     reason = "what is not named here is not recognised"
 )]
-fn condition(node: &Node, table: &RangeVar) -> Option<Condition> {
+fn condition(node: &Node, wanted: bool, table: &RangeVar) -> Option<Condition> {
     match node.node.as_ref()? {
-        Tree::ColumnRef(_) => Some(subject(node, table)?.meets(Test::Is(true))),
-        Tree::BoolExpr(operation)
-            if BoolExprType::try_from(operation.boolop) == Ok(BoolExprType::NotExpr) =>
-        {
-            let subject = subject(operation.args.first()?, table)?;
-            Some(subject.meets(Test::Is(false)))
+        Tree::ColumnRef(_) | Tree::TypeCast(_) => {
+            Some(subject(node, table)?.meets(Test::Is(wanted)))
         }
         Tree::BooleanTest(test) => {
-            let wanted = match BoolTestType::try_from(test.booltesttype).ok()? {
-                BoolTestType::IsTrue => true,
-                BoolTestType::IsFalse => false,
-                BoolTestType::Undefined
-                | BoolTestType::IsNotTrue
-                | BoolTestType::IsNotFalse
-                | BoolTestType::IsUnknown
-                | BoolTestType::IsNotUnknown => return None,
+            let (is, value) = match BoolTestType::try_from(test.booltesttype).ok()? {
+                BoolTestType::IsTrue => (true, Some(true)),
+                BoolTestType::IsNotTrue => (false, Some(true)),
+                BoolTestType::IsFalse => (true, Some(false)),
+                BoolTestType::IsNotFalse => (false, Some(false)),
+                BoolTestType::IsUnknown => (true, None),
+                BoolTestType::IsNotUnknown => (false, None),
+                BoolTestType::Undefined => return None,
             };
             let subject = subject(test.arg.as_deref()?, table)?;
-            Some(subject.meets(Test::Is(wanted)))
+            Some(subject.meets(match (is == wanted, value) {
+                (true, Some(value)) => Test::Is(value),
+                (false, Some(value)) => Test::IsNot(value),
+                (is, None) => Test::Null(is),
+            }))
         }
-        Tree::AExpr(expression) => comparison(expression, table),
+        Tree::NullTest(test) => {
+            let is_null = match NullTestType::try_from(test.nulltesttype).ok()? {
+                NullTestType::IsNull => true,
+                NullTestType::IsNotNull => false,
+                NullTestType::Undefined => return None,
+            };
+            let subject = subject(test.arg.as_deref()?, table)?;
+            Some(subject.meets(Test::Null(is_null == wanted)))
+        }
+        Tree::AExpr(expression) => {
+            let condition = comparison(expression, table)?;
+            let test = match wanted {
+                true => condition.test,
+                false => opposite(condition.test)?,
+            };
+            Some(Condition { test, ..condition })
+        }
         _ => None,
     }
+}
+
+/// What holds of a value where a comparison with it is false: it is not where that is NULL.
+fn opposite(test: Test) -> Option<Test> {
+    Some(match test {
+        Test::Compare(comparison, operand) => match comparison {
+            Comparison::Equal => Test::Differs(operand),
+            Comparison::Less => Test::Compare(Comparison::AtLeast, operand),
+            Comparison::AtMost => Test::Compare(Comparison::Greater, operand),
+            Comparison::Greater => Test::Compare(Comparison::AtMost, operand),
+            Comparison::AtLeast => Test::Compare(Comparison::Less, operand),
+        },
+        Test::Differs(operand) => Test::Compare(Comparison::Equal, operand),
+        Test::Between(low, high) => Test::Outside(low, high),
+        Test::Outside(low, high) => Test::Between(low, high),
+        Test::In(operands) => Test::NotIn(operands),
+        Test::NotIn(operands) => Test::In(operands),
+        Test::Any(array) => Test::NotAny(array),
+        Test::NotAny(array) => Test::Any(array),
+        Test::Is(_)
+        | Test::IsNot(_)
+        | Test::Null(_)
+        | Test::Element(..)
+        | Test::Contains(_)
+        | Test::Overlaps(_)
+        | Test::Key(_)
+        | Test::AnyKey(_)
+        | Test::AllKeys(_) => return None,
+    })
 }
 
 fn operator(expression: &AExpr) -> Option<&str> {
@@ -214,14 +294,27 @@ fn comparison(expression: &AExpr, table: &RangeVar) -> Option<Condition> {
     let of = |node| subject(node, table);
     match AExprKind::try_from(expression.kind).ok()? {
         AExprKind::AexprOp => by_operator(operator, left, right, table),
-        AExprKind::AexprIn if operator == "=" => {
+        AExprKind::AexprIn => {
             let operands = items(right)?.iter().map(operand);
-            Some(of(left)?.meets(Test::In(operands.collect::<Option<_>>()?)))
+            let operands = operands.collect::<Option<_>>()?;
+            Some(of(left)?.meets(match operator {
+                "=" => Test::In(operands),
+                "<>" => Test::NotIn(operands),
+                _ => return None,
+            }))
         }
-        AExprKind::AexprBetween => match items(right)? {
-            [low, high] => Some(of(left)?.meets(Test::Between(operand(low)?, operand(high)?))),
-            _ => None,
-        },
+        AExprKind::AexprBetween => {
+            let (low, high) = bounds(right)?;
+            Some(of(left)?.meets(Test::Between(low, high)))
+        }
+        AExprKind::AexprNotBetween => {
+            let (low, high) = bounds(right)?;
+            Some(of(left)?.meets(Test::Outside(low, high)))
+        }
+        AExprKind::AexprOpAll if operator == "<>" => Some(of(left)?.meets(match several(right)? {
+            Items::Each(operands) => Test::NotIn(operands),
+            Items::Whole(array) => Test::NotAny(array),
+        })),
         AExprKind::AexprOpAny => match of(left) {
             Some(left) if operator == "=" => Some(left.meets(match several(right)? {
                 Items::Each(operands) => Test::In(operands),
@@ -234,7 +327,6 @@ fn comparison(expression: &AExpr, table: &RangeVar) -> Option<Condition> {
             }
         },
         AExprKind::Undefined
-        | AExprKind::AexprIn
         | AExprKind::AexprOpAll
         | AExprKind::AexprDistinct
         | AExprKind::AexprNotDistinct
@@ -242,7 +334,6 @@ fn comparison(expression: &AExpr, table: &RangeVar) -> Option<Condition> {
         | AExprKind::AexprLike
         | AExprKind::AexprIlike
         | AExprKind::AexprSimilar
-        | AExprKind::AexprNotBetween
         | AExprKind::AexprBetweenSym
         | AExprKind::AexprNotBetweenSym => None,
     }
@@ -265,6 +356,10 @@ fn by_operator(operator: &str, left: &Node, right: &Node, table: &RangeVar) -> O
         "?" => (of(left)?, Test::Key(operand(right)?)),
         "?|" => (of(left)?, Test::AnyKey(several(right)?)),
         "?&" => (of(left)?, Test::AllKeys(several(right)?)),
+        "<>" => {
+            let (subject, other) = either()?;
+            (subject, Test::Differs(operand(other)?))
+        }
         operator => {
             let comparison = compared_by(operator)?;
             match of(left) {
@@ -310,6 +405,13 @@ fn items(node: &Node) -> Option<&[Node]> {
     match &node.node {
         Some(Tree::List(list)) if list.items.len() <= MAX_VALUES => Some(&list.items),
         Some(_) | None => None,
+    }
+}
+
+fn bounds(node: &Node) -> Option<(Operand, Operand)> {
+    match items(node)? {
+        [low, high] => Some((operand(low)?, operand(high)?)),
+        _ => None,
     }
 }
 

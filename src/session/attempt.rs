@@ -16,7 +16,16 @@ use super::prepared::Prepared;
 use super::relay::Session;
 use crate::query::RelayReason;
 
-/// What an attempt with some candidates brought.
+/// Which statement of Rektor's runs in the client's place.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Own<'a> {
+    /// The one that is restricted to these keys.
+    Nominate(&'a [Bytes]),
+    /// The one that no vector index can serve. Any number of rows is its answer.
+    Exact,
+}
+
+/// What an attempt brought.
 pub(super) enum Attempt {
     /// An answer that may be given.
     Enough(Replies),
@@ -31,12 +40,12 @@ pub(super) enum Attempt {
 }
 
 impl Session {
-    /// Runs the nominating statement once.
+    /// Runs a statement of Rektor's once, and holds its answer.
     pub(super) async fn attempt(
         &mut self,
         claim: &Claim,
         search: &Search,
-        keys: &[Bytes],
+        which: Own<'_>,
         first: bool,
     ) -> Result<Attempt, SessionError> {
         let fresh = self.is_fresh();
@@ -45,7 +54,7 @@ impl Session {
         let Some(mut bind) = BindBody::read(claim.bind.body()) else {
             return Ok(Attempt::Refused);
         };
-        if let Some(failed) = self.verify_original(claim, fresh).await? {
+        if let Some(failed) = self.verify_original(claim, which, fresh).await? {
             return Ok(failed);
         }
         let mut completions = 2;
@@ -54,7 +63,7 @@ impl Session {
             messages::close(&mut self.upstream.outbox, b'P', &claim.portal);
             completions += 1;
         }
-        let Some((own, parsed)) = self.own_nominate(&claim.prepared, fresh) else {
+        let Some((own, parsed)) = self.own(&claim.prepared, which, fresh) else {
             return Ok(Attempt::Refused);
         };
         completions += usize::from(parsed);
@@ -63,6 +72,10 @@ impl Session {
             query = search.query_in_binary();
             bind.set_binary(number, &query);
         }
+        let keys = match which {
+            Own::Nominate(keys) => keys,
+            Own::Exact => &[],
+        };
         bind.redirect(&mut self.upstream.outbox, &own, keys);
         if let Some(describe) = &claim.describe {
             self.upstream.outbox.extend_from_slice(describe.bytes());
@@ -85,10 +98,10 @@ impl Session {
         if replies.overflow {
             return Ok(Attempt::TooLarge);
         }
-        if !search.request.is_met_by(replies.rows) {
-            return Ok(Attempt::Short(replies));
-        }
-        Ok(Attempt::Enough(replies))
+        Ok(match which {
+            Own::Nominate(_) if !search.request.is_met_by(replies.rows) => Attempt::Short(replies),
+            Own::Nominate(_) | Own::Exact => Attempt::Enough(replies),
+        })
     }
 
     /// Before an own statement is parsed for a client's statement that is older: whether the client's is still valid. Its
@@ -96,10 +109,14 @@ impl Session {
     async fn verify_original(
         &mut self,
         claim: &Claim,
+        which: Own<'_>,
         fresh: bool,
     ) -> Result<Option<Attempt>, SessionError> {
         let rewrite = self.rewrites.get(&claim.prepared.analysis.sql);
-        let known = rewrite.is_some_and(|rewrite| rewrite.nominate.is_some());
+        let known = rewrite.is_some_and(|rewrite| match which {
+            Own::Nominate(_) => rewrite.nominate.is_some(),
+            Own::Exact => rewrite.exact.is_some(),
+        });
         let Some(bind) = BindBody::read(claim.bind.body()) else {
             return Ok(Some(Attempt::Refused));
         };
@@ -144,32 +161,41 @@ impl Session {
         Ok(Attempt::Reported)
     }
 
-    /// The parameter that the nominating statement takes as a binary vector.
+    /// The parameter that statements of Rektor's take as a binary vector.
     fn query_parameter(&mut self, claim: &Claim) -> Option<u16> {
         let sql = &claim.prepared.analysis.sql;
         self.rewrites.get(sql)?.query_parameter
     }
 
-    /// The nominating statement's name; whether a Parse of it was put into the outbox.
-    fn own_nominate(&mut self, prepared: &Prepared, fresh: bool) -> Option<(Bytes, bool)> {
+    /// The name of a statement of Rektor's; whether a Parse of it was put into the outbox.
+    fn own(&mut self, prepared: &Prepared, which: Own<'_>, fresh: bool) -> Option<(Bytes, bool)> {
         let next = self.rewrites.next_own();
         let rewrite = self.rewrites.get(&prepared.analysis.sql)?;
+        let known = match which {
+            Own::Nominate(_) => &rewrite.nominate,
+            Own::Exact => &rewrite.exact,
+        };
         // In a transaction an error cannot be taken back: there the own statement is never older than the client's, so that
         // it is stale only if the client's is.
-        if let Some(own) = &rewrite.nominate
+        if let Some(own) = known
             && (fresh || own.serial > prepared.serial)
         {
             return Some((own.name.clone(), false));
         }
-        let types = rewrite.nominate_types();
-        messages::parse(
-            &mut self.upstream.outbox,
-            &next.name,
-            rewrite.plan.nominate.as_bytes(),
-            &types,
-        );
         let name = next.name.clone();
-        let old = rewrite.nominate.replace(next);
+        let out = &mut self.upstream.outbox;
+        let old = match which {
+            Own::Nominate(_) => {
+                let types = rewrite.nominate_types();
+                messages::parse(out, &name, rewrite.plan.nominate.as_bytes(), &types);
+                rewrite.nominate.replace(next)
+            }
+            Own::Exact => {
+                let types = rewrite.exact_types();
+                messages::parse(out, &name, rewrite.plan.exact.as_bytes(), &types);
+                rewrite.exact.replace(next)
+            }
+        };
         self.retired.extend(old.map(|own| own.name));
         Some((name, true))
     }
@@ -194,38 +220,50 @@ impl Session {
         Ok(self.facts.wrote() || claimable != Some(Ok(())))
     }
 
+    /// Runs the exact statement in one exchange: few rows are expected.
+    pub(super) async fn exact_at_once(
+        &mut self,
+        claim: &Claim,
+        search: &Search,
+        first: bool,
+    ) -> Result<Served, SessionError> {
+        match self.attempt(claim, search, Own::Exact, first).await? {
+            Attempt::Enough(replies) | Attempt::Short(replies) => {
+                self.give(claim, replies, Way::Exact);
+                Ok(Served::Done)
+            }
+            Attempt::TooLarge => self.exact(claim, search).await,
+            failed @ (Attempt::Reported | Attempt::Refused) => Ok(served_after(&failed)),
+        }
+    }
+
     /// Runs the exact statement; its answer is relayed as it comes.
-    pub(super) async fn exact(&mut self, claim: &Claim) -> Result<Served, SessionError> {
+    pub(super) async fn exact(
+        &mut self,
+        claim: &Claim,
+        search: &Search,
+    ) -> Result<Served, SessionError> {
         let fresh = self.is_fresh();
-        let Some(bind) = BindBody::read(claim.bind.body()) else {
+        let Some(mut bind) = BindBody::read(claim.bind.body()) else {
             return Ok(Served::Relay(RelayReason::MalformedQuery));
         };
-        if let Some(failed) = self.verify_original(claim, fresh).await? {
+        if let Some(failed) = self.verify_original(claim, Own::Exact, fresh).await? {
             return Ok(served_after(&failed));
         }
-        let next = self.rewrites.next_own();
-        let Some(rewrite) = self.rewrites.get(&claim.prepared.analysis.sql) else {
-            return Ok(Served::Relay(RelayReason::StaleGeneration));
-        };
         let mut completions = 2;
         messages::close(&mut self.upstream.outbox, b'P', &claim.portal);
-        let known = rewrite
-            .exact
-            .clone()
-            .filter(|own| fresh || own.serial > claim.prepared.serial);
-        let own = match known {
-            Some(own) => own,
-            None => {
-                let sql = rewrite.plan.exact.as_bytes();
-                let types = &claim.prepared.types;
-                messages::parse(&mut self.upstream.outbox, &next.name, sql, types);
-                completions += 1;
-                let old = rewrite.exact.replace(next.clone());
-                self.retired.extend(old.map(|own| own.name));
-                next
-            }
+        let Some((own, parsed)) = self.own(&claim.prepared, Own::Exact, fresh) else {
+            return Ok(Served::Relay(RelayReason::StaleGeneration));
         };
-        bind.redirect(&mut self.upstream.outbox, &own.name, &[]);
+        completions += usize::from(parsed);
+        let query;
+        if let Some(number) = self.query_parameter(claim)
+            && search.request.batch.is_none()
+        {
+            query = search.query_in_binary();
+            bind.set_binary(number, &query);
+        }
+        bind.redirect(&mut self.upstream.outbox, &own, &[]);
         let replies = self.exchange(End::Flush, completions).await?;
         if replies.skipped {
             self.end_claim(claim);

@@ -71,6 +71,12 @@ impl Search {
         snapshot.is_some_and(|snapshot| snapshot.is_settled())
     }
 
+    /// Whether these rows, which are all that the index has, cannot be enough.
+    pub(super) fn is_short_of(&self, found: &Proposed) -> bool {
+        let is_one = self.request.batch.is_none();
+        is_one && found.exhausted && found.count() < self.request.wanted
+    }
+
     /// The query as a value of the indexed column's type, or the queries as an array of those.
     pub(super) fn query_in_binary(&self) -> Vec<u8> {
         let column = &self.index.definition.column;

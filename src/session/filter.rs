@@ -5,7 +5,7 @@ mod parts;
 
 use super::messages::{BindBody, Format};
 use crate::catalog::{Comparison, FilterKind, IncludeColumn, IndexDefinition, ValueKind};
-use crate::index::{Constant, Filter, Ordinal};
+use crate::index::{self, Constant, Filter, Ordinal};
 use crate::query::{Condition, KnnQuery, MAX_VALUES, Operand, OperandValue, Test};
 
 /// Most parts of one condition that are used: the elements or values that a row must contain.
@@ -13,6 +13,9 @@ const MAX_PARTS: usize = 32;
 
 /// `unknown`: as if no type were declared.
 const UNKNOWN: u32 = 705;
+
+/// NULL.
+const NULL: (Ordinal, Ordinal) = (Ordinal::NULL, Ordinal::NULL);
 
 /// Any of them.
 type Ranges = Vec<(Ordinal, Ordinal)>;
@@ -69,16 +72,27 @@ impl Parameters<'_> {
         match kind {
             FilterKind::Jsonb => self.of_document(condition),
             FilterKind::One(_) | FilterKind::Array(_) if !condition.path.is_empty() => None,
-            FilterKind::One(kind) => Some(vec![self.ranges(&condition.test, kind)?]),
+            FilterKind::One(kind) => Some(vec![self.ranges(&condition.test, kind, kind)?]),
             FilterKind::Array(kind) => self.of_array(&condition.test, kind),
         }
     }
 
-    /// What a condition allows; `None` when it cannot be used.
-    fn ranges(&self, test: &Test, kind: ValueKind) -> Option<Ranges> {
+    /// What a condition on a value of a kind allows, of the ordinals of values `among` which it is; `None` when it cannot be
+    /// used.
+    fn ranges(&self, test: &Test, kind: ValueKind, among: ValueKind) -> Option<Ranges> {
         let range = |value: Value, comparison| match value {
-            Some(constant) => constant.range(kind, comparison).map(Some),
+            Some(constant) => constant.range(among, comparison).map(Some),
             None => Some(None),
+        };
+        let all = |operands: &[Operand]| {
+            let is_one = self.is_of_one_type(operands, kind);
+            let values = operands.iter().map(|operand| self.value(operand, kind));
+            values.collect::<Option<Vec<_>>>().filter(|_| is_one)
+        };
+        // Nothing is known to differ from NULL.
+        let others = |values: Vec<Value>| match values.into_iter().collect::<Option<Vec<_>>>() {
+            Some(constants) => index::others(among, &constants),
+            None => Some(Vec::new()),
         };
         let equal = |values: Vec<Value>| {
             let ranges = values
@@ -98,15 +112,27 @@ impl Parameters<'_> {
                 let both = low.zip(high).map(|((low, _), (_, high))| (low, high));
                 Some(both.into_iter().collect())
             }
-            Test::In(operands) => {
-                if !self.is_of_one_type(operands, kind) {
-                    return None;
-                }
-                let values = operands.iter().map(|operand| self.value(operand, kind));
-                equal(values.collect::<Option<_>>()?)
+            Test::Outside(low, high) => {
+                let below = range(self.value(low, kind)?, Comparison::Less)?;
+                let above = range(self.value(high, kind)?, Comparison::Greater)?;
+                Some(below.into_iter().chain(above).collect())
             }
+            Test::In(operands) => equal(all(operands)?),
             Test::Any(array) => equal(self.elements(array, kind)?),
+            Test::Differs(operand) => others(vec![self.value(operand, kind)?]),
+            Test::NotIn(operands) => others(all(operands)?),
+            Test::NotAny(array) if self.is_null(array) => Some(Vec::new()),
+            Test::NotAny(array) => match self.elements(array, kind)? {
+                none if none.is_empty() => None, // that is true, for NULL too
+                elements => others(elements),
+            },
             Test::Is(wanted) => equal(vec![Some(Constant::Bool(*wanted))]),
+            Test::IsNot(value) => {
+                let other = Constant::Bool(!value).range(among, Comparison::Equal)?;
+                Some(vec![other, NULL])
+            }
+            Test::Null(true) => Some(vec![NULL]),
+            Test::Null(false) => Some(vec![(Ordinal::LEAST, Ordinal::GREATEST)]),
             Test::Element(..)
             | Test::Contains(_)
             | Test::Overlaps(_)

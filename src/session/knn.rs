@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use super::SessionError;
-use super::attempt::{Attempt, is_own};
+use super::attempt::{Attempt, Own, is_own};
 use super::candidates::{Proposed, Search, find, key_arrays, wider};
 use super::counters::Way;
 use super::exchange::{End, Replies};
@@ -18,8 +18,8 @@ use super::pending::{Completion, Kind, Owner};
 use super::prepared::{Meaning, Portal, Prepared};
 use super::relay::{Session, Transaction};
 use super::request;
-use super::rewrite;
-use super::shortage::{MAX_REPEATS, Shortage};
+use super::rewrite::{self, Taught};
+use super::shortage::{Few, MAX_REPEATS, Shortage};
 use crate::catalog::IndexId;
 use crate::index::Filter;
 use crate::index::view::{IndexState, Phase, View};
@@ -323,7 +323,7 @@ impl Session {
             return Ok(Served::Relay(RelayReason::StaleGeneration));
         };
         if rewrite.hints.goes_exact() {
-            return self.exact(claim).await;
+            return self.exact(claim, &search).await;
         }
         let mut candidates = rewrite.hints.first_candidates(least);
         let widest = search.widest();
@@ -334,19 +334,38 @@ impl Session {
             let Some(found) = find(&search, candidates.min(widest)).await else {
                 return Ok(Served::Relay(RelayReason::SearchFailed));
             };
+            if search.is_short_of(&found) {
+                let few = Few {
+                    planned,
+                    search: &search,
+                    settled,
+                    taught: Taught::Text(sql),
+                    types: &claim.prepared.types,
+                    bind: BindBody::read(claim.bind.body()),
+                };
+                match self.is_exact_better(few).await? {
+                    Some(true) => return self.exact_at_once(claim, &search, first).await,
+                    Some(false) => {}
+                    None => {
+                        self.end_claim(claim);
+                        return Ok(Served::Done);
+                    }
+                }
+            }
             let keys = key_arrays(&found, &search);
             self.count_candidates(&found);
-            let rows = match self.attempt(claim, &search, &keys, first).await? {
+            let nominate = Own::Nominate(&keys);
+            let rows = match self.attempt(claim, &search, nominate, first).await? {
                 Attempt::Enough(replies) => {
                     if let Some(rewrite) = self.rewrites.get(sql) {
                         rewrite.hints.enough(candidates);
                     }
-                    self.give(claim, replies);
+                    self.give(claim, replies, Way::Nominate);
                     return Ok(Served::Done);
                 }
                 Attempt::Reported => return Ok(Served::Done),
                 Attempt::Refused => return Ok(Served::Relay(RelayReason::RewriteRefused)),
-                Attempt::TooLarge => return self.exact(claim).await,
+                Attempt::TooLarge => return self.exact(claim, &search).await,
                 Attempt::Short(replies)
                     if found.exhausted && repeats < MAX_REPEATS && !search.request.within =>
                 {
@@ -359,14 +378,14 @@ impl Session {
                             if let Some(rewrite) = self.rewrites.get(sql) {
                                 rewrite.hints.enough(candidates);
                             }
-                            self.give(claim, replies);
+                            self.give(claim, replies, Way::Nominate);
                             return Ok(Served::Done);
                         }
                         Shortage::Again(newer) => {
                             search = newer;
                             continue;
                         }
-                        Shortage::Unknown => return self.exact(claim).await,
+                        Shortage::Unknown => return self.exact(claim, &search).await,
                         Shortage::Reported => {
                             self.end_claim(claim);
                             return Ok(Served::Done);
@@ -390,7 +409,7 @@ impl Session {
                 if let Some(rewrite) = self.rewrites.get(sql) {
                     rewrite.hints.fell_short();
                 }
-                return self.exact(claim).await;
+                return self.exact(claim, &search).await;
             }
             self.shared
                 .context
@@ -417,8 +436,8 @@ impl Session {
     }
 
     /// Gives the client an answer: all of it, or the first `max_rows` rows.
-    fn give(&mut self, claim: &Claim, replies: Replies) {
-        self.shared.context.counters.answered(Way::Nominate);
+    pub(super) fn give(&mut self, claim: &Claim, replies: Replies, way: Way) {
+        self.shared.context.counters.answered(way);
         let most = if claim.max_rows == 0 {
             usize::MAX
         } else {

@@ -335,6 +335,15 @@ impl<'a> BindBody<'a> {
         }
     }
 
+    /// The same parameters for a portal of Rektor's own, with text results.
+    pub(super) fn for_portal(&self, portal: &'a [u8]) -> Self {
+        Self {
+            portal,
+            result_formats: &[0, 0],
+            ..self.clone()
+        }
+    }
+
     /// The same `Bind` of another statement, with `extra` binary parameters appended. At most 65,535 in all: the caller checks.
     pub(super) fn redirect(&self, out: &mut BytesMut, statement: &[u8], extra: &[Bytes]) {
         frame(out, b'B', |out| {

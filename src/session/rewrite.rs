@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 
@@ -19,6 +20,9 @@ const MAX_REWRITES: usize = 64;
 const MAX_SHAPES: usize = 256;
 /// Executions that go straight to *exact* after it was needed, at most: then nominating is tried again.
 const MAX_EXACT_RUNS: u32 = 15;
+/// How long the planner's opinion of a statement holds: an index that is made or dropped upstream, or statistics that were
+/// gathered, are noticed within this time.
+const OPINION_HOLDS: Duration = Duration::from_secs(60);
 
 /// A statement of Rektor's own that upstream has parsed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,7 +40,7 @@ pub(super) struct Rewrite {
     pub(super) subject: String,
     pub(super) nominate: Option<Own>,
     pub(super) exact: Option<Own>,
-    /// The parameter of the query, or of an array of queries, where the nominating statement may take it in binary form, whatever
+    /// The parameter of the query, or of an array of queries, where statements of Rektor's may take it in binary form, whatever
     /// the client sends: Postgres reads that in a tenth of the time that the text takes (384 dimensions: 25 µs).
     pub(super) query_parameter: Option<u16>,
     /// It is an array; of which type, the statement says.
@@ -55,11 +59,22 @@ pub(super) struct Hints {
     exact_runs: u32,
     /// How many will, the next time nominating falls short.
     next_exact_runs: u32,
+    /// Whether the planner thought *exact* cheap, and when it was asked.
+    cheap: Option<(bool, Instant)>,
+}
+
+/// Whose hints are meant.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Taught<'a> {
+    /// A text that was planned.
+    Text(&'a str),
+    /// Simple queries of this shape.
+    Shape(&'a str),
 }
 
 impl Rewrite {
-    /// The parameter types that the nominating statement declares: the client's, then one array a key column.
-    pub(super) fn nominate_types(&self) -> Vec<u32> {
+    /// The parameter types that the exact statement declares: the client's, but for the query's.
+    pub(super) fn exact_types(&self) -> Vec<u32> {
         let mut types = self.types.clone();
         types.resize(usize::from(self.plan.first_key_param) - 1, 0);
         let definition = &self.plan.index.definition;
@@ -68,7 +83,13 @@ impl Rewrite {
         if let Some(declared) = query.and_then(|number| types.get_mut(number - 1)) {
             *declared = definition.column.type_id.0;
         }
-        let keys = definition.key.iter();
+        types
+    }
+
+    /// The parameter types that the nominating statement declares: those, then one array a key column.
+    pub(super) fn nominate_types(&self) -> Vec<u32> {
+        let mut types = self.exact_types();
+        let keys = self.plan.index.definition.key.iter();
         types.extend(keys.map(|key| key.kind.array_oid().0));
         types
     }
@@ -90,6 +111,12 @@ impl Hints {
     pub(super) fn fell_short(&mut self) {
         self.next_exact_runs = (self.next_exact_runs * 2 + 1).min(MAX_EXACT_RUNS);
         self.exact_runs = self.next_exact_runs;
+    }
+
+    /// Whether the planner thinks *exact* cheap, if it was asked lately.
+    fn is_cheap(&self, now: Instant) -> Option<bool> {
+        let (cheap, at) = self.cheap?;
+        (now.saturating_duration_since(at) < OPINION_HOLDS).then_some(cheap)
     }
 
     /// Whether this execution goes straight to *exact*.
@@ -156,6 +183,25 @@ impl Rewrites {
             self.by_shape.clear();
         }
         self.by_shape.entry(shape).or_default()
+    }
+
+    /// Whether the planner thinks *exact* cheap, if it was asked lately.
+    pub(super) fn is_cheap(&mut self, taught: Taught<'_>, now: Instant) -> Option<bool> {
+        self.taught(taught)?.is_cheap(now)
+    }
+
+    /// Takes note of what the planner thinks of *exact*.
+    pub(super) fn learn_cheap(&mut self, taught: Taught<'_>, cheap: bool, now: Instant) {
+        if let Some(hints) = self.taught(taught) {
+            hints.cheap = Some((cheap, now));
+        }
+    }
+
+    fn taught(&mut self, taught: Taught<'_>) -> Option<&mut Hints> {
+        match taught {
+            Taught::Text(sql) => self.get(sql).map(|rewrite| &mut rewrite.hints),
+            Taught::Shape(shape) => Some(self.hints(shape.to_owned())),
+        }
     }
 
     /// The rewrite of a text that was planned.

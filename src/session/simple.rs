@@ -17,8 +17,8 @@ use super::messages;
 use super::pending::{Kind, Owner};
 use super::prepared::Analysis;
 use super::relay::{Session, Transaction};
-use super::rewrite;
-use super::shortage::{MAX_REPEATS, Shortage};
+use super::rewrite::{self, Taught};
+use super::shortage::{Few, MAX_REPEATS, Shortage};
 use super::verify::Then;
 use crate::query::{KnnQuery, QueryVector, RelayReason, StatementKind};
 
@@ -141,6 +141,21 @@ impl Session {
             let Some(found) = find(&search, candidates.min(widest)).await else {
                 return Ok(Served::Relay(RelayReason::SearchFailed));
             };
+            if search.is_short_of(&found) {
+                let few = Few {
+                    planned,
+                    search: &search,
+                    settled,
+                    taught: Taught::Shape(&shape),
+                    types: &[],
+                    bind: None,
+                };
+                match self.is_exact_better(few).await? {
+                    Some(true) => return Ok(self.simple_exact(planned)),
+                    Some(false) => {}
+                    None => return self.ready_after_error().await,
+                }
+            }
             let keys = key_arrays(&found, &search);
             self.count_candidates(&found);
             let original = first.then_some(analysis.sql.as_str());

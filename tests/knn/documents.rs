@@ -12,7 +12,8 @@ const ROWS: usize = 1_200;
 
 const TABLE: &str = "create table doc (
     id int primary key, tags text[], vc varchar(20)[], ints int[], bigs bigint[], us uuid[], ns numeric[], fs real[],
-    ds date[], bs boolean[], odd text[], meta jsonb, plain json, v {v});";
+    ds date[], bs boolean[], odd text[], meta jsonb, plain json, v {v});
+    create table part (id int primary key, j jsonb, v {v});";
 
 /// Documents that differ less, or more, than their texts do.
 const DOCUMENTS: &[&str] = &[
@@ -164,8 +165,82 @@ fn fill(database: &Database<'_>, server: Server) {
     );
 }
 
+/// Parts of documents that can be cast: to `numeric` and, if a number, to `integer`; to `boolean`.
+const NUMBERS: &[&str] = &[
+    "0",
+    "-0",
+    "1",
+    "1.5",
+    "2.5",
+    "-2.5",
+    "2.4999999999",
+    "1e2",
+    "99.5",
+    "4294967297",
+    "4294967296.5",
+    "\"3\"",
+    "\" 4 \"",
+    "\"1e2\"",
+    "\"+5\"",
+    "\".5\"",
+    "\"\\t6\\n\"",
+    "\"NaN\"",
+    "\"-7.25\"",
+    "\"99999999999999999999\"",
+    "null",
+];
+const FLAGS: &[&str] = &[
+    "true",
+    "false",
+    "1",
+    "0",
+    "null",
+    "\"t\"",
+    "\"no\"",
+    "\" YES \"",
+    "\"of\"",
+    "\"on\"",
+    "\"False\"",
+    "\"1\"",
+];
+
+fn fill_parts(database: &Database<'_>, server: Server) {
+    let mut random = Random::new(32);
+    let mut rows = String::new();
+    for (n, number) in NUMBERS.iter().enumerate() {
+        for (m, flag) in FLAGS.iter().enumerate() {
+            let comma = if n + m > 0 { ", " } else { "" };
+            let rounded = if number.contains(['"', 'u']) {
+                ""
+            } else {
+                number
+            };
+            let rounded = if rounded.is_empty() {
+                String::new()
+            } else {
+                format!(", \"r\": {rounded}")
+            };
+            let document = format!(r#"{{"n": {number}, "f": {flag}, "a": [{number}]{rounded}}}"#);
+            let id = n * FLAGS.len() + m;
+            write!(
+                rows,
+                "{comma}({id}, {}, '{}')",
+                quoted(&document),
+                random.vector(4, server)
+            )
+            .unwrap();
+        }
+    }
+    database
+        .connect()
+        .run(&format!("insert into part values {rows}"));
+}
+
 fn copies(server: Server) -> Copies {
-    let copies = Copies::of(server, |database| fill(database, server));
+    let copies = Copies::of(server, |database| {
+        fill(database, server);
+        fill_parts(database, server);
+    });
     let options = if server.has_pgvector() {
         ""
     } else {
@@ -176,7 +251,11 @@ fn copies(server: Server) -> Copies {
         "create index doc_idx on doc using faiss (v vector_l2_ops)
             include (tags, vc, ints, bigs, us, ns, fs, ds, bs, odd, meta, plain){options}"
     ));
+    wire.run(&format!(
+        "create index part_idx on part using faiss (v vector_l2_ops) include (j){options}"
+    ));
     copies.rektor.wait_ready("doc_idx");
+    copies.rektor.wait_ready("part_idx");
     copies
 }
 
@@ -249,6 +328,20 @@ const CONDITIONS: &[(&str, &[&str])] = &[
     ("meta ? '299'", &[]),
     ("meta ->> '299' = '299'", &[]),
     ("meta ->> 'nothing' = 'x'", &[]),
+    ("meta is null", &[]),
+    ("tags is null and id < 800", &[]),
+    ("meta is not null and 7 = any (ints)", &[]),
+    ("meta ->> 'lang' is not null and 8 = any (ints)", &[]),
+    (
+        "(meta ->> 'n')::int >= 40 and (meta ->> 'n')::int < 43",
+        &[],
+    ),
+    ("(meta -> 'n')::numeric = 4", &[]),
+    ("(meta ->> 'n')::numeric between 3.5 and $2", &["4.5"]),
+    ("(meta -> 'n')::int in (4, $2)", &["6"]),
+    ("not (meta ->> 'n')::bigint < 48", &[]),
+    ("(meta -> 'by' ->> 'id')::float8 > 1195", &[]),
+    ("(meta #>> '{by,id}')::int = any ('{96,98}')", &[]),
     // recognised in part
     (
         "tags @> '{t3}' and not tags @> '{t13}' and meta ->> 'n' <> '8'",
@@ -291,6 +384,74 @@ fn prepared_on_16() {
 #[test]
 fn text_on_plain() {
     answers_are_exact(Server::Plain, Protocol::Text);
+}
+
+/// Casts of parts of documents, in every direction around every value.
+#[test]
+fn casts_of_parts_are_exact() {
+    for server in Server::ALL {
+        let copies = copies(server);
+        let mut pair = copies.sessions(&[]);
+        widen(&mut pair, server);
+        let mut conditions = Vec::new();
+        for constant in [
+            "-3",
+            "-2.5",
+            "0",
+            "1",
+            "2",
+            "2.5",
+            "3",
+            "5",
+            "100",
+            "4294967297",
+            "1e19",
+            "'NaN'",
+        ] {
+            for operator in ["=", "<>", "<", "<=", ">", ">="] {
+                for left in ["(j ->> 'n')::numeric", "(j -> 'a' ->> 0)::float8"] {
+                    conditions.push(format!("{left} {operator} {constant}"));
+                }
+                if constant != "'NaN'" {
+                    conditions.push(format!("(j -> 'r')::bigint {operator} {constant}"));
+                }
+            }
+        }
+        for flag in ["true", "false", "null"] {
+            for operator in ["=", "<>"] {
+                conditions.push(format!("(j ->> 'f')::boolean {operator} {flag}"));
+            }
+        }
+        for test in [
+            "{}",
+            "not {}",
+            "{} is true",
+            "{} is not true",
+            "not {} is false",
+            "{} is null",
+        ] {
+            conditions.push(test.replace("{}", "(j ->> 'f')::boolean"));
+        }
+        for condition in &conditions {
+            for limit in [5, 300] {
+                let v = query_vector(server, 47);
+                pair.query(&format!(
+                    "select id from part where {condition} order by v <-> '{v}' limit {limit}"
+                ));
+            }
+        }
+        // What is not proposed is not cast: no error comes of it.
+        let v = query_vector(server, 48);
+        let sql = format!(
+            "select id from doc where (meta ->> 'a')::numeric between 90 and 110 order by v <-> '{v}' limit 3"
+        );
+        let before = Answered::now(&copies.rektor);
+        assert_eq!(copies.rektor.connect().rows(&sql).len(), 3);
+        assert_eq!(
+            Answered::now(&copies.rektor).nominate,
+            before.nominate + 1.0
+        );
+    }
 }
 
 /// Every way to ask for every hard value, with every value.

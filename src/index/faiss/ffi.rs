@@ -179,6 +179,7 @@ unsafe extern "C" {
         count: usize,
     ) -> i32;
     pub(super) fn rektor_lists_row_bytes(lists: *const RawLists) -> usize;
+    pub(super) fn rektor_visited_bytes() -> u64;
     pub(super) fn rektor_search(
         graph: *const RawGraph,
         lists: *const RawLists,

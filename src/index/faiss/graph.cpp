@@ -417,6 +417,8 @@ void allocate(RektorGraph& graph, uint32_t metric, uint32_t capacity) {
 
 }  // namespace
 
+std::atomic<uint64_t> visited_bytes{0};
+
 Scratch& scratch() {
     static thread_local Scratch s;
     return s;
@@ -430,6 +432,10 @@ RektorGraph::~RektorGraph() {
     unmap(twins, capacity);
     unmap(twin_bits, capacity / 64 + 1);
     unmap(in_links, capacity);
+}
+
+extern "C" uint64_t rektor_visited_bytes() {
+    return rektor::visited_bytes.load(std::memory_order_relaxed);
 }
 
 extern "C" RektorGraph* rektor_graph_new(uint32_t m, uint32_t metric, uint32_t capacity, const RektorGraph* like,

@@ -107,9 +107,32 @@ inline bool has_twins(const RektorGraph& graph, uint32_t node) {
     return (__atomic_load_n(graph.twin_bits + node / 64, __ATOMIC_ACQUIRE) >> (node % 64) & 1) != 0;
 }
 
+// Bytes that threads hold for what they visited.
+extern std::atomic<uint64_t> visited_bytes;
+
+// Memory that is counted there.
+template <class T>
+struct Counted {
+    using value_type = T;
+    Counted() = default;
+    template <class U>
+    Counted(const Counted<U>&) {}
+    T* allocate(size_t count) {
+        T* const memory = std::allocator<T>().allocate(count);
+        visited_bytes.fetch_add(count * sizeof(T), std::memory_order_relaxed);
+        return memory;
+    }
+    void deallocate(T* memory, size_t count) {
+        visited_bytes.fetch_sub(count * sizeof(T), std::memory_order_relaxed);
+        std::allocator<T>().deallocate(memory, count);
+    }
+    bool operator==(const Counted&) const { return true; }
+    bool operator!=(const Counted&) const { return false; }
+};
+
 // What a walk needs; one a thread, kept from walk to walk.
 struct Scratch {
-    std::vector<uint64_t> visited;  // a bit for each node: a small table stays near
+    std::vector<uint64_t, Counted<uint64_t>> visited;  // a bit for each node: a small table stays near
     std::vector<uint32_t> marked;   // the nodes whose bits are set
     std::vector<Candidate> frontier;  // nearest on top
     std::vector<Candidate> best;      // farthest on top

@@ -40,6 +40,12 @@ pub(super) fn node_bytes(spec: &IndexSpec) -> usize {
     code + links + numbers
 }
 
+/// Bytes that all threads of the process hold to know which nodes a walk visited.
+pub(super) fn visited_bytes() -> u64 {
+    // SAFETY: no arguments.
+    unsafe { ffi::rektor_visited_bytes() }
+}
+
 /// Lets every other thread go before the calling one, for good.
 pub(super) fn idle_priority() {
     // SAFETY: no arguments.

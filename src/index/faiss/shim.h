@@ -111,6 +111,9 @@ int32_t rektor_lists_add(RektorLists* lists, const RektorView* view, const uint3
 // Bytes a row.
 size_t rektor_lists_row_bytes(const RektorLists* lists);
 
+// Bytes that all threads hold to know the nodes that a walk visited.
+uint64_t rektor_visited_bytes();
+
 // Finds k of the nearest live rows, nearest first, weighing ef candidates, of `graph` or of `lists`; both may be null
 // when nothing is linked.
 // Returns how many, or -1 when there is no memory.

@@ -35,8 +35,8 @@ fn what_is_mapped_is_counted_apart_and_does_not_meet_the_bound() {
     assert_eq!(memory.used(), parts.total());
     let all: u64 = parts.iter().map(|(_, bytes)| bytes).sum();
     assert_eq!(all, parts.total() + parts.of(Part::Mapped));
-    let estimate = snapshot.spec().estimate(ROWS, &memory);
-    let without = snapshot.spec().estimate(ROWS, &Memory::unlimited());
+    let estimate = snapshot.spec().estimate(ROWS, [], &memory);
+    let without = snapshot.spec().estimate(ROWS, [], &Memory::unlimited());
     assert_eq!(without, estimate + parts.of(Part::Mapped));
 
     writer.apply(RowChange::Truncate).unwrap();

@@ -1,7 +1,7 @@
 //! What an index holds is counted, bounded, and given back.
 
 use super::*;
-use crate::catalog::Method;
+use crate::catalog::{FilterKind, Method, ValueKind};
 use crate::index::memory::{Account, Charge, Memory, Part};
 
 const DIM: usize = 32;
@@ -32,7 +32,7 @@ fn every_part_is_counted_and_given_back() {
     assert_eq!(parts.of(Part::Filters), 0);
     assert_eq!(memory.used(), writer.held());
     // Within a quarter of what is estimated beforehand.
-    let estimate = snapshot.spec().estimate(rows, &memory);
+    let estimate = snapshot.spec().estimate(rows, [], &memory);
     assert!(
         (estimate * 3 / 4..=estimate * 5 / 4).contains(&parts.total()),
         "{estimate} {parts:?}"
@@ -130,4 +130,107 @@ fn lists_without_room_to_be_trained_wait_for_it() {
     drop(other);
     wait_until("the rows to be linked", || snapshot.stats().unlinked == 0);
     assert_eq!(memory.used(), writer.held());
+}
+
+/// INCLUDE columns of every kind, with values of the lengths that the estimate takes for usual: within a quarter of it.
+#[test]
+fn include_columns_take_what_is_estimated() {
+    const ROWS: u64 = 20_000;
+    let array = |element: u32, elements: &[&[u8]]| -> Vec<u8> {
+        let head = [1, 0, element, 4, 1].into_iter().flat_map(u32::to_be_bytes);
+        let length = |element: &&[u8]| u32::try_from(element.len()).unwrap().to_be_bytes();
+        let elements = elements
+            .iter()
+            .flat_map(|element| [&length(element), *element].concat());
+        head.chain(elements).collect()
+    };
+    let value = |kind: Option<FilterKind>, n: u64| -> Vec<u8> {
+        let word = u32::try_from(n).unwrap().to_be_bytes();
+        let text = |n: u64| format!("a text {n:09}").into_bytes();
+        match kind {
+            Some(FilterKind::One(ValueKind::Bool)) => vec![u8::from(n.is_multiple_of(2))],
+            Some(FilterKind::One(ValueKind::Int4)) => word.to_vec(),
+            Some(FilterKind::One(ValueKind::Float8)) => {
+                f64::from_bits(n << 40).to_be_bytes().to_vec()
+            }
+            Some(FilterKind::One(_)) | None => text(n),
+            Some(FilterKind::Array(ValueKind::Int4)) => {
+                let numbers: Vec<[u8; 4]> = (0..4)
+                    .map(|i| (i * 1000 + u32::try_from(n % 1000).unwrap()).to_be_bytes())
+                    .collect();
+                array(
+                    23,
+                    &numbers.iter().map(<[u8; 4]>::as_slice).collect::<Vec<_>>(),
+                )
+            }
+            Some(FilterKind::Array(_)) => {
+                let texts: Vec<Vec<u8>> = (0..4).map(|i| text(n % 97 * 4 + i)).collect();
+                array(25, &texts.iter().map(Vec::as_slice).collect::<Vec<_>>())
+            }
+            Some(FilterKind::Jsonb) => {
+                let members = (0..8).map(|i| format!("\"member_{i}\": \"v {}\"", n % (i + 2)));
+                format!("\x01{{{}}}", members.collect::<Vec<_>>().join(", ")).into_bytes()
+            }
+        }
+    };
+    let mut wrong = Vec::new();
+    for kind in [
+        Some(FilterKind::One(ValueKind::Bool)),
+        Some(FilterKind::One(ValueKind::Int4)),
+        Some(FilterKind::One(ValueKind::Float8)),
+        Some(FilterKind::One(ValueKind::Text)),
+        Some(FilterKind::Array(ValueKind::Int4)),
+        Some(FilterKind::Array(ValueKind::Text)),
+        Some(FilterKind::Jsonb),
+        None,
+    ] {
+        let bytes = |columns: usize| {
+            let mut spec = spec(DIM, Metric::L2);
+            spec.options.method = Method::Flat;
+            spec.include = columns;
+            let kinds = std::iter::repeat_n(kind, columns);
+            let mut writer = Writer::new(spec).unwrap().filtered_on(kinds.clone());
+            for n in 0..ROWS {
+                let include = (0..columns).map(|_| ColumnChange::Set(value(kind, n).into()));
+                let change = RowChange::Upsert {
+                    old_key: None,
+                    key: key(n),
+                    vector: VectorChange::Set(Vector::new(vec![0.0; DIM]).unwrap()),
+                    include: include.collect(),
+                };
+                writer.apply(change).unwrap();
+            }
+            let parts = writer.publish(Lsn::new(1)).stats().memory;
+            let estimate = spec.estimate(ROWS, kinds, &Memory::unlimited());
+            (parts.of(Part::Records) + parts.of(Part::Filters), estimate)
+        };
+        // Of two columns: what all rows have, keys and vectors, is the same.
+        let ((none, estimated_without), (both, estimated)) = (bytes(0), bytes(2));
+        let (taken, estimated) = (both - none, estimated - estimated_without);
+        let line = format!(
+            "{kind:?}: {} bytes a row taken, {} estimated",
+            taken / ROWS / 2,
+            estimated / ROWS / 2
+        );
+        if !(estimated * 3 / 4..=estimated * 5 / 4).contains(&taken) {
+            wrong.push(line);
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+/// What a thread holds to search counts for the process, as long as it lives.
+#[test]
+fn what_threads_hold_to_search_counts() {
+    const NODES: u64 = 20_000;
+    let process = Memory::of_process(Some(1 << 40), None);
+    let mut random = Random(8);
+    let (_writer, snapshot) = linked(spec(4, Metric::L2), (0..NODES).map(|_| random.vector(4)));
+    std::thread::spawn(move || {
+        let query = Vector::new(vec![0.0; 4]).unwrap();
+        snapshot.search(&query, 10, 64).unwrap();
+        assert!(process.used() >= NODES * 2, "{}", process.used());
+    })
+    .join()
+    .unwrap();
 }

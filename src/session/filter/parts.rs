@@ -1,6 +1,6 @@
 //! Conditions on what is in an array or in a document → what the index knows of every row that meets them.
 
-use super::{Parameters, Ranges, Value};
+use super::{NULL, Parameters, Ranges, Value};
 use crate::catalog::{Comparison, FilterKind, ValueKind};
 use crate::index::{Constant, JsonPath, Ordinal};
 use crate::query::{Condition, Items, Operand, OperandValue, Step, Test};
@@ -36,6 +36,7 @@ impl Parameters<'_> {
                 let ranges = elements.iter().flatten().map(equal);
                 Some(vec![ranges.collect::<Option<Vec<_>>>()?.concat()])
             }
+            Test::Null(true) => Some(vec![vec![NULL]]),
             Test::Element(comparison, operand) => Some(vec![match self.value(operand, kind)? {
                 Some(value) => one(&value, *comparison)?,
                 None => Vec::new(),
@@ -44,7 +45,13 @@ impl Parameters<'_> {
             | Test::Between(..)
             | Test::In(_)
             | Test::Any(_)
+            | Test::Differs(_)
+            | Test::Outside(..)
+            | Test::NotIn(_)
+            | Test::NotAny(_)
             | Test::Is(_)
+            | Test::IsNot(_)
+            | Test::Null(false)
             | Test::Key(_)
             | Test::AnyKey(_)
             | Test::AllKeys(_) => None,
@@ -54,8 +61,18 @@ impl Parameters<'_> {
     /// What a condition on a document, or on a part of one, says of what is in it.
     pub(super) fn of_document(&self, condition: &Condition) -> Option<Vec<Ranges>> {
         let path = self.path(&condition.path)?;
-        if condition.as_text {
-            return self.of_text(path, &condition.test);
+        if let (Test::Null(is_null), Some((last, before))) =
+            (&condition.test, condition.path.split_last())
+        {
+            return match last {
+                Step::One(key) if !is_null => self.has_part(self.path(before)?, key),
+                Step::One(_) | Step::Many(_) => None,
+            };
+        }
+        match condition.cast {
+            Some(kind) => return self.of_cast(path, condition.as_text, kind, &condition.test),
+            None if condition.as_text => return self.of_text(path, &condition.test),
+            None => {}
         }
         let keys = |items| Some(self.items(items, ValueKind::Text)?.unwrap_or_default());
         let has_key = |key: &Constant| Some(points(path.has_key(text_of(key)?)));
@@ -85,12 +102,19 @@ impl Parameters<'_> {
                 Some(keys) => useful(keys.iter().flatten().map(has_key).collect::<Option<_>>()?),
                 None => Some(never()),
             },
+            Test::Null(true) => Some(vec![vec![NULL]]),
             Test::Compare(..)
             | Test::Contains(Items::Each(_))
             | Test::Between(..)
             | Test::In(_)
             | Test::Any(_)
+            | Test::Differs(_)
+            | Test::Outside(..)
+            | Test::NotIn(_)
+            | Test::NotAny(_)
             | Test::Is(_)
+            | Test::IsNot(_)
+            | Test::Null(false)
             | Test::Element(..)
             | Test::Overlaps(_) => None,
         }
@@ -108,7 +132,13 @@ impl Parameters<'_> {
             Test::Compare(..)
             | Test::In(_)
             | Test::Between(..)
+            | Test::Differs(_)
+            | Test::Outside(..)
+            | Test::NotIn(_)
+            | Test::NotAny(_)
             | Test::Is(_)
+            | Test::IsNot(_)
+            | Test::Null(_)
             | Test::Element(..)
             | Test::Contains(_)
             | Test::Overlaps(_)
@@ -123,6 +153,78 @@ impl Parameters<'_> {
             .map(has_text)
             .collect::<Option<Vec<_>>>();
         Some(vec![ranges?.concat()])
+    }
+
+    /// What is said by a part's being there: that its key is, unless it is a place in an array.
+    fn has_part(&self, parent: JsonPath, key: &Operand) -> Option<Vec<Ranges>> {
+        if matches!(key.value, OperandValue::Number(_)) {
+            return None;
+        }
+        Some(match self.value(key, ValueKind::Text)? {
+            Some(key) => vec![points(parent.has_key(text_of(&key)?))],
+            None => never(),
+        })
+    }
+
+    /// What a condition on a part that is cast says of it. A row whose part cannot be cast need not be found.
+    fn of_cast(
+        &self,
+        path: JsonPath,
+        as_text: bool,
+        kind: ValueKind,
+        test: &Test,
+    ) -> Option<Vec<Ranges>> {
+        let rounds = match kind {
+            ValueKind::Int2 | ValueKind::Int4 | ValueKind::Int8 => !as_text,
+            ValueKind::Numeric | ValueKind::Float8 => false,
+            ValueKind::Bool => return self.of_bool(path, as_text, test),
+            ValueKind::Text if as_text => return self.of_text(path, test),
+            ValueKind::Text
+            | ValueKind::Float4
+            | ValueKind::Uuid
+            | ValueKind::Date
+            | ValueKind::Timestamp
+            | ValueKind::Timestamptz => return None,
+        };
+        if matches!(test, Test::Is(_) | Test::IsNot(_) | Test::Null(_)) {
+            return None;
+        }
+        let ranges = self.ranges(test, kind, ValueKind::Numeric)?;
+        let numbers = ranges
+            .into_iter()
+            .filter(|(low, high)| low <= high)
+            .flat_map(|range| path.has_number(range, as_text, rounds));
+        Some(vec![numbers.collect()])
+    }
+
+    fn of_bool(&self, path: JsonPath, as_text: bool, test: &Test) -> Option<Vec<Ranges>> {
+        let (operand, same) = match test {
+            Test::Is(wanted) => return Some(vec![points(path.has_bool(*wanted, as_text))]),
+            Test::Compare(Comparison::Equal, operand) => (operand, true),
+            Test::Differs(operand) => (operand, false),
+            Test::Compare(..)
+            | Test::Between(..)
+            | Test::Outside(..)
+            | Test::In(_)
+            | Test::NotIn(_)
+            | Test::Any(_)
+            | Test::NotAny(_)
+            | Test::IsNot(_)
+            | Test::Null(_)
+            | Test::Element(..)
+            | Test::Contains(_)
+            | Test::Overlaps(_)
+            | Test::Key(_)
+            | Test::AnyKey(_)
+            | Test::AllKeys(_) => return None,
+        };
+        match self.value(operand, ValueKind::Bool)? {
+            Some(Constant::Bool(value)) => {
+                Some(vec![points(path.has_bool(value == same, as_text))])
+            }
+            Some(_) => None,
+            None => Some(never()),
+        }
     }
 
     /// Where steps into a document lead. Places in arrays make no difference.
@@ -166,7 +268,7 @@ impl Parameters<'_> {
         }
     }
 
-    fn is_null(&self, operand: &Operand) -> bool {
+    pub(super) fn is_null(&self, operand: &Operand) -> bool {
         match operand.value {
             OperandValue::Null => true,
             OperandValue::Parameter(number) => self.bind.is_some() && self.bound(number).is_none(),

@@ -138,11 +138,15 @@ fn rows_within_reach_pass_by_every_kernel() {
                     }
                     let is_near = |row: &&(usize, f32)| row.1 < reach;
                     near += all.iter().filter(is_near).count();
-                    lost += all.iter().filter(is_near).count() - passed.iter().filter(is_near).count();
+                    lost +=
+                        all.iter().filter(is_near).count() - passed.iter().filter(is_near).count();
                 }
             }
             // Two deviations to one side are 2.3 % at the reach itself, and less before it.
-            assert!(lost * 50 < near, "{shape:?} {metric:?}: {lost} of {near} lost");
+            assert!(
+                lost * 50 < near,
+                "{shape:?} {metric:?}: {lost} of {near} lost"
+            );
         }
     }
 }
