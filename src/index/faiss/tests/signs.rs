@@ -26,8 +26,10 @@ enum Shape {
 
 /// About normal, with a deviation of one.
 fn normal(state: &mut u64) -> f32 {
-    let uniform = |state: &mut u64| (f64::from(half(state)) / 4_294_967_296.0) as f32;
-    (0..12).map(|_| uniform(state)).sum::<f32>() - 6.0
+    let halves: f64 = (0..12).map(|_| f64::from(half(state))).sum();
+    #[allow(clippy::cast_possible_truncation)] // rounds
+    let sum = (halves / 4_294_967_296.0) as f32;
+    sum - 6.0
 }
 
 impl Shape {
@@ -50,7 +52,7 @@ impl Shape {
                 Self::Clusters => middle[j] + 0.7 * normal(state),
                 Self::Massive if j == 5 => 100.0 * (middle[j] + normal(state)),
                 Self::Massive => middle[j] + normal(state),
-                Self::Sparse if half(state) % 50 == 0 => middle[j] + normal(state),
+                Self::Sparse if half(state).is_multiple_of(50) => middle[j] + normal(state),
                 Self::Sparse => 0.0,
                 Self::Lengths => length * (middle[j] + normal(state)),
                 Self::Copies => middles[0][j] + 1e-3 * normal(state),
@@ -89,7 +91,7 @@ fn within(
     reach: f32,
     deviations: f32,
 ) -> Vec<(usize, f32)> {
-    let rows: Vec<u32> = (0..ROWS as u32).collect();
+    let rows: Vec<u32> = (0..).take(ROWS).collect();
     let raw = codes.raw();
     let (mut which, mut found) = ([0; ROWS], [0.0; ROWS]);
     // SAFETY: the rows have codes, the query their dimensions, the others room for all; this processor has the kernel.
