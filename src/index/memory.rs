@@ -43,7 +43,7 @@ impl Memory {
         })
     }
 
-    /// The same for all indexes of the process, with what its threads hold to search them: two bytes for each node of the
+    /// The same for all indexes of the process, with what its threads hold to search them: a bit for each node of the
     /// largest graph that a thread has walked through.
     #[must_use]
     pub fn of_process(limit: Option<u64>, files: Option<Box<dyn ColdFiles>>) -> Arc<Self> {
