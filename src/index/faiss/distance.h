@@ -17,8 +17,10 @@ namespace rektor {
 constexpr size_t kVectorsAhead = 3;
 // As a reach, of all rows.
 constexpr float kEverywhere = std::numeric_limits<float>::infinity();
-// How many deviations off signs may be: of rows that a walk meets, where what is nearest is mostly much nearer than the reach, …
-constexpr float kSignsWalked = 2;
+// How many deviations off signs may be: of rows that a walk meets, whose answers are mostly much nearer than the reach. Of the
+// nearest 64 of 16,000 real embeddings 1.5 deviations lose 1.5 %, of the nearest ten none, and 190 others pass, not 290 as with
+// 2. With 1 or 1.25 searches cost as much: what is saved, more effort takes.
+constexpr float kSignsWalked = 1.5;
 // … and of rows that are all compared.
 constexpr float kSignsCompared = 3;
 

@@ -297,8 +297,8 @@ Start begin_walk(const RektorGraph& graph, const RektorView& view, const Distanc
     return start;
 }
 
-// Candidates from which a walk goes on at a time.
-constexpr size_t kTogether = 2;
+// Candidates from which a walk goes on at a time: their neighbours come from memory together, and few are looked at for nothing.
+constexpr size_t kTogether = 3;
 
 // Walks a level from `start`, nearest first, calling admit(candidate) for each node near enough; it stops when `best`
 // holds `ef`, which admit may change, and all of them are nearer than what is left.
