@@ -7,7 +7,7 @@ use crate::index::faiss::vectors::Vectors;
 /// Rows are as many as are sifted at once.
 const ROWS: usize = 256;
 /// What walks use; `kSignsWalked` in `distance.h`.
-const DEVIATIONS: f32 = 2.0;
+const DEVIATIONS: f32 = 1.5;
 
 /// Sets of rows and a query near some of them.
 #[derive(Clone, Copy, Debug)]
@@ -144,9 +144,9 @@ fn rows_within_reach_pass_by_every_kernel() {
                         all.iter().filter(is_near).count() - passed.iter().filter(is_near).count();
                 }
             }
-            // Two deviations to one side are 2.3 % at the reach itself, and less before it.
+            // One and a half deviations to one side are 6.7 % at the reach itself, and less before it.
             assert!(
-                lost * 50 < near,
+                lost * 20 < near,
                 "{shape:?} {metric:?}: {lost} of {near} lost"
             );
         }
