@@ -186,7 +186,7 @@ impl Constant {
 }
 
 /// The ranges of the values of a column of that kind that differ from all of these constants. Values that cannot be told from
-/// one are among them; of texts and uuids a hash is told, which another has with a probability of 2⁻⁶⁴.
+/// one are among them; of texts and uuids a hash is told, which another has with a probability of 2⁻⁶⁴, and nobody can know which.
 #[must_use]
 pub fn others(kind: ValueKind, constants: &[Constant]) -> Option<Vec<(Ordinal, Ordinal)>> {
     let bounds: Option<Vec<Bounds>> = constants.iter().map(|one| one.bounds(kind)).collect();

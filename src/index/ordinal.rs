@@ -3,9 +3,17 @@
 //! A filter only has to name every row that meets it, and may name more: PostgreSQL checks each row again. So ordinals need
 //! not tell all values apart. They keep the order of numbers and times, and of text and uuid they are hashes.
 
-use std::hash::{DefaultHasher, Hasher};
+use std::hash::{BuildHasher, DefaultHasher, Hasher, RandomState};
+use std::sync::LazyLock;
 
 use crate::catalog::ValueKind;
+
+/// Hashes with a key that each process draws anew: nobody can look for two values that have one hash, so that a condition
+/// against the one would leave out the other.
+pub(crate) fn hasher() -> DefaultHasher {
+    static KEY: LazyLock<RandomState> = LazyLock::new(RandomState::new);
+    KEY.build_hasher()
+}
 
 /// What a filter compares instead of a value. No value has NULL's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -74,7 +82,7 @@ impl Ordinal {
     }
 
     pub(crate) fn of_bytes(value: &[u8]) -> Self {
-        let mut hasher = DefaultHasher::new();
+        let mut hasher = hasher();
         hasher.write(value);
         Self::of_hash(hasher.finish())
     }

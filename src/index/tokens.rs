@@ -4,13 +4,13 @@
 //! which scalars and which keys stand under which keys. Arrays are looked through: neither the place in one nor its depth
 //! counts, which holds for containment, `->`, `->>`, `#>>` and `?` alike.
 
-use std::hash::{DefaultHasher, Hasher};
+use std::hash::Hasher;
 
 use fallible_iterator::FallibleIterator;
 use postgres_protocol::types::array_from_sql;
 
 use super::json::{self, Json};
-use super::ordinal::Ordinal;
+use super::ordinal::{self, Ordinal};
 use super::values::EVERY;
 use crate::catalog::{FilterKind, ValueKind};
 
@@ -171,7 +171,7 @@ impl JsonPath {
     }
 
     fn hash(self, tag: u8, bytes: &[u8]) -> Ordinal {
-        let mut hasher = DefaultHasher::new();
+        let mut hasher = ordinal::hasher();
         hasher.write_u8(tag);
         hasher.write_u64(self.0);
         hasher.write(bytes);
