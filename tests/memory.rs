@@ -8,7 +8,7 @@ use crate::harness::{Database, Rektor, Server, Wire, wait_for};
 const LIMIT: Duration = Duration::from_secs(90);
 /// Of this many dimensions some 12 MiB with codes alone (vectors may be in files): one such index fits into 16 MiB, two do not.
 const ROWS: u32 = 20_000;
-const DIM: u32 = 448;
+const DIM: u32 = 384;
 
 fn fill(database: &Database<'_>, table: &str, first: u32, last: u32) {
     database.connect().run(&format!(
@@ -77,7 +77,7 @@ fn what_does_not_fit_says_so_and_comes_when_there_is_room() {
     create(&mut wire, "first");
     rektor.wait_ready("first_idx");
     let parts = "select (select sum(value::bigint) from jsonb_each_text(memory_parts) where key <> 'mapped') = memory_bytes
-            and (memory_parts->>'codes')::bigint between 20000 * 464 and 22000 * 464
+            and (memory_parts->>'codes')::bigint between 20000 * 448 and 22000 * 448
             and (memory_parts->>'mapped')::bigint = 0
         from rektor.stat_indexes where index_name = 'first_idx'";
     assert_eq!(wire.value(parts), "t");
@@ -117,7 +117,7 @@ fn an_index_that_outgrows_the_bound_goes_upstream_and_the_others_go_on() {
     Rektor::setup(&database);
     table(&database, "growing", true);
     let mut direct = database.connect();
-    direct.run("create table small (id int primary key, v vector(448)); insert into small select * from growing limit 100");
+    direct.run("create table small (id int primary key, v vector(384)); insert into small select * from growing limit 100");
     let rektor = Rektor::serve_within(&database, "16MB");
     let mut wire = rektor.connect();
     create(&mut wire, "growing");
@@ -229,8 +229,8 @@ fn vectors_in_files_can_be_taken_away_and_nothing_is_left_of_them() {
     );
     let check = |rektor: &Rektor<'_>| {
         rektor.wait_ready("v_idx");
-        let mapped = "select (memory_parts->>'mapped')::bigint >= 16000 * 448 * 4
-                and memory_bytes < 16000 * 448 * 4 from rektor.stat_indexes";
+        let mapped = "select (memory_parts->>'mapped')::bigint >= 16000 * 384 * 4
+                and memory_bytes < 16000 * 384 * 4 from rektor.stat_indexes";
         assert_eq!(rektor.connect().value(mapped), "t");
         assert!(
             rektor.metric("rektor_index_memory_part_bytes{index=\"public.v_idx\",part=\"mapped\"}")
