@@ -17,6 +17,9 @@ use crate::catalog::FilterKind;
 /// A run is merged into the one before it until that is at least so many times as long.
 const GROWTH: usize = 2;
 
+/// To mark the row that an entry names costs as much as to compare so many rows that follow each other with a range.
+const SWEPT: usize = 8;
+
 /// All columns, in INCLUDE order.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Attributes {
@@ -161,6 +164,17 @@ impl Column {
     /// Of a bitmap of rows, leaves those that are in one of the ranges.
     pub(super) fn retain(&self, ranges: &[(Ordinal, Ordinal)], marks: &mut [u64]) {
         self.values.retain(ranges, marks);
+    }
+
+    /// Whether rows in ranges are found quicker by going through all rows, when so many entries name them.
+    pub(super) fn is_swept(
+        &self,
+        ranges: &[(Ordinal, Ordinal)],
+        entries: usize,
+        rows: usize,
+    ) -> bool {
+        matches!(self.values, Values::One(_))
+            && entries.saturating_mul(SWEPT) >= rows * ranges.len()
     }
 
     /// Entries in the ranges: at least as many as rows.

@@ -2,7 +2,7 @@
 
 use super::attributes::{Attributes, Column};
 use super::ordinal::Ordinal;
-use super::pages::Bitmap;
+use super::pages::{Bitmap, RowSet};
 
 /// Conditions that all hold for the wanted rows.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -131,10 +131,10 @@ impl<'a> Matcher<'a> {
             .all(|(column, ranges)| column.is_in(row, ranges))
     }
 
-    /// Every live row that meets the filter, once, in order.
-    pub(super) fn rows(&self) -> Vec<u32> {
+    /// Every live row that meets the filter.
+    pub(super) fn rows(&self) -> RowSet {
         let Some((column, ranges)) = self.tests.first() else {
-            return Vec::new();
+            return RowSet::Listed(Vec::new());
         };
         let named = column.rows(ranges);
         let words = self.live.pages().len() * super::pages::PAGE_WORDS;
@@ -142,30 +142,27 @@ impl<'a> Matcher<'a> {
             let mut rows: Vec<u32> = named.filter(|row| self.is_met(*row)).collect();
             rows.sort_unstable();
             rows.dedup();
-            return rows;
-        }
-        let mut marks = vec![0_u64; words];
-        for row in named {
-            let row = row as usize;
-            if let Some(word) = marks.get_mut(row / WORD) {
-                *word |= 1 << (row % WORD);
-            }
+            return RowSet::Listed(rows);
         }
         let live = self.live.pages().iter().flat_map(|page| page.iter());
-        for (mark, live) in marks.iter_mut().zip(live) {
-            *mark &= live;
+        let mut marks: Vec<u64>;
+        if column.is_swept(ranges, self.entries, words * WORD) {
+            marks = live.copied().collect();
+        } else {
+            marks = vec![0; words];
+            for row in named {
+                let row = row as usize;
+                if let Some(word) = marks.get_mut(row / WORD) {
+                    *word |= 1 << (row % WORD);
+                }
+            }
+            for (mark, live) in marks.iter_mut().zip(live) {
+                *mark &= live;
+            }
         }
         for (column, ranges) in &self.tests {
             column.retain(ranges, &mut marks);
         }
-        let mut rows = Vec::with_capacity(self.entries);
-        for (number, mark) in (0_u32..).zip(&marks) {
-            let mut word = *mark;
-            while word != 0 {
-                rows.push(number * 64 + word.trailing_zeros());
-                word &= word - 1;
-            }
-        }
-        rows
+        RowSet::Marked(marks)
     }
 }

@@ -6,6 +6,7 @@ use std::sync::OnceLock;
 use super::IndexError;
 use super::faiss::Pace;
 use super::filter::{Filter, Matcher};
+use super::pages::RowSet;
 use super::snapshot::{Effort, Found, Snapshot};
 use crate::catalog::Method;
 use crate::vector::Vector;
@@ -39,7 +40,7 @@ pub(super) struct Filtered<'a> {
     ef: usize,
     approach: Approach,
     /// All rows that meet the filter, once they were wanted.
-    rows: OnceLock<Vec<u32>>,
+    rows: OnceLock<RowSet>,
 }
 
 impl<'a> Filtered<'a> {
@@ -75,7 +76,7 @@ impl<'a> Filtered<'a> {
             wasted = distances;
         }
         let rows = self.rows.get_or_init(|| self.matcher.rows());
-        let (ranked, distances) = view.search_rows(query, k, rows)?;
+        let (ranked, distances) = view.search_among(query, k, rows)?;
         let exhausted = ranked.len() == rows.len();
         Ok(Found::of((ranked, distances + wasted), exhausted))
     }

@@ -65,14 +65,7 @@ impl Bitmap {
 
     /// The rows in order.
     pub(crate) fn iter(&self) -> impl Iterator<Item = u32> + '_ {
-        let words = self.pages.iter().flat_map(|page| page.iter().copied());
-        (0_u32..).zip(words).flat_map(|(number, mut word)| {
-            std::iter::from_fn(move || {
-                let bit = (word != 0).then(|| word.trailing_zeros())?;
-                word &= word - 1;
-                Some(number * 64 + bit)
-            })
-        })
+        ones(self.pages.iter().flat_map(|page| page.iter().copied()))
     }
 
     /// The pages, for code that tests many rows.
@@ -89,6 +82,49 @@ impl Bitmap {
         let row = row as usize;
         (row / PAGE_ROWS, row % PAGE_ROWS / 64, 1 << (row % 64))
     }
+}
+
+/// Rows to be compared one by one.
+#[derive(Debug)]
+pub(crate) enum RowSet {
+    /// Few among all: in order, each once.
+    Listed(Vec<u32>),
+    /// Many: a bit for each row.
+    Marked(Vec<u64>),
+}
+
+impl RowSet {
+    /// Its rows, listed and marked.
+    pub(crate) fn parts(&self) -> (&[u32], &[u64]) {
+        match self {
+            Self::Listed(rows) => (rows, &[]),
+            Self::Marked(words) => (&[], words),
+        }
+    }
+
+    /// Its rows in order.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = u32> + '_ {
+        let (rows, words) = self.parts();
+        rows.iter().copied().chain(ones(words.iter().copied()))
+    }
+
+    /// How many.
+    pub(crate) fn len(&self) -> usize {
+        let (rows, words) = self.parts();
+        let marked: usize = words.iter().map(|word| word.count_ones() as usize).sum();
+        rows.len() + marked
+    }
+}
+
+/// The numbers of the ones in a bitmap's words, in order.
+fn ones(words: impl Iterator<Item = u64>) -> impl Iterator<Item = u32> {
+    (0_u32..).zip(words).flat_map(|(number, mut word)| {
+        std::iter::from_fn(move || {
+            let bit = (word != 0).then(|| word.trailing_zeros())?;
+            word &= word - 1;
+            Some(number * 64 + bit)
+        })
+    })
 }
 
 /// Rows of a leaf: few enough that copying one for a changed record stays in the microseconds.

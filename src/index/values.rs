@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::faiss::keep_in_ranges;
 use super::ordinal::Ordinal;
 use super::pages::Records;
 
@@ -12,6 +13,10 @@ const BRANCH_PAGES: usize = 64;
 
 /// Rows of a word of a bitmap.
 pub(super) const WORD: usize = 64;
+
+/// Marked rows of a page from which on all rows of its words are compared with a range, 64 at a time, which costs as much as some
+/// ten one by one for each word.
+const MARKED_A_RANGE: usize = 160;
 
 /// Stands where there is no row.
 pub(super) const NONE: u64 = u64::MAX;
@@ -148,6 +153,12 @@ impl Table {
                 words.fill(0);
                 continue;
             };
+            let marked: usize = words.iter().map(|word| word.count_ones() as usize).sum();
+            if marked >= MARKED_A_RANGE * ranges.len() {
+                let ends = ranges.iter().map(|(low, high)| (low.get(), high.get()));
+                keep_in_ranges(&page[..], &ends.collect::<Vec<_>>(), words);
+                continue;
+            }
             for (word, ordinals) in words.iter_mut().zip(page.chunks(WORD)) {
                 let mut rest = *word;
                 while rest != 0 {

@@ -1,7 +1,7 @@
 //! Compiles the C++ shim against the headers that faiss-sys installs, for the same processors as FAISS itself.
 
 fn main() {
-    const SOURCES: [&str; 8] = [
+    const SOURCES: [&str; 9] = [
         "kernels.cpp",
         "bits.cpp",
         "codes.cpp",
@@ -10,6 +10,7 @@ fn main() {
         "graph.cpp",
         "lists.cpp",
         "search.cpp",
+        "ranges.cpp",
     ];
     const HEADERS: [&str; 7] = [
         "shim.h",

@@ -47,6 +47,15 @@ struct ByCode {
         many(rows, count, found);
         return all_of(count, which);
     }
+    // The same of the first of so many rows that are all to be compared, in order.
+    size_t within_next(const uint32_t* rows, size_t known, float reach, uint32_t* which, float* found) const {
+        const size_t count = std::min(known, kBatch);
+        if (query.turned != nullptr && reach < kEverywhere && count > 0) {
+            return distances_within(kernels, codes, query, rows, count, reach, deviations, which, found, known);
+        }
+        many(rows, count, found);
+        return all_of(count, which);
+    }
 };
 
 struct ByVector {
@@ -120,6 +129,9 @@ struct ByVector {
     size_t within(const uint32_t* rows, size_t count, float, uint32_t* which, float* found) const {
         many(rows, count, found);
         return all_of(count, which);
+    }
+    size_t within_next(const uint32_t* rows, size_t known, float reach, uint32_t* which, float* found) const {
+        return within(rows, std::min(known, kBatch), reach, which, found);
     }
 };
 

@@ -44,6 +44,15 @@ pub(super) struct RawFilter {
     pub(super) most_starved: u64,
 }
 
+/// `RektorAmong`.
+#[repr(C)]
+pub(super) struct RawAmong {
+    pub(super) rows: *const u32,
+    pub(super) count: usize,
+    pub(super) marks: *const u64,
+    pub(super) words: usize,
+}
+
 /// `RektorLists`.
 #[repr(C)]
 pub(super) struct RawLists {
@@ -203,12 +212,18 @@ unsafe extern "C" {
         distances: *mut f32,
         computed: *mut u64,
     ) -> i64;
-    pub(super) fn rektor_search_rows(
+    pub(super) fn rektor_keep_in_ranges(
+        ordinals: *const u64,
+        ranges: *const u64,
+        count: usize,
+        marks: *mut u64,
+        words: usize,
+    );
+    pub(super) fn rektor_search_among(
         view: *const RawView,
         query: *const f32,
         k: usize,
-        among: *const u32,
-        count: usize,
+        among: *const RawAmong,
         rows: *mut u32,
         distances: *mut f32,
         computed: *mut u64,

@@ -11,6 +11,9 @@ namespace {
 // Codes fetched ahead of the one being multiplied: enough to cover a memory access with some 5 ns of work each.
 constexpr size_t kAhead = 6;
 
+// Rows fetched ahead of those whose signs are summed up, where rows follow each other.
+constexpr size_t kSweptAhead = 32;
+
 inline void prefetch(const uint8_t* code, size_t stride) {
     for (size_t j = 0; j < stride; j += 64) {
         _mm_prefetch(reinterpret_cast<const char*>(code + j), _MM_HINT_T0);
@@ -80,6 +83,33 @@ inline unsigned within(const Sieve& sieve, const uint8_t* const* rows, __m128i s
         return found;                                                                                         \
     }
 
+// The same of rows that are gone through in order: memory brings those ahead while these are summed up.
+#define REKTOR_SWEEP(name, target_name, sums_name)                                                            \
+    __attribute__((target(target_name))) size_t name(const Sieve& sieve, const uint32_t* rows, size_t count,  \
+                                                     size_t known, uint32_t* passed, const uint8_t** codes) { \
+        size_t found = 0;                                                                                     \
+        for (size_t i = 0; i < count; i += 4) {                                                               \
+            const uint8_t* beside[4];                                                                         \
+            for (size_t j = 0; j < 4; j++) {                                                                  \
+                const uint32_t row = rows[i + j < count ? i + j : count - 1];                                 \
+                beside[j] = reinterpret_cast<const uint8_t*>(place(sieve.scales, row, sieve.beside));         \
+            }                                                                                                 \
+            for (size_t j = i + kSweptAhead; j < i + kSweptAhead + 4 && j < known; j++) {                     \
+                const float* ahead = place(sieve.scales, rows[j], sieve.beside);                              \
+                prefetch(reinterpret_cast<const uint8_t*>(ahead), sieve.signs_end);                           \
+            }                                                                                                 \
+            unsigned near = within(sieve, beside, sums_name(sieve.query, beside, sieve.stride));              \
+            near &= count - i < 4 ? (1u << (count - i)) - 1 : 15u;                                            \
+            for (; near != 0; near &= near - 1) {                                                             \
+                const size_t at = i + static_cast<size_t>(__builtin_ctz(near));                               \
+                codes[found] = place(sieve.codes, rows[at], sieve.stride);                                    \
+                prefetch(codes[found], sieve.stride);                                                         \
+                passed[found++] = static_cast<uint32_t>(at);                                                  \
+            }                                                                                                 \
+        }                                                                                                     \
+        return found;                                                                                         \
+    }
+
 // The same for L1 distances.
 #define REKTOR_MANHATTANS(name, target_name, manhattan_name)                                                  \
     __attribute__((target(target_name))) void name(                                                           \
@@ -138,6 +168,7 @@ __attribute__((target(REKTOR_AVX512))) __m128i signed_sums_avx512(const int8_t* 
     return _mm_add_epi32(_mm256_castsi256_si128(half), _mm256_extracti128_si256(half, 1));
 }
 REKTOR_SIFT(sift_avx512, REKTOR_AVX512, signed_sums_avx512)
+REKTOR_SWEEP(sweep_avx512, REKTOR_AVX512, signed_sums_avx512)
 
 // The row's scale differs from the query's, so that bytes cannot be subtracted: they become floats.
 __attribute__((target(REKTOR_AVX512))) float manhattan_avx512(const float* query, const uint8_t* code, float scale,
@@ -214,6 +245,7 @@ __m128i signed_sums_avx2(const int8_t* query, const uint8_t* const* rows, size_t
     return _mm_add_epi32(_mm256_castsi256_si128(all), _mm256_extracti128_si256(all, 1));
 }
 REKTOR_SIFT(sift_avx2, "avx2", signed_sums_avx2)
+REKTOR_SWEEP(sweep_avx2, "avx2", signed_sums_avx2)
 
 float manhattan_avx2(const float* query, const uint8_t* code, float scale, size_t stride) {
     const __m128i offset = _mm_set1_epi8(static_cast<char>(0x80));
@@ -249,9 +281,9 @@ int32_t to_signed(const uint8_t* code, int8_t* signed_code, size_t stride) {
 }
 
 constexpr Kernels kKernels[] = {
-        {dots_avx2, dot_avx2, sift_avx2, manhattans_avx2, manhattan_avx2, to_signed},
-        {dots_avxvnni, dot_avxvnni, sift_avx2, manhattans_avx2, manhattan_avx2, to_signed},
-        {dots_avx512, dot_avx512, sift_avx512, manhattans_avx512, manhattan_avx512, to_signed},
+        {dots_avx2, dot_avx2, sift_avx2, sweep_avx2, manhattans_avx2, manhattan_avx2, to_signed},
+        {dots_avxvnni, dot_avxvnni, sift_avx2, sweep_avx2, manhattans_avx2, manhattan_avx2, to_signed},
+        {dots_avx512, dot_avx512, sift_avx512, sweep_avx512, manhattans_avx512, manhattan_avx512, to_signed},
 };
 
 }  // namespace

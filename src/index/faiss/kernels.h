@@ -39,6 +39,9 @@ struct Kernels {
     int32_t (*dot)(const int8_t* query, const uint8_t* code, size_t stride);
     // Of at most kSifted rows those that pass: their places among them, and their codes, which it prefetches; how many.
     size_t (*sift)(const Sieve& sieve, const uint32_t* rows, size_t count, uint32_t* passed, const uint8_t** codes);
+    // The same of rows in order, of which `known`, at least count, are there: what is beside those ahead is fetched meanwhile.
+    size_t (*sweep)(const Sieve& sieve, const uint32_t* rows, size_t count, size_t known, uint32_t* passed,
+                    const uint8_t** codes);
     // out[i] = Σ |query[j] − scales[i][0] × (codes[i][j] − 128)| over stride components; prefetches the codes ahead.
     void (*manhattans)(const float* query, const uint8_t* const* codes, const float* const* scales, size_t count,
                        size_t stride, float* out);

@@ -46,6 +46,25 @@ pub(super) fn visited_bytes() -> u64 {
     unsafe { ffi::rektor_visited_bytes() }
 }
 
+/// Of a bitmap of rows, a bit for each of these ordinals, leaves those whose ordinal lies in one of the ranges, both ends included.
+pub(super) fn keep_in_ranges(ordinals: &[u64], ranges: &[(u64, u64)], marks: &mut [u64]) {
+    let words = marks.len().min(ordinals.len() / 64);
+    let ends: Vec<u64> = ranges
+        .iter()
+        .flat_map(|(low, high)| [*low, *high])
+        .collect();
+    // SAFETY: 64 ordinals a word, two ends a range.
+    unsafe {
+        ffi::rektor_keep_in_ranges(
+            ordinals.as_ptr(),
+            ends.as_ptr(),
+            ranges.len(),
+            marks.as_mut_ptr(),
+            words,
+        );
+    }
+}
+
 /// Lets every other thread go before the calling one, for good.
 pub(super) fn idle_priority() {
     // SAFETY: no arguments.

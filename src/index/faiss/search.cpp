@@ -307,14 +307,33 @@ void compare_rows(const uint32_t* rows, size_t count, const Distances& distances
     uint32_t which[kBatch];
     float found[kBatch];
     for (size_t done = 0; done < count;) {
-        const size_t now = std::min(kBatch, count - done);
-        const size_t near = distances.within(rows + done, now, reach_of(s.best, ef), which, found);
+        const size_t near = distances.within_next(rows + done, count - done, reach_of(s.best, ef), which, found);
         for (size_t i = 0; i < near; i++) {
             keep(s.best, ef, {found[i], rows[done + which[i]]});
         }
-        done += now;
+        done += std::min(kBatch, count - done);
     }
     s.computed += count;
+}
+
+// Rows that are taken from a bitmap at a time: what names them stays in the nearest cache.
+constexpr size_t kNamed = 1024;
+
+// The same of rows that are marked in so many words.
+template <class Distances>
+void compare_marked(const uint64_t* marks, size_t words, const Distances& distances, size_t ef, Scratch& s) {
+    uint32_t rows[kNamed + 64];
+    size_t count = 0;
+    for (size_t word = 0; word < words; word++) {
+        for (uint64_t rest = marks[word]; rest != 0; rest &= rest - 1) {
+            rows[count++] = static_cast<uint32_t>(word * 64) + static_cast<uint32_t>(__builtin_ctzll(rest));
+        }
+        if (count >= kNamed) {
+            compare_rows(rows, count, distances, ef, s);
+            count = 0;
+        }
+    }
+    compare_rows(rows, count, distances, ef, s);
 }
 
 // Candidates that a scan keeps for k rows: among so many codes are mostly sure to have them.
@@ -375,8 +394,8 @@ int64_t search(const RektorGraph* graph, const RektorLists* lists, const RektorV
     return give_ranked(by_vector, k, rows, distances, computed, s);
 }
 
-int64_t search_rows(const RektorView& view, const float* x, size_t k, const uint32_t* among, size_t count,
-                    uint32_t* rows, float* distances, uint64_t* computed) {
+int64_t search_among(const RektorView& view, const float* x, size_t k, const RektorAmong& among, uint32_t* rows,
+                     float* distances, uint64_t* computed) {
     const size_t wanted = scanned_for(k);
     Scratch& s = scratch();
     s.computed = 0;
@@ -384,7 +403,8 @@ int64_t search_rows(const RektorView& view, const float* x, size_t k, const uint
     sign_query(view.codes, query, s.query);
     const auto gather = [&](const auto& by) {
         s.best.clear();
-        compare_rows(among, count, by, wanted, s);
+        compare_rows(among.rows, among.count, by, wanted, s);
+        compare_marked(among.marks, among.words, by, wanted, s);
     };
     const ByVector by_vector(view, x, view.codes.metric);
     gather(ByCode(view, query, kSignsCompared));
@@ -448,10 +468,10 @@ extern "C" int64_t rektor_search_allowed(const RektorGraph* graph, const RektorL
     }
 }
 
-extern "C" int64_t rektor_search_rows(const RektorView* view, const float* query, size_t k, const uint32_t* among,
-                                      size_t count, uint32_t* rows, float* distances, uint64_t* computed) {
+extern "C" int64_t rektor_search_among(const RektorView* view, const float* query, size_t k, const RektorAmong* among,
+                                       uint32_t* rows, float* distances, uint64_t* computed) {
     try {
-        return search_rows(*view, query, k, among, count, rows, distances, computed);
+        return search_among(*view, query, k, *among, rows, distances, computed);
     } catch (const std::exception&) {
         return -1;
     }

@@ -133,9 +133,19 @@ struct RektorFilter {
 int64_t rektor_search_allowed(const RektorGraph* graph, const RektorLists* lists, const RektorView* view,
                               const float* query, size_t k, size_t ef, const RektorFilter* filter, uint32_t* rows,
                               float* distances, uint64_t* computed);
-// The same among so many live rows, all of them compared by their codes.
-int64_t rektor_search_rows(const RektorView* view, const float* query, size_t k, const uint32_t* among, size_t count,
-                           uint32_t* rows, float* distances, uint64_t* computed);
+// Live rows: so many, in order, and those whose bits are set in so many words.
+struct RektorAmong {
+    const uint32_t* rows;
+    size_t count;
+    const uint64_t* marks;
+    size_t words;
+};
+// The same among these, all of them compared by their codes.
+int64_t rektor_search_among(const RektorView* view, const float* query, size_t k, const RektorAmong* among, uint32_t* rows,
+                            float* distances, uint64_t* computed);
+// Of so many words of marks, a bit for each ordinal, leaves those of ordinals in one of `count` ranges, each two numbers: the
+// least and the greatest.
+void rektor_keep_in_ranges(const uint64_t* ordinals, const uint64_t* ranges, size_t count, uint64_t* marks, size_t words);
 // The same over every live row, by its stored vector.
 int64_t rektor_scan(const RektorView* view, const float* query, size_t k, uint32_t* rows, float* distances,
                     uint64_t* computed);

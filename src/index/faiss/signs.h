@@ -28,8 +28,9 @@ void sign_row_query(const RektorCodes& codes, uint32_t row, Query& query, Coded&
 
 // Of rows those that may be nearer than `reach`, if signs are off by up to so many deviations: their places among them and
 // their distances; how many. count ≤ kBatch; the query has signs.
+// Where `known` is not 0, so many rows are there, in order.
 inline size_t distances_within(const Kernels& kernels, const RektorCodes& codes, const Query& q, const uint32_t* rows,
-                               size_t count, float reach, float deviations, uint32_t* which, float* found) {
+                               size_t count, float reach, float deviations, uint32_t* which, float* found, size_t known = 0) {
     const float dim = static_cast<float>(codes.stride);
     const float twice = q.addend == 1 ? 2 : 1;
     const float across = q.addend == 1 ? std::min(q.square, std::max(q.whole(reach), 0.0f)) : q.square;
@@ -43,7 +44,8 @@ inline size_t distances_within(const Kernels& kernels, const RektorCodes& codes,
                       q.addend,             allowed * (across + rounding),
                       allowed * across / dim};
     const uint8_t* near[kBatch];
-    const size_t count_near = kernels.sift(sieve, rows, count, which, near);
+    const size_t count_near = known == 0 ? kernels.sift(sieve, rows, count, which, near)
+                                         : kernels.sweep(sieve, rows, count, known, which, near);
     int32_t dots[kBatch];
     kernels.dots(q.bytes, near, count_near, codes.stride, dots);
     for (size_t i = 0; i < count_near; i++) {

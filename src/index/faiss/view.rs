@@ -6,13 +6,13 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use super::codes;
-use super::ffi::{self, RawFilter, RawView};
+use super::ffi::{self, RawAmong, RawFilter, RawView};
 use super::lineage::Lineage;
 use super::vectors::Vectors;
 use crate::catalog::{IndexOptions, Method};
 use crate::index::dial::{Curve, Dial};
 use crate::index::memory::Account;
-use crate::index::pages::Bitmap;
+use crate::index::pages::{Bitmap, RowSet};
 use crate::index::{IndexError, IndexSpec};
 
 /// The rows at one moment.
@@ -215,35 +215,31 @@ impl RowView {
     }
 
     /// The `k` nearest of these live rows, each compared by its code, or by its vector where there are no codes.
-    pub(in crate::index) fn search_rows(
+    pub(in crate::index) fn search_among(
         &self,
         query: &[f32],
         k: usize,
-        among: &[u32],
+        among: &RowSet,
     ) -> Result<Ranked, IndexError> {
-        debug_assert!(among.iter().all(|row| self.live.contains(*row)));
+        debug_assert!(among.iter().all(|row| self.live.contains(row)));
         if self.lineage.is_none() {
             let mut only = Bitmap::default();
-            for row in among {
-                only.insert(*row);
+            for row in among.iter() {
+                only.insert(row);
             }
             return self.scan_among(query, k, &only);
         }
+        let (listed, marked) = among.parts();
+        let among = RawAmong {
+            rows: listed.as_ptr(),
+            count: listed.len(),
+            marks: marked.as_ptr(),
+            words: marked.len(),
+        };
         self.ranked(query, k, 0, |view, k, rows, distances, computed| {
-            let (query, count) = (query.as_ptr(), among.len());
+            let (query, among) = (query.as_ptr(), &raw const among);
             // SAFETY: see `ranked`; the rows are live in this view, so their codes and vectors were written.
-            unsafe {
-                ffi::rektor_search_rows(
-                    view,
-                    query,
-                    k,
-                    among.as_ptr(),
-                    count,
-                    rows,
-                    distances,
-                    computed,
-                )
-            }
+            unsafe { ffi::rektor_search_among(view, query, k, among, rows, distances, computed) }
         })
     }
 
