@@ -321,12 +321,16 @@ mod tests {
             for row in (0..40).chain(1_000..1_100).chain([70_000, 4_000_000_000]) {
                 assert_eq!(column.is_in(row, &ranges), expected.contains(&row), "{row}");
             }
-            let mut marks = vec![u64::MAX; 1_100];
-            column.retain(&ranges, &mut marks);
-            let retained = (0_u32..1_100 * 64)
-                .filter(|row| marks[*row as usize / WORD] >> (row % 64) & 1 == 1)
-                .collect::<BTreeSet<u32>>();
-            assert_eq!(retained, expected);
+            // Whole words, and some rows of them.
+            for word in [u64::MAX, 0x0010_0000_2000_0003] {
+                let mut marks = vec![word; 1_100];
+                column.retain(&ranges, &mut marks);
+                let retained = (0_u32..1_100 * 64)
+                    .filter(|row| marks[*row as usize / WORD] >> (row % 64) & 1 == 1)
+                    .collect::<BTreeSet<u32>>();
+                let expected = expected.iter().filter(|row| word >> (*row % 64) & 1 == 1);
+                assert_eq!(retained, expected.copied().collect());
+            }
             let named: Vec<u32> = column.rows(&ranges).collect();
             assert_eq!(column.count(&ranges), named.len());
             let named: BTreeSet<u32> = named

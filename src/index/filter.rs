@@ -104,6 +104,14 @@ impl<'a> Matcher<'a> {
         self.entries
     }
 
+    /// How many rows are gone through, condition by condition, to name those that meet it, if that is how it is done.
+    pub(super) fn swept(&self) -> Option<usize> {
+        let (column, ranges) = self.tests.first()?;
+        let rows = self.live.pages().len() * super::pages::PAGE_WORDS * WORD;
+        let swept = column.is_swept(ranges, self.entries, rows);
+        swept.then(|| rows * self.tests.len())
+    }
+
     /// About how many rows meet it.
     pub(super) fn estimate(&self) -> usize {
         let Some((column, ranges)) = self.tests.first() else {
@@ -146,7 +154,7 @@ impl<'a> Matcher<'a> {
         }
         let live = self.live.pages().iter().flat_map(|page| page.iter());
         let mut marks: Vec<u64>;
-        if column.is_swept(ranges, self.entries, words * WORD) {
+        if self.swept().is_some() {
             marks = live.copied().collect();
         } else {
             marks = vec![0; words];

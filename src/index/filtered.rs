@@ -11,17 +11,21 @@ use super::snapshot::{Effort, Found, Snapshot};
 use crate::catalog::Method;
 use crate::vector::Vector;
 
-/// A row that the rarest condition names costs about this much of a code's distance before it is compared.
+/// A row that the rarest condition names costs about this much of comparing it, …
 const NAMING: f64 = 0.5;
-/// A distance of the walk costs as much as so many of a scan, which fetches codes in order and ahead.
+/// … and where all rows are gone through instead, each of them this much.
+const SWEEPING: f64 = 0.05;
+/// A distance of the walk costs as much as so many of a scan, which fetches codes in order and ahead, …
 const WALK_RATIO: f64 = 2.2;
+/// … and most of them not at all where rows have signs.
+const SIGNED_WALK_RATIO: f64 = 6.0;
 /// Distances that the walk computes for each candidate that it weighs.
 const DISTANCES: f64 = 14.0;
 /// A candidate that lists weigh costs as much as a scan of this part of a list, most of it for asking whether rows are allowed.
 const LISTED: f64 = 0.5;
 /// A filter that keeps away from the query makes the walk long: it is gone to the end only where at least this share of the
-/// rows meets the filter. With a half the walk cost a third of comparing them all, with a third as much, with a fifth twice.
-const PATIENT: f64 = 0.35;
+/// rows meets the filter. With a half the walk costs as much as comparing them all, with a third twice.
+const PATIENT: f64 = 0.45;
 
 /// What a filter does to a search, for `EXPLAIN`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -130,18 +134,27 @@ impl Snapshot {
         let rows = matcher.estimate();
         let (live, k, ef) = (self.live().max(1) as f64, k as f64, ef.max(k) as f64);
         let share = (rows as f64 / live).clamp(1.0 / live, 1.0);
-        let scan = matcher.entries() as f64 * NAMING + rows as f64;
+        let naming = match matcher.swept() {
+            Some(rows) => rows as f64 * SWEEPING,
+            None => matcher.entries() as f64 * NAMING,
+        };
+        let scan = naming + rows as f64;
+        let ratio = if self.spec().has_signs() {
+            SIGNED_WALK_RATIO
+        } else {
+            WALK_RATIO
+        };
         let kept = k + (ef - k) * share;
         let method = self.spec().options.method;
         let weighing = match (method, self.spec().options.lists) {
-            (Method::Hnsw | Method::Flat, _) => DISTANCES * WALK_RATIO,
+            (Method::Hnsw | Method::Flat, _) => DISTANCES * ratio,
             (Method::Ivf | Method::Factory, 0) => LISTED * live.sqrt(),
             (Method::Ivf | Method::Factory, lists) => LISTED * live / f64::from(lists),
         };
         let walk = kept / share * weighing;
         let walks = method != Method::Flat && walk < scan && kept < rows as f64;
         // Giving up and comparing all after all costs twice that at most.
-        let most = (scan / WALK_RATIO) as u64;
+        let most = (scan / ratio) as u64;
         let pace = Pace {
             share,
             most,

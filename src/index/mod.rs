@@ -154,6 +154,11 @@ impl IndexSpec {
         codes && self.options.storage != Storage::I8 && matches!(self.form(), Form::Numbers(_))
     }
 
+    /// Whether rows have signs, by which most candidates are left out.
+    fn has_signs(&self) -> bool {
+        self.options.method != Method::Flat && faiss::has_signs(self)
+    }
+
     /// About how many bytes of this memory so many rows take, with short keys, and INCLUDE columns that filters see as these
     /// kinds: to tell beforehand what cannot fit.
     #[must_use]

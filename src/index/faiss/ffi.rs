@@ -98,6 +98,7 @@ unsafe extern "C" {
         count: usize,
         reach: f32,
         deviations: f32,
+        swept: bool,
         which: *mut u32,
         found: *mut f32,
     ) -> usize;

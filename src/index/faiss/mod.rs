@@ -40,6 +40,11 @@ pub(super) fn node_bytes(spec: &IndexSpec) -> usize {
     code + links + numbers
 }
 
+/// Whether codes have signs.
+pub(super) fn has_signs(spec: &IndexSpec) -> bool {
+    codes::beside(spec.form(), spec.metric) > codes::SCALES
+}
+
 /// Bytes that all threads of the process hold to know which nodes a walk visited.
 pub(super) fn visited_bytes() -> u64 {
     // SAFETY: no arguments.

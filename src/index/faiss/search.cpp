@@ -70,8 +70,11 @@ struct Every {
 
 // Candidates over which the share of those that are allowed is averaged: enough for a share of a tenth to show.
 constexpr double kRecent = 64;
-// After so many candidates it is known whether the filter keeps away from the query ...
-constexpr uint64_t kTold = 128;
+// Once so many of its candidates should have been allowed, though after 32 candidates at least and 128 at most, it is known
+// whether the filter keeps away from the query ...
+constexpr double kTold = 16;
+constexpr double kToldFrom = 32;
+constexpr double kToldUntil = 128;
 // ... which it does when not half as many as expected are allowed.
 constexpr double kStarved = 0.5;
 
@@ -123,7 +126,8 @@ struct Asked {
         met += is_allowed ? 1 : 0;
         share += ((is_allowed ? 1.0 : 0.0) - share) / kRecent;
         const double expected = filter.share * static_cast<double>(seen);
-        const bool starved = seen >= kTold && static_cast<double>(met) < kStarved * expected;
+        const bool told = static_cast<double>(seen) >= std::clamp(kTold / filter.share, kToldFrom, kToldUntil);
+        const bool starved = told && static_cast<double>(met) < kStarved * expected;
         *keeps = starved ? ef : k + static_cast<size_t>(static_cast<double>(ef - k) * share);
         while (s.best.size() > *keeps) {
             std::pop_heap(s.best.begin(), s.best.end(), Nearer());
@@ -301,13 +305,14 @@ int64_t give_ranked(const ByVector& by_vector, size_t k, uint32_t* rows, float* 
     return count;
 }
 
-// Adds the nearest of those rows to s.best.
+// Adds the nearest of those rows to s.best: all that are nearer than `reach` and among the ef nearest.
 template <class Distances>
-void compare_rows(const uint32_t* rows, size_t count, const Distances& distances, size_t ef, Scratch& s) {
+void compare_rows(const uint32_t* rows, size_t count, const Distances& distances, size_t ef, float reach, Scratch& s) {
     uint32_t which[kBatch];
     float found[kBatch];
     for (size_t done = 0; done < count;) {
-        const size_t near = distances.within_next(rows + done, count - done, reach_of(s.best, ef), which, found);
+        const float nearer = std::min(reach, reach_of(s.best, ef));
+        const size_t near = distances.within_next(rows + done, count - done, nearer, which, found);
         for (size_t i = 0; i < near; i++) {
             keep(s.best, ef, {found[i], rows[done + which[i]]});
         }
@@ -319,22 +324,50 @@ void compare_rows(const uint32_t* rows, size_t count, const Distances& distances
 // Rows that are taken from a bitmap at a time: what names them stays in the nearest cache.
 constexpr size_t kNamed = 1024;
 
-// The same of rows that are marked in so many words.
-template <class Distances>
-void compare_marked(const uint64_t* marks, size_t words, const Distances& distances, size_t ef, Scratch& s) {
+// The same of rows that are marked, of whose words of 64 bits `sampled(word)` has those that count.
+template <class Distances, class Sampled>
+void compare_marked(const RektorAmong& among, const Distances& distances, size_t ef, float reach, Sampled sampled, Scratch& s) {
     uint32_t rows[kNamed + 64];
     size_t count = 0;
-    for (size_t word = 0; word < words; word++) {
-        for (uint64_t rest = marks[word]; rest != 0; rest &= rest - 1) {
+    for (size_t word = 0; word < among.words; word++) {
+        for (uint64_t rest = among.marks[word] & sampled(word); rest != 0; rest &= rest - 1) {
             rows[count++] = static_cast<uint32_t>(word * 64) + static_cast<uint32_t>(__builtin_ctzll(rest));
         }
         if (count >= kNamed) {
-            compare_rows(rows, count, distances, ef, s);
+            compare_rows(rows, count, distances, ef, reach, s);
             count = 0;
         }
     }
-    compare_rows(rows, count, distances, ef, s);
+    compare_rows(rows, count, distances, ef, reach, s);
 }
+
+// From so many marked rows on, ...
+constexpr size_t kSampledFrom = 4096;
+// ... one of so many (of a power of two, 64 at most) tells beforehand how near those are that will be kept, ...
+constexpr size_t kSampled = 16;
+// ... if signs are off by up to so many deviations: what is wrong with that shows afterwards.
+constexpr float kSignsSampled = 1;
+
+// A distance within which so many of the marked rows are, in all likelihood, and few others: else, while the reach is made out
+// by the rows themselves, two in five would not be left out by their signs.
+float likely_reach(const RektorView& view, const Query& query, const RektorAmong& among, size_t wanted, Scratch& s) {
+    size_t marked = 0;
+    for (size_t word = 0; word < among.words; word++) {
+        marked += static_cast<size_t>(__builtin_popcountll(among.marks[word]));
+    }
+    if (query.turned == nullptr || marked < std::max(kSampledFrom, kSampled * wanted)) {
+        return kEverywhere;
+    }
+    const double expected = static_cast<double>(wanted) / kSampled;
+    const size_t ef = static_cast<size_t>(expected + 3 * std::sqrt(expected)) + 2;
+    s.best.clear();
+    const auto sampled = [](size_t word) { return (~uint64_t{0} / ((uint64_t{1} << kSampled) - 1)) << word * 7 % kSampled; };
+    compare_marked(among, ByCode(view, query, kSignsSampled), ef, kEverywhere, sampled, s);
+    return reach_of(s.best, ef);
+}
+
+// Where these are too few, so many times as many are kept before all are compared by their vectors.
+constexpr size_t kMore = 8;
 
 // Candidates that a scan keeps for k rows: among so many codes are mostly sure to have them.
 size_t scanned_for(size_t k) {
@@ -369,7 +402,7 @@ int64_t search(const RektorGraph* graph, const RektorLists* lists, const RektorV
     }
     const auto gather = [&](const auto& by) {
         s.best.clear();
-        compare_rows(listed.data(), listed.size(), by, ef, s);
+        compare_rows(listed.data(), listed.size(), by, ef, kEverywhere, s);
         if (graph != nullptr) {
             Allows now = allows;  // each walk counts anew
             walk(*graph, view, by, ef, now, s);
@@ -401,15 +434,25 @@ int64_t search_among(const RektorView& view, const float* x, size_t k, const Rek
     s.computed = 0;
     Query query = code_query(view.codes, x, s.query);
     sign_query(view.codes, query, s.query);
-    const auto gather = [&](const auto& by) {
+    // Whether the ef nearest were found, which those within a reach may not be.
+    const auto gather = [&](const auto& by, size_t ef, float reach) {
         s.best.clear();
-        compare_rows(among.rows, among.count, by, wanted, s);
-        compare_marked(among.marks, among.words, by, wanted, s);
+        compare_rows(among.rows, among.count, by, ef, reach, s);
+        compare_marked(among, by, ef, reach, [](size_t) { return ~uint64_t{0}; }, s);
+        return reach == kEverywhere || reach_of(s.best, ef) <= reach;
     };
     const ByVector by_vector(view, x, view.codes.metric);
-    gather(ByCode(view, query, kSignsCompared));
-    if (!rank(view, query, by_vector, k, wanted, true, s)) {
-        gather(by_vector);
+    const ByCode by_code(view, query, kSignsCompared);
+    if (!gather(by_code, wanted, likely_reach(view, query, among, wanted, s))) {
+        gather(by_code, wanted, kEverywhere);
+    }
+    if (rank(view, query, by_vector, k, wanted, true, s)) {
+        return give_ranked(by_vector, k, rows, distances, computed, s);
+    }
+    // Many are as near as the last of the answer: most often some more of them are all that codes cannot tell apart.
+    gather(by_code, kMore * wanted, kEverywhere);
+    if (!rank(view, query, by_vector, k, kMore * wanted, true, s)) {
+        gather(by_vector, wanted, kEverywhere);
         rank_again(view, by_vector, k, s);
     }
     return give_ranked(by_vector, k, rows, distances, computed, s);

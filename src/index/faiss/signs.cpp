@@ -132,7 +132,7 @@ extern "C" void rektor_sign(const RektorCodes* codes, const uint8_t* code, float
 }
 
 extern "C" size_t rektor_within(uint32_t kernel, const RektorCodes* codes, const float* query, const uint32_t* rows,
-                                size_t count, float reach, float deviations, uint32_t* which, float* found) {
+                                size_t count, float reach, float deviations, bool swept, uint32_t* which, float* found) {
     Coded coded;
     Query coded_query = code_query(*codes, query, coded);
     sign_query(*codes, coded_query, coded);
@@ -140,5 +140,6 @@ extern "C" size_t rektor_within(uint32_t kernel, const RektorCodes* codes, const
         distances(kernels(kernel), *codes, coded_query, rows, count, found);
         return all_of(count, which);
     }
-    return distances_within(kernels(kernel), *codes, coded_query, rows, count, reach, deviations, which, found);
+    return distances_within(kernels(kernel), *codes, coded_query, rows, count, reach, deviations, which, found,
+                            swept ? count : 0);
 }

@@ -1,10 +1,11 @@
 //! Filtered searches against a model that compares values themselves, and their recall where the graph is walked.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use proptest::prelude::*;
 
+use super::super::pages::RowSet;
 use super::super::*;
 use super::{Clusters, key, linked_with, wait_until};
 use crate::catalog::{Comparison, Factory, FilterKind, IndexOptions, Method, RowKey, ValueKind};
@@ -426,4 +427,86 @@ fn nearest_and_never_too_few(options: IndexOptions, effort: Effort) {
         );
     }
     assert!(walked >= 40, "{options:?}: compared all but {walked} times");
+}
+
+/// Enough for a sample of them to tell how near the nearest are.
+const MARKED_ROWS: u64 = 9_000;
+
+/// Of rows that a bitmap names those that are really the nearest, wherever they lie, with copies of them among the rows, dead rows
+/// and rows that are not linked.
+#[test]
+fn marked_rows_are_compared_with_what_is_nearest_found() {
+    for (metric, dim, copies) in [
+        (Metric::L2, 128, false),
+        (Metric::L2, 128, true),
+        (Metric::Cosine, 130, false),
+        (Metric::InnerProduct, 128, false),
+        (Metric::L1, 128, false),
+        (Metric::L2, 16, false),
+    ] {
+        let spec = IndexSpec {
+            dim: Dim::new(dim).unwrap(),
+            metric,
+            options: IndexOptions::default(),
+            include: 0,
+        };
+        let mut clusters = Clusters::new(23, dim);
+        let queries: Vec<Vec<f32>> = (0..10).map(|_| clusters.next()).collect();
+        let mut writer = Writer::new(spec).unwrap();
+        let mut last = Vec::new();
+        for number in 0..MARKED_ROWS {
+            if !copies || number % 300 == 0 {
+                last = clusters.next();
+            }
+            writer.apply(super::upsert(number, last.clone())).unwrap();
+        }
+        for number in (0..MARKED_ROWS).step_by(7) {
+            writer
+                .apply(RowChange::Delete { key: key(number) })
+                .unwrap();
+        }
+        let snapshot = writer.publish(Lsn::new(1));
+        let live = snapshot.view().live();
+        // All, half of each word, whole words here and there, the first half, the last.
+        let chosen: [fn(usize) -> u64; 5] = [
+            |_| u64::MAX,
+            |_| 0x5555_5555_5555_5555,
+            |word| if word % 3 == 0 { u64::MAX } else { 0 },
+            |word| if word < 75 { u64::MAX } else { 0 },
+            |word| if word < 75 { 0 } else { u64::MAX },
+        ];
+        for (case, chosen) in chosen.into_iter().enumerate() {
+            let words = live.pages().iter().flat_map(|page| page.iter());
+            let words = words.enumerate().map(|(word, live)| live & chosen(word));
+            let among = RowSet::Marked(words.collect());
+            for k in [1, 13, 100] {
+                let (mut found, mut wanted) = (0, 0);
+                for query in &queries {
+                    let distance =
+                        |row| metric.distance(query, &snapshot.view().vector(row).unwrap());
+                    let mut distances: Vec<f64> = among.iter().map(distance).collect();
+                    distances.sort_by(f64::total_cmp);
+                    let (ranked, _) = snapshot.view().search_among(query, k, &among).unwrap();
+                    assert_eq!(ranked.len(), k);
+                    assert!(
+                        among.len() == among.iter().count()
+                            && ranked.is_sorted_by(|a, b| a.1 <= b.1)
+                    );
+                    let rows: BTreeSet<u32> = ranked.iter().map(|(row, _)| *row).collect();
+                    let all: BTreeSet<u32> = among.iter().collect();
+                    assert!(rows.len() == k && rows.is_subset(&all));
+                    let last = distances[k - 1] + 1e-4;
+                    wanted += k;
+                    found += ranked
+                        .iter()
+                        .filter(|(row, _)| distance(*row) <= last)
+                        .count();
+                }
+                assert!(
+                    found * 1_000 >= wanted * 998,
+                    "{metric:?} {dim} {copies} case {case}, {k}: {found} of {wanted}"
+                );
+            }
+        }
+    }
 }

@@ -91,7 +91,20 @@ fn within(
     reach: f32,
     deviations: f32,
 ) -> Vec<(usize, f32)> {
-    let rows: Vec<u32> = (0..).take(ROWS).collect();
+    within_of(ROWS, false, kernel, codes, query, reach, deviations)
+}
+
+/// The same of the first rows only, perhaps as rows that follow each other.
+fn within_of(
+    rows: usize,
+    swept: bool,
+    kernel: u32,
+    codes: &Codes,
+    query: &[f32],
+    reach: f32,
+    deviations: f32,
+) -> Vec<(usize, f32)> {
+    let rows: Vec<u32> = (0..).take(rows).collect();
     let raw = codes.raw();
     let (mut which, mut found) = ([0; ROWS], [0.0; ROWS]);
     // SAFETY: the rows have codes, the query their dimensions, the others room for all; this processor has the kernel.
@@ -101,9 +114,10 @@ fn within(
             &raw const raw,
             query.as_ptr(),
             rows.as_ptr(),
-            ROWS,
+            rows.len(),
             reach,
             deviations,
+            swept,
             which.as_mut_ptr(),
             found.as_mut_ptr(),
         )
@@ -137,6 +151,15 @@ fn rows_within_reach_pass_by_every_kernel() {
                     for kernel in kernels_here() {
                         let same = within(kernel, &codes, query, reach, DEVIATIONS);
                         assert_eq!(same, passed, "{shape:?} {metric:?} {dim} by {kernel}");
+                        for rows in [1, 30, 111, ROWS] {
+                            let swept =
+                                within_of(rows, true, kernel, &codes, query, reach, DEVIATIONS);
+                            let expected = passed.iter().filter(|(place, _)| *place < rows);
+                            assert!(
+                                swept.iter().eq(expected),
+                                "{shape:?} {metric:?} {dim} by {kernel}: the first {rows}"
+                            );
+                        }
                     }
                     let is_near = |row: &&(usize, f32)| row.1 < reach;
                     near += all.iter().filter(is_near).count();
