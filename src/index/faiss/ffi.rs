@@ -95,7 +95,8 @@ unsafe extern "C" {
     pub(super) fn rektor_sign(codes: *const RawCodes, code: *const u8, scale: *mut f32);
     pub(super) fn rektor_nearest(
         codes: *const RawCodes,
-        count: u32,
+        rows: *const u32,
+        count: usize,
         code: *const u8,
         scales: *const f32,
     ) -> u32;
