@@ -11,18 +11,16 @@ use crate::index::pages::Bitmap;
 use crate::index::{IndexError, IndexSpec};
 use crate::vector::Form;
 
-/// Live rows from which ids are given out by cells: with fewer, a cell could only have few at a time, or hold too many in vain.
-/// In tests so few that there are cells.
-pub(super) const CELLS_FROM: u64 = if cfg!(test) { 16_384 } else { 131_072 };
-/// Cells, so that a million rows are a thousand in each: some pages of what a walk looks at first.
+/// Live rows from which ids are given out by cells: fewer are all near.
+pub(super) const CELLS_FROM: u64 = 16_384;
+/// Cells, so that a million rows are a thousand in each: some pages of what a walk looks at first. Finding the cell of a row
+/// takes some microseconds. Twice as many were no better.
 const CELLS: u32 = 1_024;
-/// Of these the first so many stand for the others that are nearest to them: a row is compared with some sixty in all.
-const GROUPS: u32 = 32;
 /// Dimensions above which a row is some pages by itself.
 const LARGEST: usize = 4_096;
-/// An extent has one id for so many of the index: all cells together hold one in sixteen in vain.
-const SHARE: u32 = 8 * CELLS;
-/// The least extent, by which `owners` counts, and the largest, many pages.
+/// An extent has one id for so many rows of its cell, so that few ids are held ready in vain, …
+const SHARE: u32 = 16;
+/// … and between so many: the least is what `owners` counts by, and the most are many pages.
 const LEAST: u32 = 4;
 const MOST: u32 = 256;
 /// One in so many ids may lie idle, of removed rows in cells that get no new ones, before others take them.
@@ -36,6 +34,8 @@ struct Cell {
     /// What is left of its last extent.
     next: u32,
     end: u32,
+    /// Ids it took so far.
+    taken: u32,
     /// Of removed rows.
     free: Vec<u32>,
 }
@@ -45,9 +45,6 @@ struct Cell {
 pub(super) struct Cells {
     /// A code for each cell.
     centres: Codes,
-    /// The first cell of each group, and all of them.
-    heads: Vec<u32>,
-    groups: Vec<Vec<u32>>,
     cells: Vec<Cell>,
     /// The cell of each extent, by id in steps of the least extent.
     owners: Vec<u16>,
@@ -71,10 +68,8 @@ impl Cells {
         vectors: &Vectors,
         live: &Bitmap,
     ) -> Result<Self, IndexError> {
-        let mut chosen = Self {
+        let chosen = Self {
             centres: Codes::new(spec, Some(codes.mean().into()), vectors),
-            heads: (0..GROUPS).collect(),
-            groups: vec![Vec::new(); GROUPS as usize],
             cells: vec![Cell::default(); CELLS as usize],
             owners: Vec::new(),
             idle: 0,
@@ -82,33 +77,18 @@ impl Cells {
         let step = usize::try_from(live.len() / u64::from(CELLS)).unwrap_or(1);
         for (centre, row) in (0..CELLS).zip(live.iter().step_by(step.max(1))) {
             // SAFETY: a live row's code was written; nobody else knows these centres.
-            let (code, scales) = unsafe { codes.get(row) };
-            // SAFETY: as above.
-            unsafe { chosen.centres.set(centre, code, scales)? };
-        }
-        for centre in 0..CELLS {
-            // SAFETY: written above.
-            let (code, scales) = unsafe { chosen.centres.get(centre) };
-            let group = chosen.nearest(&chosen.heads, code, scales);
-            chosen.groups[group as usize].push(centre);
+            unsafe {
+                let (code, scales) = codes.get(row);
+                chosen.centres.set(centre, code, scales)?;
+            }
         }
         Ok(chosen)
     }
 
     /// The cell of a row, by its code around the same mean.
     pub(super) fn of(&self, code: &[u8], scales: &[f32]) -> usize {
-        let group = self.nearest(&self.heads, code, scales) as usize;
-        // A copy of a head among them is in that one's group: then there is no other.
-        match self.groups[group].as_slice() {
-            [] => group,
-            cells => self.nearest(cells, code, scales) as usize,
-        }
-    }
-
-    /// The nearest of some centres.
-    fn nearest(&self, centres: &[u32], code: &[u8], scales: &[f32]) -> u32 {
         // SAFETY: all centres were written, and are written under `&mut self` only.
-        unsafe { self.centres.nearest(centres, code, scales) }
+        unsafe { self.centres.nearest(CELLS, code, scales) as usize }
     }
 
     /// An id for a row of a cell. `next` is the first that nobody has; of those in `others` it is not known whose they were.
@@ -127,6 +107,7 @@ impl Cells {
         }
         let of = &mut self.cells[cell];
         of.next += 1;
+        of.taken += 1;
         of.next - 1
     }
 
@@ -142,8 +123,9 @@ impl Cells {
     fn extend(&mut self, cell: usize, next: &mut u32) {
         // Ids that were given out before there were cells end anywhere.
         let start = next.next_multiple_of(LEAST);
-        let rows = (start / SHARE).clamp(LEAST, MOST).next_multiple_of(LEAST);
         let of = &mut self.cells[cell];
+        let rows = of.taken / SHARE;
+        let rows = rows.next_power_of_two().clamp(LEAST, MOST);
         (of.next, of.end) = (start, start + rows);
         *next = of.end;
         for part in 0..rows / LEAST {

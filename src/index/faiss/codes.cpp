@@ -165,26 +165,6 @@ extern "C" void rektor_encode(const RektorCodes* codes, const float* x, uint8_t*
     scale[3] = 0;
 }
 
-extern "C" uint32_t rektor_nearest(const RektorCodes* codes, const uint32_t* rows, size_t count, const uint8_t* code,
-                                   const float* scale) {
-    static thread_local Coded coded;
-    const Query query = code_as_query(*codes, code, scale, Measure::kSquare, coded);
-    float found[kBatch];
-    float nearest = std::numeric_limits<float>::infinity();
-    uint32_t best = rows[0];
-    for (size_t done = 0; done < count; done += kBatch) {
-        const size_t now = std::min(count - done, kBatch);
-        distances(kernels(best_kernel()), *codes, query, rows + done, now, found);
-        for (size_t i = 0; i < now; i++) {
-            if (found[i] < nearest) {
-                nearest = found[i];
-                best = rows[done + i];
-            }
-        }
-    }
-    return best;
-}
-
 extern "C" uint32_t rektor_best_kernel() {
     return best_kernel();
 }

@@ -201,16 +201,15 @@ impl Codes {
         self.bits.is_none().then(|| self.code_of(vector, metric))
     }
 
-    /// Of some rows the one nearest to a row with this code; of none the first there is.
+    /// Of the rows below `count` the one nearest to a row with this code.
     ///
     /// # Safety
     /// They were written, and nobody writes them during the call.
-    pub(super) unsafe fn nearest(&self, rows: &[u32], code: &[u8], scales: &[f32]) -> u32 {
+    pub(super) unsafe fn nearest(&self, count: u32, code: &[u8], scales: &[f32]) -> u32 {
         assert!(self.bits.is_none() && code.len() == self.codes.width() && scales.len() == SCALES);
         let raw = self.raw();
-        let (rows, count) = (rows.as_ptr(), rows.len());
-        // SAFETY: the caller's promise; code and scales have the length that the shim reads.
-        unsafe { ffi::rektor_nearest(&raw const raw, rows, count, code.as_ptr(), scales.as_ptr()) }
+        // SAFETY: the caller's promise; both have the length that the shim reads.
+        unsafe { ffi::rektor_nearest(&raw const raw, count, code.as_ptr(), scales.as_ptr()) }
     }
 
     fn code_of(&self, vector: &[f32], metric: Metric) -> Coded {

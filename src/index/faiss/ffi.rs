@@ -95,8 +95,7 @@ unsafe extern "C" {
     pub(super) fn rektor_sign(codes: *const RawCodes, code: *const u8, scale: *mut f32);
     pub(super) fn rektor_nearest(
         codes: *const RawCodes,
-        rows: *const u32,
-        count: usize,
+        count: u32,
         code: *const u8,
         scales: *const f32,
     ) -> u32;
