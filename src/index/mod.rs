@@ -34,6 +34,7 @@
 //!   vectors.cpp vectors.h  vectors ↔ 16 bits a component; codes → vectors
 //!   graph.cpp          FAISS's HNSW structure, linked while it is searched
 //!   lists.rs lists.cpp  FAISS's own indexes, added to while they are searched
+//!   ranges.cpp         ordinals of rows → which lie in a range
 //!   search.cpp         the walk, the scan of what is not linked, exact comparison
 //! ```
 //!
