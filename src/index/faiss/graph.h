@@ -133,7 +133,7 @@ struct Counted {
 // What a walk needs; one a thread, kept from walk to walk.
 struct Scratch {
     std::vector<uint64_t, Counted<uint64_t>> visited;  // a bit for each node: a small table stays near
-    std::vector<uint32_t> marked;   // the nodes whose bits are set
+    std::vector<uint32_t, Counted<uint32_t>> marked;   // the nodes whose bits are set
     std::vector<Candidate> frontier;  // nearest on top
     std::vector<Candidate> best;      // farthest on top
     Coded query;
