@@ -103,6 +103,11 @@ impl RowView {
         &self.spec
     }
 
+    /// What is kept of vectors.
+    pub(super) fn vectors(&self) -> &Vectors {
+        &self.vectors
+    }
+
     /// The numbering of its nodes.
     pub(super) fn lineage(&self) -> Option<&Lineage> {
         self.lineage.as_deref()
@@ -272,8 +277,8 @@ impl RowView {
         self.ranked_among(query, k, linked, &self.live, search)
     }
 
-    /// The same with some of the live rows as those that may be read.
-    fn ranked_among(
+    /// The same with other rows as those that may be read.
+    pub(super) fn ranked_among(
         &self,
         query: &[f32],
         k: usize,
@@ -333,8 +338,8 @@ impl RowView {
         let Some(lineage) = &self.lineage else {
             return Ok(());
         };
-        let last = self.dial.curve().map(|curve| curve.linked);
-        if let Some(curve) = self.measured(lineage, last)? {
+        let last = self.dial.curve();
+        if let Some(curve) = self.measured(lineage, last.as_deref())? {
             self.dial.measured(curve);
         }
         let end = lineage.linked().saturating_add(most).min(self.extent);
@@ -415,7 +420,7 @@ impl Rebuild {
         stop: &AtomicBool,
     ) -> Result<bool, IndexError> {
         self.take(view.extent)?;
-        let last = self.curve.as_ref().map(|curve| curve.linked);
+        let last = self.curve.as_ref();
         if let Some(curve) = view.measured(&self.new, last)? {
             self.curve = Some(curve);
         }

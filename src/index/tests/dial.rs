@@ -217,3 +217,45 @@ fn a_third_dead_is_rebuilt_when_recall_has_become_dear() {
     let recall = reached(&last, &queries, 10, Effort::Recall(DEFAULT_RECALL));
     assert!(recall >= DEFAULT_RECALL - TOLERANCE, "recall {recall}");
 }
+
+/// Where rows come a few at a time, those that wait say too little of the graph to replace what many have said.
+#[test]
+fn a_few_rows_replace_no_curve() {
+    let mut clusters = Clusters::new(12, DIM);
+    let rows = std::iter::repeat_with(|| clusters.next()).take(ROWS);
+    let (mut writer, mut last) = linked(spec(DIM, Metric::L2), rows);
+    let curve = last.view().dial().curve().unwrap();
+    // Far enough for a last chance to measure.
+    for number in 0..ROWS as u64 / 2 {
+        let row = upsert(1_000_000 + number, clusters.next());
+        writer.apply(row).unwrap();
+        if number % 20 == 19 {
+            last = writer.publish(Lsn::new(2 + number));
+            wait_until("linking", || last.stats().unlinked == 0);
+        }
+    }
+    assert_eq!(last.view().dial().curve().unwrap(), curve);
+}
+
+/// Rows that exchange their vectors are, to the graph, what its dead nodes are: finding what is near them says nothing.
+#[test]
+fn copies_of_dead_rows_do_not_flatter() {
+    let mut random = Random(13);
+    let mut rows: Vec<Vec<f32>> = std::iter::repeat_with(|| random.vector(DIM))
+        .take(ROWS)
+        .collect();
+    let (mut writer, _) = linked(spec(DIM, Metric::L2), rows.iter().cloned());
+    // A third of the rows, all at once, so that there is a sample of them.
+    let exchanged = ROWS / 3;
+    rows[..exchanged].rotate_left(1);
+    for (number, row) in (0..).zip(&rows[..exchanged]) {
+        writer.apply(upsert(number, row.clone())).unwrap();
+    }
+    let last = writer.publish(Lsn::new(2));
+    wait_until("linking", || last.stats().unlinked == 0);
+    let queries: Vec<_> = std::iter::repeat_with(|| random.vector(DIM))
+        .take(QUERIES)
+        .collect();
+    let recall = reached(&last, &queries, 10, Effort::Recall(DEFAULT_RECALL));
+    assert!(recall >= DEFAULT_RECALL - TOLERANCE, "recall {recall}");
+}
