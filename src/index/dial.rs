@@ -76,14 +76,6 @@ impl Curve {
         }
     }
 
-    /// The same, taken to be of another number of nodes.
-    pub(super) fn of(&self, linked: u32) -> Self {
-        Self {
-            linked,
-            ..self.clone()
-        }
-    }
-
     /// For each of [`MEASURED_K`] the efforts, rising, and the share missed at each.
     pub(super) fn points(&self) -> &[Vec<(f64, f64)>; 2] {
         &self.misses
@@ -243,18 +235,8 @@ impl Dial {
         self.curve.load_full()
     }
 
-    /// A newer curve of the same graph. What checks found at an effort they found whatever the curve says of it.
+    /// A newer curve of the same graph: the correction stays.
     pub(super) fn measured(&self, curve: Curve) {
-        let mut checks = lock(&self.checks);
-        if let Some(last) = &*self.curve.load()
-            && checks.count > 0.0
-        {
-            let effort = interpolated(&last.misses[0], checks.expected / checks.count);
-            checks.expected = checks.count * curve.miss(effort, MEASURED_K[0]);
-            let correction = checks.correction(&curve);
-            self.correction
-                .store(correction.to_bits(), Ordering::Relaxed);
-        }
         self.curve.store(Some(curve.into()));
     }
 
@@ -262,7 +244,12 @@ impl Dial {
     /// forgotten.
     pub(super) fn replaced(&self, curve: Option<Curve>) {
         // Without one, the last is better than none, until the first chance to measure.
-        let curve = curve.or_else(|| self.curve().map(|last| last.of(0)));
+        let curve = curve.or_else(|| {
+            self.curve().map(|last| Curve {
+                linked: 0,
+                ..(*last).clone()
+            })
+        });
         self.curve.store(curve.map(Into::into));
         *lock(&self.checks) = Checks::default();
         self.correction.store(1.0_f64.to_bits(), Ordering::Relaxed);
@@ -450,29 +437,6 @@ mod tests {
         assert_eq!(dial.effort(0.95, 10), 40);
         assert_eq!(dial.curve().unwrap().linked, 0, "measured again soon");
         assert_eq!(dial.stats().recall_measured, None);
-    }
-
-    #[test]
-    fn checks_outlive_a_curve_that_contradicts_them() {
-        let dial = Dial::default();
-        dial.measured(curve());
-        let question = Question {
-            query: vec![],
-            k: 10,
-            effort: 40,
-        };
-        for _ in 0..100 {
-            dial.checked(&question, 2.0 * AIM / 40.0, Duration::ZERO); // as promised
-        }
-        assert!(dial.effort(0.95, 10).abs_diff(40) <= 2);
-        let mut better = curve();
-        for (_, miss) in better.misses.iter_mut().flatten() {
-            *miss = (*miss / 5.0).max(LEAST_MISS);
-        }
-        dial.measured(better);
-        // Part of the trust is in the curve: see PRIOR_CHECKS.
-        let effort = dial.effort(0.95, 10);
-        assert!((30..=45).contains(&effort), "{effort}");
     }
 
     #[test]

@@ -3,12 +3,11 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use super::ffi::{self, RawView};
+use super::ffi;
 use super::lineage::Lineage;
 use super::view::{Ranked, RowView};
 use crate::index::IndexError;
 use crate::index::dial::{Curve, MEASURED_K, Question};
-use crate::index::pages::Bitmap;
 
 /// Nodes from which a graph is worth measuring: below, a search compares a good part of all rows.
 const FROM: u32 = 4_096;
@@ -20,10 +19,6 @@ const PASSING: u32 = 16_384;
 const PASSING_SAMPLE: u32 = 96;
 /// Fewer say too little.
 const LEAST_SAMPLE: usize = 16;
-/// With fewer rows waiting than this the last curve, corrected by checks, says more, as long as the graph has not grown to so
-/// many quarters.
-const LEAST_TO_REPLACE: u32 = 64;
-const OUTDATED_QUARTERS: u64 = 32;
 /// A curve is good until the graph has grown to so many quarters of what was measured …
 const STALE_QUARTERS: u64 = 8;
 /// … or to so many, when no more rows than these are waiting: there may be no better chance for a long time.
@@ -40,7 +35,7 @@ impl RowView {
     pub(super) fn measured(
         &self,
         lineage: &Arc<Lineage>,
-        last: Option<&Curve>,
+        last: Option<u32>,
     ) -> Result<Option<Curve>, IndexError> {
         let (linked, extent) = (lineage.linked(), lineage.extent());
         let waiting = extent.saturating_sub(linked);
@@ -49,12 +44,9 @@ impl RowView {
         } else {
             STALE_QUARTERS
         };
-        let grown_to = |quarters: u64| {
-            last.is_none_or(|last| u64::from(linked) * 4 >= u64::from(last.linked) * quarters)
-        };
-        let few_will_do = last.is_none_or(|last| last.linked > 0) && grown_to(OUTDATED_QUARTERS);
-        let least = if few_will_do { 1 } else { LEAST_TO_REPLACE };
-        if linked < FROM || !grown_to(quarters) || waiting < least {
+        let due = linked >= FROM
+            && last.is_none_or(|last| u64::from(linked) * 4 >= u64::from(last) * quarters);
+        if !due || waiting == 0 {
             return Ok(None);
         }
         let passing = waiting > LAST_ROWS && linked >= PASSING;
@@ -69,48 +61,19 @@ impl RowView {
             return Ok(None);
         }
         let [few, many] = MEASURED_K;
-        // A copy of a row that is linked, even of a dead one, is to the graph what that row is: finding its neighbours says
-        // nothing of a query's.
-        let mut nodes = Bitmap::default();
-        for node in 0..linked {
-            nodes.insert(lineage.row(node));
-        }
-        let (mut asked, mut copies) = (Vec::new(), Vec::new());
-        for one in part.answered(sample, few)? {
-            let is_copy = part.has_copy(&one.0, &nodes)?;
-            let kind = if is_copy { &mut copies } else { &mut asked };
-            kind.push(one);
-        }
-        if asked.len() < LEAST_SAMPLE {
-            if let Some(last) = last {
-                // It stays, and is not tried again at once.
-                return Ok(Some(last.of(linked)));
-            }
-            asked.append(&mut copies);
+        let mut asked = part.answered(sample, few)?;
+        // A copy of a row that is linked is to the graph what that row is: finding its neighbours says nothing of a query's.
+        let is_new = |(query, exact): &Asked<'_>| {
+            let mut rows = exact.0.iter();
+            !rows.any(|(row, _)| part.vector(*row).as_ref() == Some(query))
+        };
+        if asked.iter().filter(|asked| is_new(asked)).count() >= LEAST_SAMPLE {
+            asked.retain(is_new);
         }
         let of_few = part.recalls(&asked, few)?;
         let sample = asked.into_iter().map(|(query, _)| query).collect();
         let of_many = part.recalls(&part.answered(sample, many)?, many)?;
         Ok(Some(Curve::new([of_few, of_many], linked)))
-    }
-
-    /// Whether one of these rows, each of which a node of this view names, has that very vector.
-    fn has_copy(&self, query: &[f32], nodes: &Bitmap) -> Result<bool, IndexError> {
-        let scan = |view: &RawView, k, rows, distances, computed| {
-            let query = query.as_ptr();
-            let (graph, lists) = (std::ptr::null(), std::ptr::null());
-            // SAFETY: see `ranked`; nodes' rows keep codes and vectors, dead or alive, while the view's pin is held.
-            unsafe {
-                ffi::rektor_search(graph, lists, view, query, k, 4, rows, distances, computed)
-            }
-        };
-        let (nearest, _) = self.ranked_among(query, 1, 0, nodes, scan)?;
-        let is_same = |(row, _): &(u32, f32)| {
-            // SAFETY: as above.
-            let vector = unsafe { self.vectors().get(*row) };
-            *vector == *query
-        };
-        Ok(nearest.first().is_some_and(is_same))
     }
 
     /// Queries with their exact answers.

@@ -103,11 +103,6 @@ impl RowView {
         &self.spec
     }
 
-    /// What is kept of vectors.
-    pub(super) fn vectors(&self) -> &Vectors {
-        &self.vectors
-    }
-
     /// The numbering of its nodes.
     pub(super) fn lineage(&self) -> Option<&Lineage> {
         self.lineage.as_deref()
@@ -277,8 +272,8 @@ impl RowView {
         self.ranked_among(query, k, linked, &self.live, search)
     }
 
-    /// The same with other rows as those that may be read.
-    pub(super) fn ranked_among(
+    /// The same with some of the live rows as those that may be read.
+    fn ranked_among(
         &self,
         query: &[f32],
         k: usize,
@@ -338,8 +333,8 @@ impl RowView {
         let Some(lineage) = &self.lineage else {
             return Ok(());
         };
-        let last = self.dial.curve();
-        if let Some(curve) = self.measured(lineage, last.as_deref())? {
+        let last = self.dial.curve().map(|curve| curve.linked);
+        if let Some(curve) = self.measured(lineage, last)? {
             self.dial.measured(curve);
         }
         let end = lineage.linked().saturating_add(most).min(self.extent);
@@ -420,7 +415,7 @@ impl Rebuild {
         stop: &AtomicBool,
     ) -> Result<bool, IndexError> {
         self.take(view.extent)?;
-        let last = self.curve.as_ref();
+        let last = self.curve.as_ref().map(|curve| curve.linked);
         if let Some(curve) = view.measured(&self.new, last)? {
             self.curve = Some(curve);
         }
