@@ -109,10 +109,12 @@ Query code_query(const RektorCodes& codes, const float* query, Coded& coded) {
     return coded_query;
 }
 
-Query code_as_query(const RektorCodes& codes, const uint8_t* code, const float* scale, Measure measure, Coded& coded) {
+Query row_query(const RektorCodes& codes, uint32_t row, Measure measure, Coded& coded) {
+    const uint8_t* code = code_of(codes, row);
     if (of_bits(codes.metric)) {
         return {reinterpret_cast<const int8_t*>(code), 0, 0, 0, 0, nullptr};
     }
+    const float* scale = scales_of(codes, row);
     if (codes.metric == kL1) {
         coded.values.resize(codes.stride);
         float* values = coded.values.data();

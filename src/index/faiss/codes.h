@@ -29,10 +29,6 @@ inline const float* scales_of(const RektorCodes& codes, uint32_t row) {
     return at(codes.scales, row, codes.beside);
 }
 
-inline bool of_bits(uint32_t metric) {
-    return metric == kHamming || metric == kJaccard;
-}
-
 inline bool is_live(const RektorView& view, uint32_t row) {
     const size_t page = row >> kPageShift;
     return page < view.live_pages && (view.live[page][(row >> 6) & 511] >> (row & 63) & 1);
@@ -82,13 +78,8 @@ struct Rounded {
 Rounded round_all(const float* x, size_t stride, std::vector<int8_t>& bytes);
 // Coded form of a client's query; lives in `coded`.
 Query code_query(const RektorCodes& codes, const float* query, Coded& coded);
-// A code as a query: squared L2 (of unit vectors under cosine), negative inner product, L1, or the distance of bits.
-Query code_as_query(const RektorCodes& codes, const uint8_t* code, const float* scale, Measure measure, Coded& coded);
-
-inline Query row_query(const RektorCodes& codes, uint32_t row, Measure measure, Coded& coded) {
-    const float* scale = of_bits(codes.metric) ? nullptr : scales_of(codes, row);
-    return code_as_query(codes, code_of(codes, row), scale, measure, coded);
-}
+// A row as a query: squared L2 (of unit vectors under cosine), negative inner product, L1, or the distance of bits.
+Query row_query(const RektorCodes& codes, uint32_t row, Measure measure, Coded& coded);
 
 // Never NaN: heaps and sorts rely on an order.
 inline float ordered(float d) {
@@ -102,6 +93,10 @@ inline float from_dot(const RektorCodes& codes, const Query& q, uint32_t row, in
         d += scale[q.addend];
     }
     return ordered(d);
+}
+
+inline bool of_bits(uint32_t metric) {
+    return metric == kHamming || metric == kJaccard;
 }
 
 inline float bits_distance(uint32_t metric, const void* a, const void* b, size_t bytes) {

@@ -55,9 +55,6 @@ pub(super) fn mean_length(form: Form) -> usize {
     }
 }
 
-/// A code and what stands beside it.
-pub(super) type Coded = (Vec<u8>, [f32; SCALES]);
-
 /// The codes of rows, by row id.
 #[derive(Debug)]
 pub(super) struct Codes {
@@ -169,16 +166,29 @@ impl Codes {
         Ok(())
     }
 
-    /// Writes the code of `row`'s vector; of bits, whose row is stored anyway, nothing.
+    /// Writes the code of `row`; of bits, whose row is stored anyway, nothing.
     ///
     /// # Safety
-    /// As [`set`](Self::set).
+    /// Nobody else reads or writes the codes of `row` during the call.
     pub(super) unsafe fn encode(&self, row: u32, vector: &[f32]) -> Result<(), IndexError> {
-        match self.code(vector, false) {
-            // SAFETY: as the caller promises for this call.
-            Some((code, scales)) => unsafe { self.set(row, &code, &scales) },
-            None => Ok(()),
+        assert_eq!(vector.len(), self.form.words(), "words of a vector");
+        if self.bits.is_some() {
+            return Ok(());
         }
+        let (code, scales) = self.code_of(vector, self.metric);
+        // SAFETY: as the caller promises for this call.
+        unsafe { self.set(row, &code, &scales) }
+    }
+
+    /// The same of a vector that a code stood for: it gets that code again. Of numbers.
+    ///
+    /// # Safety
+    /// As [`encode`](Self::encode).
+    pub(super) unsafe fn encode_decoded(&self, row: u32, vector: &[f32]) -> Result<(), IndexError> {
+        // Under cosine it is of unit length but for what coding took.
+        let (code, scales) = self.code_of(vector, Metric::L2);
+        // SAFETY: as the caller promises for this call.
+        unsafe { self.set(row, &code, &scales) }
     }
 
     /// Whether a vector has the code of `row`.
@@ -193,26 +203,7 @@ impl Codes {
         own == code && (own_scales[0] - scales[0]).abs() <= SAME_SCALE * scales[0]
     }
 
-    /// The code of a vector, or of one that a code stood for (`kept`), and its scales; of bits none.
-    pub(super) fn code(&self, vector: &[f32], kept: bool) -> Option<Coded> {
-        assert_eq!(vector.len(), self.form.words(), "words of a vector");
-        // Under cosine what is kept is of unit length but for what coding took.
-        let metric = if kept { Metric::L2 } else { self.metric };
-        self.bits.is_none().then(|| self.code_of(vector, metric))
-    }
-
-    /// Of the rows below `count` the one nearest to a row with this code.
-    ///
-    /// # Safety
-    /// They were written, and nobody writes them during the call.
-    pub(super) unsafe fn nearest(&self, count: u32, code: &[u8], scales: &[f32]) -> u32 {
-        assert!(self.bits.is_none() && code.len() == self.codes.width() && scales.len() == SCALES);
-        let raw = self.raw();
-        // SAFETY: the caller's promise; both have the length that the shim reads.
-        unsafe { ffi::rektor_nearest(&raw const raw, count, code.as_ptr(), scales.as_ptr()) }
-    }
-
-    fn code_of(&self, vector: &[f32], metric: Metric) -> Coded {
+    fn code_of(&self, vector: &[f32], metric: Metric) -> (Vec<u8>, [f32; SCALES]) {
         assert_eq!(vector.len(), self.mean.len(), "components of a vector");
         let mut code = vec![0; self.codes.width()];
         let mut scales = [0.0; SCALES];

@@ -93,12 +93,6 @@ unsafe extern "C" {
         found: *mut f32,
     ) -> usize;
     pub(super) fn rektor_sign(codes: *const RawCodes, code: *const u8, scale: *mut f32);
-    pub(super) fn rektor_nearest(
-        codes: *const RawCodes,
-        count: u32,
-        code: *const u8,
-        scales: *const f32,
-    ) -> u32;
     pub(super) fn rektor_encode(
         codes: *const RawCodes,
         x: *const f32,

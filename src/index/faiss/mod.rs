@@ -3,7 +3,6 @@
 //! a pointer crosses; what may be read when is written down in `rows`, `lineage` and `graph.h`.
 #![allow(unsafe_code)]
 
-mod cells;
 mod codes;
 mod cold;
 mod ffi;

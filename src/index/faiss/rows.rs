@@ -11,8 +11,7 @@ use std::collections::VecDeque;
 use std::sync::atomic::{Ordering, fence};
 use std::sync::{Arc, Weak};
 
-use super::cells::{CELLS_FROM, Cells};
-use super::codes::{Coded, Codes};
+use super::codes::Codes;
 use super::lineage::Lineage;
 use super::store::MAX_ROWS;
 use super::stored::GraphImage;
@@ -41,12 +40,10 @@ pub(in crate::index) struct Rows {
     lineage: Option<Arc<Lineage>>,
     /// Inserted since the last view: no nodes yet.
     pending: Vec<u32>,
-    /// Ids below were given out at least once, or are held ready by a cell.
+    /// Ids below were given out at least once.
     next: u32,
-    /// Ids to give out again, of no cell.
+    /// Ids to give out again.
     free: Vec<u32>,
-    /// Once there are rows enough.
-    cells: Option<Cells>,
     /// Dead rows that the next view's lineage does not name.
     retiring: Vec<u32>,
     /// Rows to free once the view of that number and all before it are dropped; in order.
@@ -77,7 +74,6 @@ impl Rows {
             pending: Vec::new(),
             next: 0,
             free: Vec::new(),
-            cells: None,
             retiring: Vec::new(),
             retired: VecDeque::new(),
             named: Bitmap::default(),
@@ -98,55 +94,13 @@ impl Rows {
     /// Stores a vector as a new live row.
     pub(in crate::index) fn insert(&mut self, vector: &[f32]) -> Result<u32, IndexError> {
         self.centre_if_due()?;
-        self.choose_cells_if_due()?;
-        let code = self.code(vector, false);
-        let row = self.take_id(code.as_ref());
+        let row = self.free.last().copied().unwrap_or(self.next);
         // SAFETY: no view or lineage names a row that is new or free (invariant 3).
-        let Err(error) = (unsafe { self.write(row, vector, code.as_ref()) }) else {
-            return Ok(row);
-        };
-        // There may be no memory for more ids, but some that lie idle.
-        let cells = self.cells.as_mut();
-        let idle = cells.and_then(|cells| self.free.pop().or_else(|| cells.any()));
-        self.free.push(row);
-        let row = idle.ok_or(error)?;
-        // SAFETY: as above.
-        let written = unsafe { self.write(row, vector, code.as_ref()) };
-        if written.is_err() {
-            self.free.push(row);
-        }
-        written.map(|()| row)
-    }
-
-    /// An id that no view or lineage names.
-    fn take_id(&mut self, code: Option<&Coded>) -> u32 {
-        if let (Some(cells), Some((code, scales))) = (&mut self.cells, code) {
-            let cell = cells.of(code, scales);
-            return cells.take(cell, &mut self.next, &mut self.free);
-        }
-        self.free.pop().unwrap_or_else(|| {
+        unsafe { self.write(row, vector, false)? };
+        if self.free.pop().is_none() {
             self.next += 1;
-            self.next - 1
-        })
-    }
-
-    /// Chooses cells when there are rows enough.
-    fn choose_cells_if_due(&mut self) -> Result<(), IndexError> {
-        let due = self.cells.is_none() && self.live.len() >= CELLS_FROM;
-        if let Some(lineage) = self.lineage.as_ref().filter(|l| due && l.codes.centred())
-            && Cells::serve(&self.spec)
-        {
-            let codes = &lineage.codes;
-            self.cells = Some(Cells::choose(&self.spec, codes, &self.vectors, &self.live)?);
         }
-        Ok(())
-    }
-
-    /// The code of a vector, or of one that was `kept`, where rows have codes.
-    fn code(&self, vector: &[f32], kept: bool) -> Option<Coded> {
-        let kept = kept && self.vectors.are_codes();
-        let lineage = self.lineage.as_ref();
-        lineage.and_then(|lineage| lineage.codes.code(vector, kept))
+        Ok(row)
     }
 
     /// Stores a vector as the live row of that id, before any row was removed.
@@ -157,10 +111,9 @@ impl Rows {
             return Err(IndexError::Engine(format!("row {row} cannot be loaded")));
         }
         self.centre_if_due()?;
-        let code = self.code(vector, true);
         // SAFETY: no row was removed yet (what `centre` drops, it puts on `retiring`), so a row that is not live was never
         // given to anyone.
-        unsafe { self.write(row, vector, code.as_ref())? };
+        unsafe { self.write(row, vector, true)? };
         self.next = self.next.max(row + 1);
         Ok(())
     }
@@ -233,22 +186,21 @@ impl Rows {
         self.free = free.collect();
     }
 
-    /// Writes a row and makes it live.
+    /// Writes a row and makes it live; the vector may be one that was `kept`, in whatever form.
     ///
     /// # Safety
     /// No view or lineage names `row`.
-    unsafe fn write(
-        &mut self,
-        row: u32,
-        vector: &[f32],
-        code: Option<&Coded>,
-    ) -> Result<(), IndexError> {
+    unsafe fn write(&mut self, row: u32, vector: &[f32], kept: bool) -> Result<(), IndexError> {
         self.vectors.reserve(row)?;
         if let Some(lineage) = &self.lineage {
             lineage.reserve(self.pending.len() + 1)?; // so that publishing cannot fail
-            if let Some((code, scales)) = code {
-                // SAFETY: the caller's promise: nobody reads or writes its codes.
-                unsafe { lineage.codes.set(row, code, scales)? };
+            // SAFETY: the caller's promise: nobody reads or writes its codes.
+            unsafe {
+                if kept && self.vectors.are_codes() {
+                    lineage.codes.encode_decoded(row, vector)?;
+                } else {
+                    lineage.codes.encode(row, vector)?;
+                }
             }
         }
         // SAFETY: reserved; as above.
@@ -271,14 +223,6 @@ impl Rows {
 
     /// The row, a live one, is not live in the next view.
     pub(in crate::index) fn remove(&mut self, row: u32) {
-        if let (Some(cells), Some(lineage)) = (&mut self.cells, &self.lineage)
-            && !cells.knows(row)
-            && self.live.contains(row)
-        {
-            // SAFETY: live, so its code was written, and a write needs `&mut self`.
-            let (code, scales) = unsafe { lineage.codes.get(row) };
-            cells.own(row, cells.of(code, scales));
-        }
         self.live.remove(row);
         if self.lineage.is_none() {
             self.retiring.push(row);
@@ -332,15 +276,8 @@ impl Rows {
         let oldest = self.views.front().map_or(u64::MAX, |(number, _)| *number);
         while self.retired.front().is_some_and(|(last, _)| *last < oldest) {
             let rows = self.retired.pop_front();
-            for row in rows.into_iter().flat_map(|(_, rows)| rows) {
-                if !self
-                    .cells
-                    .as_mut()
-                    .is_some_and(|cells| cells.give_back(row))
-                {
-                    self.free.push(row);
-                }
-            }
+            self.free
+                .extend(rows.into_iter().flat_map(|(_, rows)| rows));
         }
     }
 
@@ -430,7 +367,6 @@ impl Rows {
             + self.free.capacity()
             + self.retiring.capacity()
             + retired.sum::<usize>();
-        let cells = self.cells.as_ref().map_or(0, Cells::bytes);
-        self.live.bytes() + ids * size_of::<u32>() + cells
+        self.live.bytes() + ids * size_of::<u32>()
     }
 }

@@ -68,10 +68,6 @@ void rektor_sign(const RektorCodes* codes, const uint8_t* code, float* scale);
 // Writes the code of x: stride bytes and four floats.
 void rektor_encode(const RektorCodes* codes, const float* x, uint8_t* code, float* scale);
 
-// Of the rows below `count`, at least one, the one whose point is nearest to that of a code, of stride bytes and four floats. Not
-// of bits.
-uint32_t rektor_nearest(const RektorCodes* codes, uint32_t count, const uint8_t* code, const float* scale);
-
 // count components as kF16 or kBf16 keeps them, and back. Under kCosine kF16 may keep a multiple.
 void rektor_narrow(uint32_t storage, uint32_t metric, const float* x, size_t count, uint16_t* out);
 void rektor_widen(uint32_t storage, const uint16_t* halves, size_t count, float* out);

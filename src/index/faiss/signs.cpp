@@ -1,10 +1,9 @@
 // Codes → signs, and queries → what signs are summed over. See signs.h.
-#include "distance.h"
+#include "signs.h"
 
 #include <immintrin.h>
 
 #include <algorithm>
-#include <numeric>
 
 namespace rektor {
 namespace {
@@ -98,9 +97,12 @@ void sign_query(const RektorCodes& codes, Query& query, Coded& s) {
     code_turned(query, codes.stride, s);
 }
 
-void sign_code_query(const RektorCodes& codes, const uint8_t* code, float scale, Query& query, Coded& s) {
+void sign_row_query(const RektorCodes& codes, uint32_t row, Query& query, Coded& s) {
+    if (!has_signs(codes)) {
+        return;
+    }
     s.turned.resize(codes.stride);
-    decode(code, scale, codes.stride, s.turned.data());
+    decode(code_of(codes, row), *scales_of(codes, row), codes.stride, s.turned.data());
     code_turned(query, codes.stride, s);
 }
 
@@ -127,40 +129,6 @@ extern "C" void rektor_sign(const RektorCodes* codes, const uint8_t* code, float
         along += std::fabs(value);
     }
     scale[kSignFactor] = along > 0 ? static_cast<float>(square / along) : 0;
-}
-
-extern "C" uint32_t rektor_nearest(const RektorCodes* codes, uint32_t count, const uint8_t* code, const float* scale) {
-    static thread_local Coded coded;
-    Query query = code_as_query(*codes, code, scale, Measure::kSquare, coded);
-    if (has_signs(*codes)) {
-        sign_code_query(*codes, code, *scale, query, coded);
-    }
-    // A few first, all of which are compared: how near the nearest is leaves out most of the others.
-    constexpr uint32_t kFirst = 16;
-    uint32_t rows[kBatch];
-    uint32_t which[kBatch];
-    float found[kBatch];
-    float nearest = kEverywhere;
-    uint32_t best = 0;
-    for (uint32_t done = 0; done < count;) {
-        const uint32_t now = std::min(count - done, done == 0 ? kFirst : static_cast<uint32_t>(kBatch));
-        std::iota(rows, rows + now, done);
-        size_t near;
-        if (has_signs(*codes) && done > 0) {
-            near = distances_within(kernels(best_kernel()), *codes, query, rows, now, nearest, kSignsWalked, which, found);
-        } else {
-            distances(kernels(best_kernel()), *codes, query, rows, now, found);
-            near = all_of(now, which);
-        }
-        for (size_t i = 0; i < near; i++) {
-            if (found[i] < nearest) {
-                nearest = found[i];
-                best = rows[which[i]];
-            }
-        }
-        done += now;
-    }
-    return best;
 }
 
 extern "C" size_t rektor_within(uint32_t kernel, const RektorCodes* codes, const float* query, const uint32_t* rows,

@@ -23,13 +23,8 @@ inline bool has_signs(const RektorCodes& codes) {
 
 // Adds to a query, which code_query coded a moment ago in `coded`, what signs are compared with; nothing where rows have none.
 void sign_query(const RektorCodes& codes, Query& query, Coded& coded);
-// The same to a code as a query, and to a row.
-void sign_code_query(const RektorCodes& codes, const uint8_t* code, float scale, Query& query, Coded& coded);
-inline void sign_row_query(const RektorCodes& codes, uint32_t row, Query& query, Coded& coded) {
-    if (has_signs(codes)) {
-        sign_code_query(codes, code_of(codes, row), *scales_of(codes, row), query, coded);
-    }
-}
+// The same to a row as a query.
+void sign_row_query(const RektorCodes& codes, uint32_t row, Query& query, Coded& coded);
 
 // Of rows those that may be nearer than `reach`, if signs are off by up to so many deviations: their places among them and
 // their distances; how many. count ≤ kBatch; the query has signs.

@@ -1,6 +1,5 @@
 //! The shim's kernels and codes against plain Rust, and the ids of rows.
 
-mod cells;
 pub(in crate::index) mod disk;
 mod signs;
 
