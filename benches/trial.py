@@ -1,9 +1,11 @@
 """A primary and a Rektor of a bench's own → started, stopped, killed, measured; nothing of them is left behind.
 
-Not a bench itself. Runs PostgreSQL as the user `postgres` when started as root, which PostgreSQL refuses.
+Not a bench itself. Runs PostgreSQL as the user `postgres` (where there is none, `nobody`) when started as root, which
+PostgreSQL refuses.
 """
 
 import os
+import pwd
 import shutil
 import signal
 import socket
@@ -21,6 +23,8 @@ import psycopg
 LOOK = 0.002
 # What nothing here may take, on the slowest machine.
 LIMIT = 1200
+# Whom PostgreSQL runs as, started by root.
+ACCOUNT = "postgres" if any(account.pw_name == "postgres" for account in pwd.getpwall()) else "nobody"
 
 
 def wait(what, condition, limit=LIMIT):
@@ -42,7 +46,8 @@ def free_port():
 def unprivileged(command):
     if os.geteuid() != 0:
         return command
-    return ["setpriv", "--reuid=postgres", "--regid=postgres", "--init-groups", "--"] + command
+    group = pwd.getpwnam(ACCOUNT).pw_gid
+    return ["setpriv", f"--reuid={ACCOUNT}", f"--regid={group}", "--init-groups", "--", *command]
 
 
 class Primary:
@@ -53,8 +58,8 @@ class Primary:
         self.data = os.path.join(folder, "primary")
         os.makedirs(self.data, mode=0o700)
         if os.geteuid() == 0:
-            shutil.chown(folder, "postgres")
-            shutil.chown(self.data, "postgres")
+            shutil.chown(folder, ACCOUNT)
+            shutil.chown(self.data, ACCOUNT)
         self.run("initdb", "--auth=trust", "--username=postgres", "--encoding=UTF8", "--locale=C", "--no-sync",
                  "--pgdata", self.data)
         with open(os.path.join(self.data, "postgresql.conf"), "a", encoding="utf-8") as file:

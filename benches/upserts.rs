@@ -5,6 +5,7 @@
 #![allow(clippy::print_stdout, clippy::unwrap_used, missing_docs)]
 
 use std::error::Error;
+use std::io::Read;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
@@ -20,6 +21,8 @@ const SEARCHERS: usize = 8;
 const PROBE_PAUSE: Duration = Duration::from_millis(100);
 /// The probe's row: outside the keys that are replaced.
 const PROBE: i32 = -1;
+/// Keys that Rektor proposes for the ten nearest.
+const PROPOSED: usize = 13;
 
 /// What is to be done; one JSON argument.
 #[derive(Deserialize)]
@@ -41,6 +44,9 @@ struct Task {
     searches: f64,
     /// Without keys, the end.
     seconds: f64,
+    /// Unless 0, searches are only what PostgreSQL does of one: it fetches rows by key, of so many, as Rektor has it do,
+    /// without Rektor. No probes.
+    fetch: usize,
 }
 
 #[derive(Default, Serialize)]
@@ -96,10 +102,19 @@ impl ToSql for Vector<'_> {
     to_sql_checked!();
 }
 
+/// The whole of it only once: there may be a million vectors.
 fn floats(path: &str) -> Vec<f32> {
-    let words = std::fs::read(path).unwrap();
-    let (words, _) = words.as_chunks::<4>();
-    words.iter().map(|word| f32::from_le_bytes(*word)).collect()
+    let mut file = std::fs::File::open(path).unwrap();
+    let bytes = usize::try_from(file.metadata().unwrap().len()).unwrap();
+    let mut floats = Vec::with_capacity(bytes / 4);
+    let mut part = vec![0; 1 << 20];
+    while floats.len() < bytes / 4 {
+        let most = part.len().min(bytes - floats.len() * 4);
+        file.read_exact(&mut part[..most]).unwrap();
+        let (words, _) = part[..most].as_chunks::<4>();
+        floats.extend(words.iter().map(|word| f32::from_le_bytes(*word)));
+    }
+    floats
 }
 
 fn numbers(path: &str) -> Vec<u32> {
@@ -193,11 +208,15 @@ fn search(
     next: &AtomicUsize,
     over: &AtomicBool,
 ) -> Vec<f64> {
-    let (runtime, client) = connect(&task.rektor);
-    let sql = format!(
-        "select id from {} order by v {} $1 limit 10",
-        task.table, task.operator
-    );
+    let fetches = task.fetch > 0;
+    let url = if fetches { &task.direct } else { &task.rektor };
+    let (runtime, client) = connect(url);
+    let (table, operator) = (&task.table, &task.operator);
+    let sql = if fetches {
+        format!("select id from {table} where id = any($2) order by (v {operator} $1) + 0 limit 10")
+    } else {
+        format!("select id from {table} order by v {operator} $1 limit 10")
+    };
     let statement = runtime.block_on(client.prepare(&sql)).unwrap();
     let (queries, mut latencies) = (queries.chunks_exact(task.dimensions), Vec::new());
     loop {
@@ -208,12 +227,24 @@ fn search(
             return latencies;
         }
         let query = Vector(queries.clone().nth(n % queries.len()).unwrap());
-        let rows = runtime
-            .block_on(client.query(&statement, &[&query]))
+        let keys = keys_of(n, task.fetch);
+        let both: [&(dyn ToSql + Sync); 2] = [&query, &keys];
+        let parameters = if fetches { &both[..] } else { &both[..1] };
+        let found = runtime
+            .block_on(client.query(&statement, parameters))
             .unwrap();
-        assert_eq!(rows.len(), 10, "a short answer");
+        assert_eq!(found.len(), 10, "a short answer");
         latencies.push(milliseconds(moment));
     }
+}
+
+/// Different keys, spread over the table as the nearest rows of a query are.
+fn keys_of(n: usize, rows: usize) -> Vec<i32> {
+    let rows = rows.max(1);
+    let first = n.wrapping_mul(2_654_435_761) % rows;
+    let step = (rows / PROPOSED).max(1);
+    let key = |i| i32::try_from((first + i * step) % rows).unwrap();
+    (0..PROPOSED).map(key).collect()
 }
 
 /// Commits a row and at once asks for it, again and again; latencies, and how many answers did not have it in time.
@@ -281,10 +312,12 @@ fn main() {
             sleep_until(started + Duration::from_secs_f64(task.seconds));
             over.store(true, Ordering::Relaxed);
         } else {
-            let probes = scope.spawn(|| probe(&task, &queries, &over));
+            let probes = (task.fetch == 0).then(|| scope.spawn(|| probe(&task, &queries, &over)));
             outcome.written = write(&task, &vectors, started, &over);
-            let (found, missed) = probes.join().unwrap();
-            (outcome.found_ms, outcome.late_probes) = (Percentiles::of(found), missed);
+            if let Some(probes) = probes {
+                let (found, missed) = probes.join().unwrap();
+                (outcome.found_ms, outcome.late_probes) = (Percentiles::of(found), missed);
+            }
         }
         let latencies: Vec<f64> = searchers
             .into_iter()

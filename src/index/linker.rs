@@ -4,6 +4,7 @@
 
 use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, SyncSender};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -32,6 +33,9 @@ const PATIENCE: Duration = Duration::from_millis(250);
 const CROWDED_BATCHES: u32 = 16;
 const CROWDED_BATCH: u32 = 256;
 const CROWDED_REST: u32 = 4;
+/// Fewer rows than a batch wait this long for others: a thread that gets up for each of a thousand a second costs the searches
+/// beside it more than linking does.
+const GATHER: Duration = Duration::from_millis(10);
 /// After a failure for want of memory.
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -49,7 +53,11 @@ pub(super) struct Linker {
 struct Shared {
     dial: Arc<Dial>,
     state: Mutex<State>,
-    changed: Condvar,
+    /// A snapshot has rows to link.
+    linkable: Condvar,
+    /// A snapshot is due for a rebuild.
+    due: Condvar,
+    stopped: Condvar,
     stop: AtomicBool,
 }
 
@@ -68,7 +76,9 @@ impl Linker {
             shared: Arc::new(Shared {
                 dial,
                 state: Mutex::default(),
-                changed: Condvar::new(),
+                linkable: Condvar::new(),
+                due: Condvar::new(),
+                stopped: Condvar::new(),
                 stop: AtomicBool::new(false),
             }),
             threads: Vec::new(),
@@ -79,7 +89,7 @@ impl Linker {
         Ok(linker)
     }
 
-    fn spawn(&mut self, name: &str, work: fn(&Shared)) -> Result<(), IndexError> {
+    fn spawn(&mut self, name: &str, work: fn(&Arc<Shared>)) -> Result<(), IndexError> {
         let shared = Arc::clone(&self.shared);
         let thread = std::thread::Builder::new()
             .name(name.into())
@@ -91,8 +101,13 @@ impl Linker {
 
     /// Hands over the newest snapshot.
     pub(super) fn see(&self, snapshot: Arc<Snapshot>) {
+        let due = due(snapshot.view());
         let old = self.shared.lock().newest.replace(snapshot);
-        self.shared.changed.notify_all();
+        // Nobody is woken for nothing: this is called for each commit.
+        self.shared.linkable.notify_one();
+        if due {
+            self.shared.due.notify_one();
+        }
         drop(old);
     }
 
@@ -113,7 +128,13 @@ impl Drop for Linker {
             let _state = self.shared.lock(); // so that no thread misses the notification
             self.shared.stop.store(true, Ordering::Relaxed);
         }
-        self.shared.changed.notify_all();
+        for waited_for in [
+            &self.shared.linkable,
+            &self.shared.due,
+            &self.shared.stopped,
+        ] {
+            waited_for.notify_all();
+        }
         self.shared.dial.stop();
         for thread in self.threads.drain(..) {
             // A panic was caught, and told to the dial.
@@ -148,7 +169,7 @@ impl Shared {
     }
 
     /// Does its work until the end; a panic of it becomes the index's failure.
-    fn watched(&self, work: fn(&Self)) {
+    fn watched(self: &Arc<Self>, work: fn(&Arc<Self>)) {
         let worked = std::panic::catch_unwind(AssertUnwindSafe(|| work(self)));
         if let Err(panic) = worked {
             let text = panic.downcast_ref::<String>().map(String::as_str);
@@ -158,7 +179,7 @@ impl Shared {
     }
 
     /// Answers live queries exactly as well, on a thread that gives way to all others.
-    fn check(&self) {
+    fn check(self: &Arc<Self>) {
         idle_priority();
         while let Some(question) = self.dial.next_question() {
             let Some(snapshot) = self.lock().newest.clone() else {
@@ -174,18 +195,31 @@ impl Shared {
     }
 
     /// Links what is published.
-    fn link(&self) {
-        let mut crowded = 0;
-        while let Some(snapshot) = self.next(|_, view| view.can_link() && view.unlinked() > 0) {
-            let view = snapshot.view();
-            let waiting = view.unlinked();
+    fn link(self: &Arc<Self>) {
+        let wanted = |_: &State, view: &RowView| view.can_link() && view.unlinked() > 0;
+        let mut quiet = Quiet::default();
+        while let Some(snapshot) = self.next(&self.linkable, wanted) {
+            if snapshot.view().unlinked() < QUIET_BATCH && !quiet.gathered {
+                drop(snapshot); // whose rows are not kept for this
+                self.rest(GATHER);
+                quiet.gathered = true;
+                continue;
+            }
+            quiet.gathered = false;
+            let account = Arc::clone(snapshot.view().account());
+            let waiting = snapshot.view().unlinked();
             let done = if waiting < CALM {
-                let link = |rows| view.link(rows, 1, &self.stop).map(|()| false);
-                self.quietly(&mut crowded, link).map(|_| ())
+                let shared = Arc::clone(self);
+                self.quietly(&mut quiet, move |rows| {
+                    let linked = snapshot.view().link(rows, 1, &shared.stop);
+                    linked.map(|()| ((), false))
+                })
+                .map(|_| ())
             } else {
+                let view = snapshot.view();
                 view.link(BATCH, threads(waiting), &self.stop)
             };
-            view.account().linked(&done);
+            account.linked(&done);
             match done {
                 Ok(()) => {}
                 Err(IndexError::Engine(reason)) => return self.dial.fail(&reason),
@@ -196,8 +230,9 @@ impl Shared {
     }
 
     /// Makes graphs anew that are due for it.
-    fn rebuild(&self) {
-        while let Some(snapshot) = self.next(|state, view| state.rebuilt.is_none() && due(view)) {
+    fn rebuild(self: &Arc<Self>) {
+        let wanted = |state: &State, view: &RowView| state.rebuilt.is_none() && due(view);
+        while let Some(snapshot) = self.next(&self.due, wanted) {
             // Another index's rebuild ends without a word to this one.
             let Some(_leave) = Leave::take() else {
                 self.rest(RETRY);
@@ -213,17 +248,23 @@ impl Shared {
     }
 
     /// The graph of a snapshot's rows and of all that come meanwhile; `None` at the end, or when there is another by then.
-    fn rebuilt(&self, snapshot: &Snapshot) -> Result<Option<Rebuild>, IndexError> {
+    fn rebuilt(self: &Arc<Self>, snapshot: &Snapshot) -> Result<Option<Rebuild>, IndexError> {
         let Some(mut rebuild) = snapshot.view().rebuild()? else {
             return Ok(None);
         };
-        let mut crowded = 0;
-        while let Some(snapshot) = self.next(|_, _| true) {
-            let view = snapshot.view();
-            if !rebuild.fits(view) {
+        let mut quiet = Quiet::default();
+        while let Some(snapshot) = self.next(&self.due, |_, _| true) {
+            if !rebuild.fits(snapshot.view()) {
                 return Ok(None);
             }
-            if !view.can_link() || self.add(&mut rebuild, view, &mut crowded)? {
+            let complete = if snapshot.view().can_link() {
+                let complete;
+                (rebuild, complete) = self.add(rebuild, snapshot, &mut quiet)?;
+                complete
+            } else {
+                true
+            };
+            if complete {
                 return Ok((!self.stopped()).then_some(rebuild));
             }
         }
@@ -232,42 +273,52 @@ impl Shared {
 
     /// Links a batch of the rebuild, the next of so many in a crowd; whether it is complete.
     fn add(
-        &self,
-        rebuild: &mut Rebuild,
-        view: &RowView,
-        crowded: &mut u32,
-    ) -> Result<bool, IndexError> {
+        self: &Arc<Self>,
+        mut rebuild: Rebuild,
+        snapshot: Arc<Snapshot>,
+        quiet: &mut Quiet,
+    ) -> Result<(Rebuild, bool), IndexError> {
+        let view = snapshot.view();
         if view.live().len() * PRESSING <= u64::from(view.nodes()) {
-            return rebuild.link(view, BATCH, threads(view.nodes()), &self.stop);
+            let complete = rebuild.link(view, BATCH, threads(view.nodes()), &self.stop)?;
+            return Ok((rebuild, complete));
         }
-        self.quietly(crowded, |rows| rebuild.link(view, rows, 1, &self.stop))
+        let shared = Arc::clone(self);
+        self.quietly(quiet, move |rows| {
+            let complete = rebuild.link(snapshot.view(), rows, 1, &shared.stop)?;
+            Ok((rebuild, complete))
+        })
     }
 
     /// Links so many rows, giving way to all other threads, or the next of so many batches in a crowd. `link` says whether
     /// that was all.
-    fn quietly(
+    fn quietly<T: Send + 'static>(
         &self,
-        crowded: &mut u32,
-        link: impl FnOnce(u32) -> Result<bool, IndexError> + Send,
-    ) -> Result<bool, IndexError> {
+        quiet: &mut Quiet,
+        link: impl FnOnce(u32) -> Result<(T, bool), IndexError> + Send + 'static,
+    ) -> Result<(T, bool), IndexError> {
         let started = Instant::now();
-        if *crowded > 0 {
-            *crowded -= 1;
-            let complete = link(CROWDED_BATCH)?;
-            if !complete {
+        if quiet.crowded > 0 {
+            quiet.crowded -= 1;
+            let done = link(CROWDED_BATCH)?;
+            if !done.1 {
                 self.rest(started.elapsed() * CROWDED_REST);
             }
-            return Ok(complete);
+            return Ok(done);
         }
-        let complete = at_leisure(|| link(QUIET_BATCH))?;
+        let done = quiet.at_leisure(|| link(QUIET_BATCH))?;
         if started.elapsed() > PATIENCE {
-            *crowded = CROWDED_BATCHES;
+            quiet.crowded = CROWDED_BATCHES;
         }
-        Ok(complete)
+        Ok(done)
     }
 
     /// The newest snapshot, when there is something to do for it; `None` at the end.
-    fn next(&self, wanted: impl Fn(&State, &RowView) -> bool) -> Option<Arc<Snapshot>> {
+    fn next(
+        &self,
+        changed: &Condvar,
+        wanted: impl Fn(&State, &RowView) -> bool,
+    ) -> Option<Arc<Snapshot>> {
         let mut state = self.lock();
         while !self.stopped() {
             if let Some(snapshot) = &state.newest
@@ -275,27 +326,9 @@ impl Shared {
             {
                 return Some(Arc::clone(snapshot));
             }
-            state = self.wait(state, None);
+            state = changed.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
         None
-    }
-
-    /// Waits for a change, or for a time.
-    fn wait<'a>(
-        &self,
-        state: MutexGuard<'a, State>,
-        time: Option<Duration>,
-    ) -> MutexGuard<'a, State> {
-        match time {
-            None => self
-                .changed
-                .wait(state)
-                .unwrap_or_else(PoisonError::into_inner),
-            Some(time) => match self.changed.wait_timeout(state, time) {
-                Ok((state, _)) => state,
-                Err(poisoned) => poisoned.into_inner().0,
-            },
-        }
     }
 
     /// Sleeps, but not beyond the end.
@@ -306,7 +339,10 @@ impl Shared {
             .checked_duration_since(Instant::now())
             .filter(|_| !self.stopped())
         {
-            state = self.wait(state, Some(left));
+            state = match self.stopped.wait_timeout(state, left) {
+                Ok((state, _)) => state,
+                Err(poisoned) => poisoned.into_inner().0,
+            };
         }
     }
 }
@@ -326,23 +362,88 @@ fn cpu_time() -> Duration {
     Duration::try_from(time).unwrap_or_default()
 }
 
-/// Works when no other thread wants to, on a thread of its own: one that has given way once never gets its priority back.
-fn at_leisure<T: Send>(
-    work: impl FnOnce() -> Result<T, IndexError> + Send,
-) -> Result<T, IndexError> {
-    std::thread::scope(|scope| {
-        let quiet = || {
+/// Work of one kind that gives way to all other threads.
+#[derive(Debug, Default)]
+struct Quiet {
+    /// Batches that are still to be made as others work.
+    crowded: u32,
+    /// Others were waited for.
+    gathered: bool,
+    /// Started with the first batch: one that has given way once never gets its priority back, and a thread for each batch
+    /// costs as much as some rows.
+    thread: Option<QuietThread>,
+}
+
+type Job = Box<dyn FnOnce() + Send>;
+
+/// Dropping it waits for its end.
+#[derive(Debug)]
+struct QuietThread {
+    /// `None` at the end.
+    jobs: Option<SyncSender<Job>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Quiet {
+    /// Works when no other thread wants to; returns when it is done.
+    fn at_leisure<T: Send + 'static>(
+        &mut self,
+        work: impl FnOnce() -> Result<T, IndexError> + Send + 'static,
+    ) -> Result<T, IndexError> {
+        let thread = match self.thread.take() {
+            Some(thread) => thread,
+            None => QuietThread::start()?,
+        };
+        let done = thread.run(work);
+        self.thread = Some(thread);
+        done
+    }
+}
+
+impl QuietThread {
+    fn start() -> Result<Self, IndexError> {
+        let (jobs, queue) = mpsc::sync_channel::<Job>(1);
+        let work = move || {
             idle_priority();
-            work()
+            queue.into_iter().for_each(|job| job());
         };
         let thread = std::thread::Builder::new()
-            .name("linker".into())
-            .spawn_scoped(scope, quiet)
+            .name("quiet linker".into())
+            .spawn(work)
             .map_err(|error| IndexError::Full(format!("no thread to link with: {error}")))?;
-        thread
-            .join()
-            .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-    })
+        Ok(Self {
+            jobs: Some(jobs),
+            thread: Some(thread),
+        })
+    }
+
+    fn run<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> Result<T, IndexError> + Send + 'static,
+    ) -> Result<T, IndexError> {
+        let (answer, answered) = mpsc::sync_channel(1);
+        let job = move || {
+            let done = std::panic::catch_unwind(AssertUnwindSafe(work));
+            let _nobody_waits = answer.send(done);
+        };
+        let sent = self.jobs.as_ref().map(|jobs| jobs.send(Box::new(job)));
+        match (sent, answered.recv()) {
+            (Some(Ok(())), Ok(done)) => {
+                done.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+            }
+            _ended => Err(IndexError::Engine("the linker's thread ended".into())),
+        }
+    }
+}
+
+impl Drop for QuietThread {
+    fn drop(&mut self) {
+        self.jobs = None;
+        if let Some(thread) = self.thread.take() {
+            // A job's panic was caught, and given to whoever asked for it.
+            let _ended = thread.join();
+        }
+    }
 }
 
 /// Threads to link with.

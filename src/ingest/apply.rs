@@ -26,6 +26,9 @@ use crate::wal::transaction::Event;
 
 /// How often progress that no commit announces is looked at.
 const TICK: Duration = Duration::from_millis(200);
+/// Transactions that wait are applied together for this long before what they changed is shown: showing costs as much as
+/// applying a row or two.
+const TOGETHER: Duration = Duration::from_millis(1);
 /// How long to wait for the catalogue when the stream describes a table with other columns than are known. Beyond, the index is
 /// copied again.
 const PUZZLED_MOST: Duration = Duration::from_secs(10);
@@ -240,14 +243,33 @@ impl Applier {
                 () = stopped(&mut stop) => return,
                 Some(control) = controls.recv() => self.control(control),
                 _ = tick.tick() => self.tick(),
-                Some(item) = items.recv(), if self.puzzled.is_none() => self.item(item),
+                Some(item) = items.recv(), if self.puzzled.is_none() => self.items(item, &mut items),
                 else => return,
             }
             self.ask();
         }
     }
 
+    /// Takes what has come, and shows it.
+    fn items(&mut self, first: Item, items: &mut mpsc::Receiver<Item>) {
+        let until = Instant::now() + TOGETHER;
+        self.take(first);
+        while self.puzzled.is_none()
+            && Instant::now() < until
+            && let Ok(item) = items.try_recv()
+        {
+            self.take(item);
+        }
+        self.show();
+    }
+
+    #[cfg(test)]
     fn item(&mut self, item: Item) {
+        self.take(item);
+        self.show();
+    }
+
+    fn take(&mut self, item: Item) {
         match item {
             Item::Transaction(whole) => self.transaction(whole),
             Item::Passed(passed) => self.passed(passed),
@@ -255,7 +277,6 @@ impl Applier {
                 (self.position, self.epoch) = (position, epoch);
                 self.marks.commits().forget();
                 self.indexes.begin_stream();
-                self.show();
             }
             Item::Restore {
                 position,
@@ -264,7 +285,6 @@ impl Applier {
             } => {
                 (self.position, self.epoch) = (position, epoch);
                 self.indexes.restore(indexes, epoch);
-                self.show();
             }
         }
     }
@@ -283,11 +303,10 @@ impl Applier {
         }
     }
 
-    /// Applies what had to wait for the catalogue, if that is over.
-    fn go_on_if(&mut self, over: impl FnOnce(&mut Puzzle) -> bool) {
-        if let Some(Puzzle { whole, .. }) = self.puzzled.take_if(over) {
-            self.apply(whole);
-        }
+    /// Applies what had to wait for the catalogue, if that is over; whether it was.
+    fn go_on_if(&mut self, over: impl FnOnce(&mut Puzzle) -> bool) -> bool {
+        let whole = self.puzzled.take_if(over).map(|puzzle| puzzle.whole);
+        whole.map(|whole| self.apply(whole)).is_some()
     }
 
     fn apply(&mut self, whole: Whole) {
@@ -313,7 +332,6 @@ impl Applier {
             }
         }
         self.position = self.position.max(whole.end);
-        self.show();
     }
 
     fn passed(&mut self, passed: Passed) {
@@ -328,7 +346,6 @@ impl Applier {
             self.request_catalogue(passed.definers);
         }
         self.position = self.position.max(passed.end);
-        self.show();
     }
 
     fn control(&mut self, control: Control) {
@@ -428,10 +445,10 @@ impl Applier {
     fn tick(&mut self) {
         let now = Instant::now();
         let failed = self.indexes.retry(now);
-        self.go_on_if(|puzzle| puzzle.deadline <= now);
+        let gone_on = self.go_on_if(|puzzle| puzzle.deadline <= now);
         // Also while nothing is applied it shows how far behind it is.
         let changing = self.indexes.is_building() || self.indexes.is_rebuilt();
-        if failed || changing || self.shown != self.marks.upstream() {
+        if failed || gone_on || changing || self.shown != self.marks.upstream() {
             self.show();
         }
     }

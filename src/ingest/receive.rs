@@ -26,6 +26,10 @@ const STATUS_PAUSE: Duration = Duration::from_millis(2);
 /// Most messages taken between two looks at everything else: well under a millisecond of work.
 const BURST: usize = 256;
 
+/// When all that had come was taken, what comes next is taken together after this time: a commit long after the last is taken
+/// at once, and a thousand a second wake everything behind this half as often. Upstream's buffers have room for it.
+const GATHER: Duration = Duration::from_millis(2);
+
 /// How a stream ended that did not fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Ended {
@@ -48,6 +52,8 @@ struct Receiver<'a> {
     held: Option<Held>,
     /// Upstream should hear of progress soon.
     news: bool,
+    /// Nothing is read until this time.
+    gathers: Option<Instant>,
 }
 
 struct Held {
@@ -92,10 +98,13 @@ pub(crate) async fn receive(
         upstream: *position,
         held: None,
         news: true,
+        gathers: None,
     };
     let mut reported = Instant::now();
     let timer = sleep_until(reported);
     let mut timer = std::pin::pin!(timer);
+    let gathering = sleep_until(reported);
+    let mut gathering = std::pin::pin!(gathering);
     loop {
         *position = receiver.progress.received();
         // Stopping, then status, then making room: reading comes last, and only when there is room.
@@ -129,12 +138,16 @@ pub(crate) async fn receive(
                 room?;
                 receiver.queue.catch_up()?;
             }
-            message = incoming.next(), if receiver.held.is_none() => {
+            () = gathering.as_mut(), if receiver.gathers.is_some() => receiver.gathers = None,
+            message = incoming.next(), if receiver.held.is_none() && receiver.gathers.is_none() => {
                 receiver.message(message?)?;
                 let burst = receiver.burst(&mut incoming);
                 *position = receiver.progress.received(); // also when it failed
                 if let Some(ended) = burst? {
                     return Ok(ended);
+                }
+                if let Some(until) = receiver.gathers {
+                    gathering.as_mut().reset(until);
                 }
             }
             changed = applied.changed() => {
@@ -224,7 +237,12 @@ impl Receiver<'_> {
             self.release(room)?;
             match incoming.buffered()? {
                 Some(message) => self.message(message)?,
-                None => break,
+                None => {
+                    // The rest of a transaction is on its way.
+                    let is_inside = self.transactions.is_inside();
+                    self.gathers = (!is_inside).then(|| Instant::now() + GATHER);
+                    break;
+                }
             }
         }
         Ok(None)

@@ -38,6 +38,9 @@ const QUEUE_LENGTH: usize = 4096;
 const QUEUE_BYTES: u32 = 32 << 20;
 /// While messages keep coming, a commit waits at most this long for its sync to begin. Syncing takes as long again.
 const GROUP_INTERVAL: Duration = Duration::from_millis(50);
+/// And where they come one by one, a sync begins no sooner after the last one's begin: at a thousand commits a second the disk,
+/// and the processor's time that it takes, would be busy with nothing else.
+const SYNC_PAUSE: Duration = Duration::from_millis(10);
 /// Within a huge transaction nothing waits for a sync; this keeps the one at its end short.
 const SYNC_BYTES: u64 = 16 << 20;
 
@@ -298,12 +301,20 @@ fn write(
     size: &AtomicU64,
 ) -> Result<(), StoreError> {
     let mut waiting_since = None;
+    let mut synced_at: Option<Instant> = None;
     loop {
         let command = match queue.try_recv() {
             Ok(command) => Some(command),
             Err(mpsc::error::TryRecvError::Disconnected) => None,
             Err(mpsc::error::TryRecvError::Empty) => {
                 if writer.is_waiting() {
+                    let pause = synced_at.map(|at| SYNC_PAUSE.saturating_sub(at.elapsed()));
+                    if let Some(pause) = pause.filter(|pause| !pause.is_zero()) {
+                        std::thread::sleep(pause); // what comes meanwhile is in the queue
+                        synced_at = None;
+                        continue;
+                    }
+                    synced_at = Some(Instant::now());
                     sync(&mut writer, &mut published)?;
                     waiting_since = None;
                 }
