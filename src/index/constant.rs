@@ -424,4 +424,4 @@ fn timestamptz(text: &str) -> Option<i64> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -13,7 +13,12 @@ const COMPARISONS: [Comparison; 5] = [
     Comparison::AtLeast,
 ];
 
-fn holds<T: PartialOrd>(comparison: Comparison, value: &T, constant: &T) -> bool {
+/// Whether a value compares so with a constant.
+pub(in crate::index) fn holds<T: PartialOrd>(
+    comparison: Comparison,
+    value: &T,
+    constant: &T,
+) -> bool {
     match comparison {
         Comparison::Equal => value == constant,
         Comparison::Less => value < constant,

@@ -40,16 +40,8 @@ struct ByCode {
         distances(kernels, codes, query, rows, count, found);
     }
     // Of rows at least those nearer than `reach`, or nearly all: their places among them and their distances; how many.
-    size_t within(const uint32_t* rows, size_t count, float reach, uint32_t* which, float* found) const {
-        if (query.turned != nullptr && reach < kEverywhere && count > 0) {
-            return distances_within(kernels, codes, query, rows, count, reach, deviations, which, found);
-        }
-        many(rows, count, found);
-        return all_of(count, which);
-    }
-    // The same of the first of so many rows that are all to be compared, in order.
-    size_t within_next(const uint32_t* rows, size_t known, float reach, uint32_t* which, float* found) const {
-        const size_t count = std::min(known, kBatch);
+    // count ≤ kBatch. Where they are the first of some that are all to be compared, in order, `known` of these are there.
+    size_t within(const uint32_t* rows, size_t count, float reach, uint32_t* which, float* found, size_t known = 0) const {
         if (query.turned != nullptr && reach < kEverywhere && count > 0) {
             return distances_within(kernels, codes, query, rows, count, reach, deviations, which, found, known);
         }
@@ -126,12 +118,9 @@ struct ByVector {
             out[i] = one(rows[i]);
         }
     }
-    size_t within(const uint32_t* rows, size_t count, float, uint32_t* which, float* found) const {
+    size_t within(const uint32_t* rows, size_t count, float, uint32_t* which, float* found, size_t = 0) const {
         many(rows, count, found);
         return all_of(count, which);
-    }
-    size_t within_next(const uint32_t* rows, size_t known, float reach, uint32_t* which, float* found) const {
-        return within(rows, std::min(known, kBatch), reach, which, found);
     }
 };
 

@@ -25,6 +25,10 @@ inline const T* place(const T* const* chunks, uint32_t row, size_t width) {
     return chunks[row >> kChunkShift] + (row & ((1u << kChunkShift) - 1)) * width;
 }
 
+inline const uint8_t* beside(const Sieve& sieve, uint32_t row) {
+    return reinterpret_cast<const uint8_t*>(place(sieve.scales, row, sieve.beside));
+}
+
 // Which of four rows pass, a bit each, given the sums of their bits.
 inline unsigned within(const Sieve& sieve, const uint8_t* const* rows, __m128i sums) {
     __m128 scale = _mm_loadu_ps(reinterpret_cast<const float*>(rows[0]));
@@ -57,48 +61,29 @@ inline unsigned within(const Sieve& sieve, const uint8_t* const* rows, __m128i s
         }                                                                                                     \
     }
 
-// Four rows at once.
-#define REKTOR_SIFT(name, target_name, sums_name)                                                             \
-    __attribute__((target(target_name))) size_t name(const Sieve& sieve, const uint32_t* rows, size_t count,  \
-                                                     uint32_t* passed, const uint8_t** codes) {               \
-        const uint8_t* beside[kSifted + 3];                                                                   \
-        for (size_t i = 0; i < count; i++) {                                                                  \
-            beside[i] = reinterpret_cast<const uint8_t*>(place(sieve.scales, rows[i], sieve.beside));         \
-            prefetch(beside[i], sieve.signs_end);                                                             \
-        }                                                                                                     \
-        for (size_t i = count; i < count + 3; i++) {                                                          \
-            beside[i] = beside[count - 1];                                                                    \
-        }                                                                                                     \
-        size_t found = 0;                                                                                     \
-        for (size_t i = 0; i < count; i += 4) {                                                               \
-            unsigned near = within(sieve, beside + i, sums_name(sieve.query, beside + i, sieve.stride));      \
-            near &= count - i < 4 ? (1u << (count - i)) - 1 : 15u;                                            \
-            for (; near != 0; near &= near - 1) {                                                             \
-                const size_t at = i + static_cast<size_t>(__builtin_ctz(near));                               \
-                codes[found] = place(sieve.codes, rows[at], sieve.stride);                                    \
-                prefetch(codes[found], sieve.stride);                                                         \
-                passed[found++] = static_cast<uint32_t>(at);                                                  \
-            }                                                                                                 \
-        }                                                                                                     \
-        return found;                                                                                         \
-    }
-
-// The same of rows that are gone through in order: memory brings those ahead while these are summed up.
-#define REKTOR_SWEEP(name, target_name, sums_name)                                                            \
+// Four rows at once. What is beside rows is fetched so many rows ahead, as memory brings it while others are summed up; with 0
+// beside all of them at first, as their order is none that memory could foresee.
+#define REKTOR_SIFT(name, target_name, sums_name, ahead)                                                      \
     __attribute__((target(target_name))) size_t name(const Sieve& sieve, const uint32_t* rows, size_t count,  \
                                                      size_t known, uint32_t* passed, const uint8_t** codes) { \
+        const uint8_t* all[ahead == 0 ? kSifted + 3 : 4];                                                     \
+        for (size_t i = 0; ahead == 0 && i < count; i++) {                                                    \
+            all[i] = beside(sieve, rows[i]);                                                                  \
+            prefetch(all[i], sieve.signs_end);                                                                \
+        }                                                                                                     \
+        for (size_t i = count; ahead == 0 && i < count + 3; i++) {                                            \
+            all[i] = all[count - 1];                                                                          \
+        }                                                                                                     \
         size_t found = 0;                                                                                     \
         for (size_t i = 0; i < count; i += 4) {                                                               \
-            const uint8_t* beside[4];                                                                         \
-            for (size_t j = 0; j < 4; j++) {                                                                  \
-                const uint32_t row = rows[i + j < count ? i + j : count - 1];                                 \
-                beside[j] = reinterpret_cast<const uint8_t*>(place(sieve.scales, row, sieve.beside));         \
+            const uint8_t** four = ahead == 0 ? all + i : all;                                                \
+            for (size_t j = 0; ahead != 0 && j < 4; j++) {                                                    \
+                four[j] = beside(sieve, rows[i + j < count ? i + j : count - 1]);                             \
             }                                                                                                 \
-            for (size_t j = i + kSweptAhead; j < i + kSweptAhead + 4 && j < known; j++) {                     \
-                const float* ahead = place(sieve.scales, rows[j], sieve.beside);                              \
-                prefetch(reinterpret_cast<const uint8_t*>(ahead), sieve.signs_end);                           \
+            for (size_t j = i + ahead; ahead != 0 && j < i + ahead + 4 && j < known; j++) {                   \
+                prefetch(beside(sieve, rows[j]), sieve.signs_end);                                            \
             }                                                                                                 \
-            unsigned near = within(sieve, beside, sums_name(sieve.query, beside, sieve.stride));              \
+            unsigned near = within(sieve, four, sums_name(sieve.query, four, sieve.stride));                  \
             near &= count - i < 4 ? (1u << (count - i)) - 1 : 15u;                                            \
             for (; near != 0; near &= near - 1) {                                                             \
                 const size_t at = i + static_cast<size_t>(__builtin_ctz(near));                               \
@@ -167,8 +152,8 @@ __attribute__((target(REKTOR_AVX512))) __m128i signed_sums_avx512(const int8_t* 
     const __m256i half = _mm256_add_epi32(_mm512_castsi512_si256(all), _mm512_extracti64x4_epi64(all, 1));
     return _mm_add_epi32(_mm256_castsi256_si128(half), _mm256_extracti128_si256(half, 1));
 }
-REKTOR_SIFT(sift_avx512, REKTOR_AVX512, signed_sums_avx512)
-REKTOR_SWEEP(sweep_avx512, REKTOR_AVX512, signed_sums_avx512)
+REKTOR_SIFT(sift_avx512, REKTOR_AVX512, signed_sums_avx512, 0)
+REKTOR_SIFT(sweep_avx512, REKTOR_AVX512, signed_sums_avx512, kSweptAhead)
 
 // The row's scale differs from the query's, so that bytes cannot be subtracted: they become floats.
 __attribute__((target(REKTOR_AVX512))) float manhattan_avx512(const float* query, const uint8_t* code, float scale,
@@ -244,8 +229,8 @@ __m128i signed_sums_avx2(const int8_t* query, const uint8_t* const* rows, size_t
     const __m256i all = _mm256_hadd_epi32(_mm256_hadd_epi32(totals[0], totals[1]), _mm256_hadd_epi32(totals[2], totals[3]));
     return _mm_add_epi32(_mm256_castsi256_si128(all), _mm256_extracti128_si256(all, 1));
 }
-REKTOR_SIFT(sift_avx2, "avx2", signed_sums_avx2)
-REKTOR_SWEEP(sweep_avx2, "avx2", signed_sums_avx2)
+REKTOR_SIFT(sift_avx2, "avx2", signed_sums_avx2, 0)
+REKTOR_SIFT(sweep_avx2, "avx2", signed_sums_avx2, kSweptAhead)
 
 float manhattan_avx2(const float* query, const uint8_t* code, float scale, size_t stride) {
     const __m128i offset = _mm_set1_epi8(static_cast<char>(0x80));

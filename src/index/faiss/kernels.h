@@ -38,7 +38,8 @@ struct Kernels {
     // One of them.
     int32_t (*dot)(const int8_t* query, const uint8_t* code, size_t stride);
     // Of at most kSifted rows those that pass: their places among them, and their codes, which it prefetches; how many.
-    size_t (*sift)(const Sieve& sieve, const uint32_t* rows, size_t count, uint32_t* passed, const uint8_t** codes);
+    size_t (*sift)(const Sieve& sieve, const uint32_t* rows, size_t count, size_t known, uint32_t* passed,
+                   const uint8_t** codes);
     // The same of rows in order, of which `known`, at least count, are there: what is beside those ahead is fetched meanwhile.
     size_t (*sweep)(const Sieve& sieve, const uint32_t* rows, size_t count, size_t known, uint32_t* passed,
                     const uint8_t** codes);

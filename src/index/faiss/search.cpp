@@ -312,11 +312,12 @@ void compare_rows(const uint32_t* rows, size_t count, const Distances& distances
     float found[kBatch];
     for (size_t done = 0; done < count;) {
         const float nearer = std::min(reach, reach_of(s.best, ef));
-        const size_t near = distances.within_next(rows + done, count - done, nearer, which, found);
+        const size_t batch = std::min(kBatch, count - done);
+        const size_t near = distances.within(rows + done, batch, nearer, which, found, count - done);
         for (size_t i = 0; i < near; i++) {
             keep(s.best, ef, {found[i], rows[done + which[i]]});
         }
-        done += std::min(kBatch, count - done);
+        done += batch;
     }
     s.computed += count;
 }

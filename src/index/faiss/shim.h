@@ -59,8 +59,7 @@ float rektor_bits(uint32_t kernel, uint32_t metric, const uint8_t* a, const uint
 void rektor_idle_priority();
 
 // Of rows, at most 256, those that may be nearer to the query than `reach`, by kernel 0, 1 or 2, if signs are off by up to so
-// many deviations: their places and distances; how many. Of all rows with deviations below 0. As rows that follow each other,
-// if `swept`. For tests.
+// many deviations: their places and distances; how many. As rows that follow each other, if `swept`. For tests.
 size_t rektor_within(uint32_t kernel, const RektorCodes* codes, const float* query, const uint32_t* rows, size_t count,
                      float reach, float deviations, bool swept, uint32_t* which, float* found);
 

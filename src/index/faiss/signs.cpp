@@ -136,7 +136,7 @@ extern "C" size_t rektor_within(uint32_t kernel, const RektorCodes* codes, const
     Coded coded;
     Query coded_query = code_query(*codes, query, coded);
     sign_query(*codes, coded_query, coded);
-    if (deviations < 0 || coded_query.turned == nullptr) {
+    if (coded_query.turned == nullptr) {
         distances(kernels(kernel), *codes, coded_query, rows, count, found);
         return all_of(count, which);
     }

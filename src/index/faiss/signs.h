@@ -28,7 +28,7 @@ void sign_row_query(const RektorCodes& codes, uint32_t row, Query& query, Coded&
 
 // Of rows those that may be nearer than `reach`, if signs are off by up to so many deviations: their places among them and
 // their distances; how many. count ≤ kBatch; the query has signs.
-// Where `known` is not 0, so many rows are there, in order.
+// Where the rows are the first of some in order, `known` of these are there, else 0.
 inline size_t distances_within(const Kernels& kernels, const RektorCodes& codes, const Query& q, const uint32_t* rows,
                                size_t count, float reach, float deviations, uint32_t* which, float* found, size_t known = 0) {
     const float dim = static_cast<float>(codes.stride);
@@ -44,8 +44,8 @@ inline size_t distances_within(const Kernels& kernels, const RektorCodes& codes,
                       q.addend,             allowed * (across + rounding),
                       allowed * across / dim};
     const uint8_t* near[kBatch];
-    const size_t count_near = known == 0 ? kernels.sift(sieve, rows, count, which, near)
-                                         : kernels.sweep(sieve, rows, count, known, which, near);
+    const auto sift = known == 0 ? kernels.sift : kernels.sweep;
+    const size_t count_near = sift(sieve, rows, count, known, which, near);
     int32_t dots[kBatch];
     kernels.dots(q.bytes, near, count_near, codes.stride, dots);
     for (size_t i = 0; i < count_near; i++) {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use proptest::prelude::*;
 
+use super::super::constant::tests::holds;
 use super::super::pages::RowSet;
 use super::super::*;
 use super::{Clusters, key, linked_with, wait_until};
@@ -108,28 +109,19 @@ impl Test {
     }
 
     fn holds(&self, (int, byte, text, number): &Values) -> bool {
-        fn compare<T: PartialOrd>(comparison: Comparison, value: T, constant: T) -> bool {
-            match comparison {
-                Comparison::Equal => value == constant,
-                Comparison::Less => value < constant,
-                Comparison::AtMost => value <= constant,
-                Comparison::Greater => value > constant,
-                Comparison::AtLeast => value >= constant,
-            }
-        }
         match self {
             Self::Int(comparison, constant) => {
-                int.is_some_and(|int| compare(*comparison, i64::from(int), *constant))
+                int.is_some_and(|int| holds(*comparison, &i64::from(int), constant))
             }
             Self::In(list) => int.is_some_and(|int| list.contains(&int.into())),
             Self::Text(wanted) => *text == Some(*wanted),
             Self::Number(comparison, constant) => {
-                number.is_some_and(|number| compare(*comparison, number, *constant))
+                number.is_some_and(|number| holds(*comparison, &number, constant))
             }
             Self::Opaque => true,
             Self::Element(comparison, constant) => {
                 let mut ones = (0..8).filter(|bit| byte.is_some_and(|byte| byte >> bit & 1 == 1));
-                ones.any(|bit| compare(*comparison, bit, *constant))
+                ones.any(|bit| holds(*comparison, &bit, constant))
             }
             Self::Overlaps(list) => list
                 .iter()

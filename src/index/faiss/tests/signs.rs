@@ -83,28 +83,15 @@ fn codes(dim: usize, metric: Metric, rows: &[Vec<f32>]) -> Codes {
     codes
 }
 
-/// The places and distances of rows that may be within `reach`; of all with negative `deviations`.
+/// The places and distances of rows that may be within `reach`: of all, or as rows that follow each other of so many.
 fn within(
     kernel: u32,
     codes: &Codes,
     query: &[f32],
     reach: f32,
-    deviations: f32,
+    swept: Option<usize>,
 ) -> Vec<(usize, f32)> {
-    within_of(ROWS, false, kernel, codes, query, reach, deviations)
-}
-
-/// The same of the first rows only, perhaps as rows that follow each other.
-fn within_of(
-    rows: usize,
-    swept: bool,
-    kernel: u32,
-    codes: &Codes,
-    query: &[f32],
-    reach: f32,
-    deviations: f32,
-) -> Vec<(usize, f32)> {
-    let rows: Vec<u32> = (0..).take(rows).collect();
+    let rows: Vec<u32> = (0..).take(swept.unwrap_or(ROWS)).collect();
     let raw = codes.raw();
     let (mut which, mut found) = ([0; ROWS], [0.0; ROWS]);
     // SAFETY: the rows have codes, the query their dimensions, the others room for all; this processor has the kernel.
@@ -116,14 +103,24 @@ fn within_of(
             rows.as_ptr(),
             rows.len(),
             reach,
-            deviations,
-            swept,
+            DEVIATIONS,
+            swept.is_some(),
             which.as_mut_ptr(),
             found.as_mut_ptr(),
         )
     };
     let places = which.iter().map(|place| *place as usize);
     places.zip(found).take(count).collect()
+}
+
+/// The distances of all rows, and the one that so many of them are nearer than.
+fn distances(codes: &Codes, query: &[f32], nearer: usize) -> (Vec<f32>, f32) {
+    let all = within(0, codes, query, f32::INFINITY, None);
+    let all: Vec<f32> = all.into_iter().map(|(_, distance)| distance).collect();
+    assert_eq!(all.len(), ROWS);
+    let mut sorted = all.clone();
+    sorted.sort_by(f32::total_cmp);
+    (all, sorted[nearer])
 }
 
 /// Of the rows nearer than the reach hardly any is left out, whatever the rows look like; those that are not have the same
@@ -139,21 +136,16 @@ fn rows_within_reach_pass_by_every_kernel() {
                 let (rows, queries) = vectors.split_at(ROWS);
                 let codes = codes(dim, metric, rows);
                 for query in queries {
-                    let all = within(0, &codes, query, 0.0, -1.0);
-                    assert_eq!(all.len(), ROWS);
-                    let mut sorted: Vec<f32> = all.iter().map(|(_, d)| *d).collect();
-                    sorted.sort_by(f32::total_cmp);
-                    let reach = sorted[ROWS / 8];
-                    let passed = within(0, &codes, query, reach, DEVIATIONS);
+                    let (all, reach) = distances(&codes, query, ROWS / 8);
+                    let passed = within(0, &codes, query, reach, None);
                     for (place, distance) in &passed {
-                        assert_eq!(*distance, all[*place].1, "{shape:?} {metric:?} {dim}");
+                        assert_eq!(*distance, all[*place], "{shape:?} {metric:?} {dim}");
                     }
                     for kernel in kernels_here() {
-                        let same = within(kernel, &codes, query, reach, DEVIATIONS);
+                        let same = within(kernel, &codes, query, reach, None);
                         assert_eq!(same, passed, "{shape:?} {metric:?} {dim} by {kernel}");
                         for rows in [1, 30, 111, ROWS] {
-                            let swept =
-                                within_of(rows, true, kernel, &codes, query, reach, DEVIATIONS);
+                            let swept = within(kernel, &codes, query, reach, Some(rows));
                             let expected = passed.iter().filter(|(place, _)| *place < rows);
                             assert!(
                                 swept.iter().eq(expected),
@@ -161,10 +153,10 @@ fn rows_within_reach_pass_by_every_kernel() {
                             );
                         }
                     }
-                    let is_near = |row: &&(usize, f32)| row.1 < reach;
-                    near += all.iter().filter(is_near).count();
-                    lost +=
-                        all.iter().filter(is_near).count() - passed.iter().filter(is_near).count();
+                    let wanted = all.iter().filter(|distance| **distance < reach).count();
+                    let given = passed.iter().filter(|(_, distance)| *distance < reach);
+                    near += wanted;
+                    lost += wanted - given.count();
                 }
             }
             // One and a half deviations to one side are 6.7 % at the reach itself, and less before it.
@@ -185,10 +177,8 @@ fn most_far_rows_are_left_out() {
         let (rows, queries) = vectors.split_at(ROWS);
         let codes = codes(384, metric, rows);
         for query in queries {
-            let all = within(0, &codes, query, 0.0, -1.0);
-            let mut sorted: Vec<f32> = all.iter().map(|(_, d)| *d).collect();
-            sorted.sort_by(f32::total_cmp);
-            let passed = within(0, &codes, query, sorted[10], DEVIATIONS).len();
+            let (_, reach) = distances(&codes, query, 10);
+            let passed = within(0, &codes, query, reach, None).len();
             assert!((10..ROWS / 3).contains(&passed), "{metric:?}: {passed}");
         }
     }
@@ -202,6 +192,6 @@ fn without_signs_all_pass() {
         let vectors = Shape::Clusters.vectors(dim, ROWS + 1, &mut state);
         let (rows, queries) = vectors.split_at(ROWS);
         let codes = codes(dim, metric, rows);
-        assert_eq!(within(0, &codes, &queries[0], 0.0, DEVIATIONS).len(), ROWS);
+        assert_eq!(within(0, &codes, &queries[0], 0.0, None).len(), ROWS);
     }
 }
