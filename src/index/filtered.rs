@@ -19,6 +19,8 @@ const SWEEPING: f64 = 0.05;
 const WALK_RATIO: f64 = 2.2;
 /// … and most of them not at all where rows have signs.
 const SIGNED_WALK_RATIO: f64 = 6.0;
+/// A walk that a filter starves meets mostly rows that their signs leave out.
+const STARVED_RATIO: f64 = 3.0;
 /// Distances that the walk computes for each candidate that it weighs.
 const DISTANCES: f64 = 14.0;
 /// A candidate that lists weigh costs as much as a scan of this part of a list, most of it for asking whether rows are allowed.
@@ -155,10 +157,11 @@ impl Snapshot {
         let walks = method != Method::Flat && walk < scan && kept < rows as f64;
         // Giving up and comparing all after all costs twice that at most.
         let most = (scan / ratio) as u64;
+        let starved = (scan / ratio.min(STARVED_RATIO)) as u64;
         let pace = Pace {
             share,
             most,
-            most_starved: if share < PATIENT { 0 } else { most },
+            most_starved: if share < PATIENT { 0 } else { starved },
         };
         Approach {
             rows,

@@ -367,8 +367,20 @@ float likely_reach(const RektorView& view, const Query& query, const RektorAmong
     return reach_of(s.best, ef);
 }
 
-// Where these are too few, so many times as many are kept before all are compared by their vectors.
-constexpr size_t kMore = 8;
+// Rows that codes cannot tell from the last of the answer: where there are more, all are compared by their vectors, which costs
+// no more than to find and sort them.
+constexpr size_t kAlike = 4096;
+
+// What codes put farther than this is no nearer than the last in s.exact, however far off they are likely to be.
+float sure_reach(const RektorView& view, const Query& query, const ByVector& by_vector, const Scratch& s) {
+    const double last = by_vector.comparable(key_distance(s.exact.front()));
+    double off = 0;
+    for (const Candidate& c : s.best) {
+        const Doubt of = doubt(view.codes, query, c.id, last);
+        off = std::max(off, of.bias + kSure * std::sqrt(of.variance));
+    }
+    return ordered(static_cast<float>(last + off - query.whole(0)));
+}
 
 // Candidates that a scan keeps for k rows: among so many codes are mostly sure to have them.
 size_t scanned_for(size_t k) {
@@ -450,9 +462,10 @@ int64_t search_among(const RektorView& view, const float* x, size_t k, const Rek
     if (rank(view, query, by_vector, k, wanted, true, s)) {
         return give_ranked(by_vector, k, rows, distances, computed, s);
     }
-    // Many are as near as the last of the answer: most often some more of them are all that codes cannot tell apart.
-    gather(by_code, kMore * wanted, kEverywhere);
-    if (!rank(view, query, by_vector, k, kMore * wanted, true, s)) {
+    // Many are as near as the last of the answer.
+    const size_t most = std::max(kAlike, wanted);
+    gather(by_code, most, sure_reach(view, query, by_vector, s));
+    if (!rank(view, query, by_vector, k, most, true, s)) {
         gather(by_vector, wanted, kEverywhere);
         rank_again(view, by_vector, k, s);
     }

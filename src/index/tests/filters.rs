@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use super::super::constant::tests::holds;
 use super::super::pages::RowSet;
 use super::super::*;
-use super::{Clusters, key, linked_with, wait_until};
+use super::{Clusters, Random, key, linked_with, wait_until};
 use crate::catalog::{Comparison, Factory, FilterKind, IndexOptions, Method, RowKey, ValueKind};
 use crate::lsn::Lsn;
 use crate::vector::Vector;
@@ -501,4 +501,40 @@ fn marked_rows_are_compared_with_what_is_nearest_found() {
             }
         }
     }
+}
+
+/// Hundreds of rows that codes cannot tell apart, all as near as the last of the answer: they are compared by their vectors, and
+/// the others are not.
+#[test]
+fn only_what_codes_cannot_tell_apart_is_compared_by_vectors() {
+    const ROWS: usize = 9_000;
+    const ALIKE: usize = 700;
+    let (dim, metric) = (128, Metric::L2);
+    let mut random = Random(31);
+    let query = random.vector(dim);
+    let mut writer = Writer::new(super::spec(dim, metric)).unwrap();
+    for number in 0..ROWS {
+        let direction = random.vector(dim);
+        let length = direction.iter().map(|x| x * x).sum::<f32>().sqrt();
+        #[allow(clippy::cast_precision_loss)] // small
+        let distance = if number % (ROWS / ALIKE) == 0 {
+            4.0 + number as f32 * 1e-7
+        } else {
+            8.0 + number as f32 * 1e-3
+        };
+        let row = query.iter().zip(direction);
+        let row = row.map(|(at, towards)| at + towards * distance / length);
+        writer
+            .apply(super::upsert(number as u64, row.collect()))
+            .unwrap();
+    }
+    let snapshot = writer.publish(Lsn::new(1));
+    let live = snapshot.view().live();
+    let words = live.pages().iter().flat_map(|page| page.iter());
+    let among = RowSet::Marked(words.copied().collect());
+    let (ranked, computed) = snapshot.view().search_among(&query, 13, &among).unwrap();
+    let (expected, _) = snapshot.view().scan(&query, 13).unwrap();
+    let distances = |ranked: &[(u32, f32)]| ranked.iter().map(|row| row.1).collect::<Vec<_>>();
+    assert_eq!(distances(&ranked), distances(&expected));
+    assert!(computed < 5 * ROWS as u64 / 2, "{computed}");
 }
