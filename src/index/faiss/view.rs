@@ -315,6 +315,10 @@ impl RowView {
                 .lineage
                 .as_ref()
                 .map_or(std::ptr::null(), |lineage| lineage.table()),
+            laid_out: self
+                .lineage
+                .as_ref()
+                .map_or(0, |lineage| lineage.in_order()),
             linked,
             extent: self.extent,
         };
