@@ -73,6 +73,12 @@ impl Bitmap {
         &self.pages
     }
 
+    /// A bit for each row, copied.
+    pub(crate) fn words(&self) -> Vec<u64> {
+        let words = self.pages.iter().flat_map(|page| page.iter().copied());
+        words.collect()
+    }
+
     /// Bytes held.
     pub(crate) fn bytes(&self) -> usize {
         self.pages.len() * size_of::<BitmapPage>()

@@ -1,5 +1,7 @@
 //! The recall that searches are told to reach against the recall that they reach, on data of several shapes.
 
+use std::borrow::Cow;
+
 use super::*;
 use crate::index::dial::{Dial, Question};
 
@@ -216,4 +218,51 @@ fn a_third_dead_is_rebuilt_when_recall_has_become_dear() {
         .collect();
     let recall = reached(&last, &queries, 10, Effort::Recall(DEFAULT_RECALL));
     assert!(recall >= DEFAULT_RECALL - TOLERANCE, "recall {recall}");
+}
+
+/// What curves are measured by: many queries compared with the rows together find what each finds alone, of rows that die and
+/// rows that have copies too.
+#[test]
+fn exact_answers_of_many_are_those_of_each() {
+    let specs = [
+        spec(130, Metric::L2),
+        spec(130, Metric::Cosine),
+        spec(64, Metric::InnerProduct),
+        spec(DIM, Metric::L1),
+        spec(200, Metric::Hamming),
+    ];
+    for spec in specs {
+        let mut next = clusters(spec, 14);
+        let mut rows: Vec<Vec<f32>> = std::iter::repeat_with(&mut next).take(3_000).collect();
+        rows.extend_from_within(..200);
+        let (mut writer, _) = linked(spec, rows.into_iter());
+        for number in (0..3_000).step_by(7) {
+            let dead = RowChange::Delete { key: key(number) };
+            writer.apply(dead).unwrap();
+        }
+        let last = writer.publish(Lsn::new(2));
+        let queries: Vec<Cow<'_, [f32]>> = (0..37).map(|_| Cow::Owned(next())).collect();
+        let marks = last.view().live().words();
+        for k in [1, 10, 100] {
+            let together = last.view().nearest_among(&queries, k, &marks).unwrap();
+            assert_eq!(together.len(), queries.len());
+            for (query, found) in queries.iter().zip(together) {
+                let alone = last.view().scan(query, k).unwrap().0;
+                let distances = |found: Vec<(u32, f32)>| -> Vec<f32> {
+                    found.into_iter().map(|(_, distance)| distance).collect()
+                };
+                assert!(
+                    found
+                        .iter()
+                        .all(|(row, _)| last.view().live().contains(*row))
+                );
+                assert_eq!(
+                    distances(found),
+                    distances(alone),
+                    "{:?}, k = {k}",
+                    spec.metric
+                );
+            }
+        }
+    }
 }
