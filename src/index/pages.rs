@@ -90,6 +90,16 @@ impl Bitmap {
     }
 }
 
+impl FromIterator<u32> for Bitmap {
+    fn from_iter<T: IntoIterator<Item = u32>>(rows: T) -> Self {
+        let mut all = Self::default();
+        for row in rows {
+            all.insert(row);
+        }
+        all
+    }
+}
+
 /// Rows to be compared one by one.
 #[derive(Debug)]
 pub(crate) enum RowSet {

@@ -6,20 +6,26 @@ use std::sync::Arc;
 use super::ffi::{self, RawAmong};
 use super::lineage::Lineage;
 use super::view::RowView;
-use crate::index::IndexError;
 use crate::index::dial::{Curve, MEASURED_K, Question};
-use crate::index::pages::{Bitmap, RowSet};
+use crate::index::pages::RowSet;
+use crate::index::{DEFAULT_EF, IndexError};
 
 /// Nodes from which a graph is worth measuring: below, a search compares a good part of all rows.
 const FROM: u32 = 4_096;
 /// Rows that are searched for: recall at 10 of so many is known within .006 (of 96 within .01, too little for a target that is
-/// .015 away), for some 2 ms each at 100,000 rows.
+/// .015 away), for some .6 ms each at 60,000 rows of real embeddings.
 const SAMPLE: u32 = 256;
 /// Where there will be another curve before all rows are linked, and the graph has so many: fewer do for this one.
 const PASSING: u32 = 16_384;
 const PASSING_SAMPLE: u32 = 96;
-/// Fewer say too little.
+/// Fewer say too little …
 const LEAST_SAMPLE: usize = 16;
+/// … or less than the last curve, corrected by checks, as long as the graph has not grown to so many quarters: where rows come a
+/// few at a time no number of searches makes a few of them a sample.
+const LEAST_TO_REPLACE: usize = 96;
+const OUTDATED_QUARTERS: u64 = 32;
+/// Rows that are looked at for each that is wanted, as most may be copies.
+const LOOKED_AT: usize = 4;
 /// A curve is good until the graph has grown to so many quarters of what was measured …
 const STALE_QUARTERS: u64 = 8;
 /// … or to so many, when no more rows than these are waiting: there may be no better chance for a long time.
@@ -27,12 +33,12 @@ const LAST_CHANCE_QUARTERS: u64 = 5;
 const LAST_ROWS: u32 = 1_024;
 /// Recall from which a greater effort is not measured.
 const GOOD_ENOUGH: f64 = 0.998;
-
 /// Recall at 100 is known as well from fewer: each has a hundred rows to miss.
 const SAMPLE_OF_MANY: usize = 64;
 /// Queries whose exact answers are looked for together: what is kept of them has room in the cache beside a block of rows.
 const TOGETHER: usize = 16;
 
+type Queries<'q> = Vec<Cow<'q, [f32]>>;
 /// Rows and their distances, nearest first.
 type Nearest = Vec<(u32, f32)>;
 
@@ -47,61 +53,86 @@ impl RowView {
     pub(super) fn measured(
         &self,
         lineage: &Arc<Lineage>,
-        last: Option<u32>,
+        last: Option<&Curve>,
     ) -> Result<Option<Curve>, IndexError> {
         let (linked, extent) = (lineage.linked(), lineage.extent());
-        let waiting = extent.saturating_sub(linked);
-        let quarters = if waiting <= LAST_ROWS {
-            LAST_CHANCE_QUARTERS
-        } else {
-            STALE_QUARTERS
+        let Some(least) = least_sample(linked, extent, last) else {
+            return Ok(None);
         };
-        let due = linked >= FROM
-            && last.is_none_or(|last| u64::from(linked) * 4 >= u64::from(last) * quarters);
-        if !due || waiting == 0 {
+        if self.live().len() < 2 * MEASURED_K[1] as u64 + u64::from(extent - linked) {
             return Ok(None);
         }
+        let rows = || (0..linked).map(|node| lineage.row(node));
+        let live = rows().filter(|row| self.live().contains(*row)).collect();
+        let part = self.part(lineage, linked, live);
+        let dead_too = self.part(lineage, linked, rows().collect());
         let comes_again = u64::from(extent) * 4 >= u64::from(linked) * LAST_CHANCE_QUARTERS;
         let passing = comes_again && linked >= PASSING;
         let size = if passing { PASSING_SAMPLE } else { SAMPLE };
-        let step = usize::try_from(waiting.div_ceil(size)).unwrap_or(usize::MAX);
-        let sample: Vec<Cow<'_, [f32]>> = (linked..extent)
-            .step_by(step)
-            .filter_map(|node| self.vector(lineage.row(node)))
-            .collect();
-        let mut live = Bitmap::default();
-        for row in (0..linked).map(|node| lineage.row(node)) {
-            if self.live().contains(row) {
-                live.insert(row);
+        let (mut sample, copies) = self.sample(&dead_too, extent, size)?;
+        if sample.len() < least {
+            if let Some(last) = last {
+                // It stays, and no other is tried for at once.
+                return Ok(Some(last.of(linked)));
+            }
+            sample.extend(copies);
+            if sample.len() < least {
+                return Ok(None);
             }
         }
-        let part = self.part(lineage, linked, live);
-        if sample.len() < LEAST_SAMPLE || part.live().len() < 2 * MEASURED_K[1] as u64 {
-            return Ok(None);
-        }
         let [few, many] = MEASURED_K;
-        let mut asked = part.answered(sample, few)?;
-        // A copy of a row that is linked is to the graph what that row is: finding its neighbours says nothing of a query's.
-        let is_new = |asked: &Asked<'_>| {
-            let mut rows = asked.exact.iter();
-            !rows.any(|(row, _)| part.vector(*row).as_ref() == Some(&asked.query))
+        let of_many = sample.iter().step_by(sample.len().div_ceil(SAMPLE_OF_MANY));
+        let of_many = part.answered(of_many.cloned().collect(), many)?;
+        let of_few = part.answered(sample, few)?;
+        let recalls = [part.recalls(&of_few, few)?, part.recalls(&of_many, many)?];
+        Ok(Some(Curve::new(recalls, linked)))
+    }
+
+    /// Of the rows that wait to be linked so many, from everywhere among them, that are not copies of rows that `nodes` has, dead
+    /// ones too; and copies that were met. A copy is to the graph what the row is that is there: finding its neighbours says
+    /// nothing of a query's.
+    fn sample(
+        &self,
+        nodes: &Self,
+        extent: u32,
+        size: u32,
+    ) -> Result<(Queries<'_>, Queries<'_>), IndexError> {
+        let (mut sample, mut copies) = (Vec::new(), Vec::new());
+        let Some(lineage) = nodes.lineage() else {
+            return Ok((sample, copies));
         };
-        if asked.iter().filter(|asked| is_new(asked)).count() >= LEAST_SAMPLE {
-            asked.retain(is_new);
+        let linked = nodes.nodes();
+        let step = extent.saturating_sub(linked).div_ceil(size).max(1);
+        let waiting = (0..step).flat_map(|first| {
+            let nodes = (linked + first..extent).step_by(step as usize);
+            nodes.map(|node| lineage.row(node))
+        });
+        for row in waiting.take(size as usize * LOOKED_AT) {
+            let Some(query) = self.vector(row) else {
+                continue;
+            };
+            let is_copy = nodes.has_copy(lineage, row, &query)?;
+            let kind = if is_copy { &mut copies } else { &mut sample };
+            kind.push(query);
+            if sample.len() == size as usize {
+                break;
+            }
         }
-        let of_few = part.recalls(&asked, few)?;
-        let step = asked.len().div_ceil(SAMPLE_OF_MANY);
-        let sample = asked.into_iter().step_by(step).map(|asked| asked.query);
-        let of_many = part.recalls(&part.answered(sample.collect(), many)?, many)?;
-        Ok(Some(Curve::new([of_few, of_many], linked)))
+        copies.truncate(size as usize);
+        Ok((sample, copies))
+    }
+
+    /// Whether a node of this view has the code of a row that is not linked, as far as a walk finds it.
+    fn has_copy(&self, lineage: &Lineage, row: u32, query: &[f32]) -> Result<bool, IndexError> {
+        let (nearest, _) = self.search(query, 1, DEFAULT_EF)?;
+        // SAFETY: rows that nodes name, linked or waiting: their codes were written and stay (`lineage`).
+        let code = |row| unsafe { lineage.codes.get(row) };
+        let is_same = |(found, _): &(u32, f32)| code(*found) == code(row);
+        Ok(nearest.first().is_some_and(is_same))
     }
 
     /// Queries with their exact answers.
-    fn answered<'q>(
-        &self,
-        queries: Vec<Cow<'q, [f32]>>,
-        k: usize,
-    ) -> Result<Vec<Asked<'q>>, IndexError> {
+    fn answered<'q>(&self, queries: Queries<'q>, k: usize) -> Result<Vec<Asked<'q>>, IndexError> {
         let marks = self.live().words();
         let mut exact = Vec::with_capacity(queries.len());
         for some in queries.chunks(TOGETHER) {
@@ -197,6 +228,27 @@ impl RowView {
         });
         Ok(answers.collect())
     }
+}
+
+/// How many rows a curve takes that is measured now; `None` when it is not the time.
+fn least_sample(linked: u32, extent: u32, last: Option<&Curve>) -> Option<usize> {
+    let waiting = extent.saturating_sub(linked);
+    let grown_to = |quarters: u64| {
+        last.is_none_or(|last| u64::from(linked) * 4 >= u64::from(last.linked) * quarters)
+    };
+    let is_first = last.is_none_or(|last| last.linked > 0 && grown_to(OUTDATED_QUARTERS));
+    let least = if is_first {
+        LEAST_SAMPLE
+    } else {
+        LEAST_TO_REPLACE
+    };
+    let quarters = if waiting <= LAST_ROWS {
+        LAST_CHANCE_QUARTERS
+    } else {
+        STALE_QUARTERS
+    };
+    let due = linked >= FROM && grown_to(quarters) && waiting as usize >= least;
+    due.then_some(least)
 }
 
 /// Rows as near as the last of the exact ones count as found: of equal rows any will do.

@@ -333,8 +333,8 @@ impl RowView {
         let Some(lineage) = &self.lineage else {
             return Ok(());
         };
-        let last = self.dial.curve().map(|curve| curve.linked);
-        if let Some(curve) = self.measured(lineage, last)? {
+        let last = self.dial.curve();
+        if let Some(curve) = self.measured(lineage, last.as_deref())? {
             self.dial.measured(curve);
         }
         let end = lineage.linked().saturating_add(most).min(self.extent);
@@ -415,8 +415,7 @@ impl Rebuild {
         stop: &AtomicBool,
     ) -> Result<bool, IndexError> {
         self.take(view.extent)?;
-        let last = self.curve.as_ref().map(|curve| curve.linked);
-        if let Some(curve) = view.measured(&self.new, last)? {
+        if let Some(curve) = view.measured(&self.new, self.curve.as_ref())? {
             self.curve = Some(curve);
         }
         let end = self

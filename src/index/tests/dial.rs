@@ -266,3 +266,68 @@ fn exact_answers_of_many_are_those_of_each() {
         }
     }
 }
+
+/// Where rows come a few at a time, those that wait say too little of the graph to replace what many have said.
+#[test]
+fn a_few_rows_replace_no_curve() {
+    let mut clusters = Clusters::new(12, DIM);
+    let rows = std::iter::repeat_with(|| clusters.next()).take(ROWS);
+    let (mut writer, mut last) = linked(spec(DIM, Metric::L2), rows);
+    let curve = last.view().dial().curve().unwrap();
+    // Far enough for a last chance to measure.
+    for number in 0..ROWS as u64 / 2 {
+        let row = upsert(1_000_000 + number, clusters.next());
+        writer.apply(row).unwrap();
+        if number % 20 == 19 {
+            last = writer.publish(Lsn::new(2 + number));
+            wait_until("linking", || last.stats().unlinked == 0);
+        }
+    }
+    assert_eq!(last.view().dial().curve().unwrap(), curve);
+}
+
+/// Rows that exchange their vectors, again and again, some at a time: to the graph they are what its dead nodes are, and finding
+/// what is near them says nothing of a query. By the dial as much is found as in the beginning, and of a graph made anew.
+#[test]
+fn rows_that_exchange_vectors_do_not_flatter() {
+    let mut random = Random(13);
+    let mut rows: Vec<Vec<f32>> = std::iter::repeat_with(|| random.vector(DIM))
+        .take(ROWS)
+        .collect();
+    let queries: Vec<_> = std::iter::repeat_with(|| random.vector(DIM))
+        .take(QUERIES)
+        .collect();
+    let (mut writer, mut last) = linked(spec(DIM, Metric::L2), rows.iter().cloned());
+    let check = |snapshot: &Snapshot, when: &str| {
+        let recall = reached(snapshot, &queries, 10, Effort::Recall(DEFAULT_RECALL));
+        assert!(recall >= DEFAULT_RECALL - TOLERANCE, "{when}: {recall}");
+    };
+    check(&last, "in the beginning");
+    let mut lsn = 2;
+    for third in [0, 1, 2, 0, 1] {
+        let third = third * (ROWS / 3)..(third + 1) * (ROWS / 3);
+        rows[third.clone()].rotate_left(1);
+        for number in third {
+            // One in four has a vector that is new.
+            if number % 4 == 0 {
+                rows[number] = random.vector(DIM);
+            }
+            let row = upsert(number as u64, rows[number].clone());
+            writer.apply(row).unwrap();
+            if number % 500 == 499 {
+                last = writer.publish(Lsn::new(lsn));
+                wait_until("linking", || last.stats().unlinked == 0);
+                lsn += 1;
+            }
+        }
+        last = writer.publish(Lsn::new(lsn));
+        wait_until("linking", || last.stats().unlinked == 0);
+        check(&last, "exchanged");
+    }
+    wait_until("a rebuild", || {
+        lsn += 1;
+        last = writer.publish(Lsn::new(lsn));
+        last.stats().dead < ROWS as u64
+    });
+    check(&last, "made anew");
+}
