@@ -7,7 +7,7 @@ use super::ffi::{self, RawAmong};
 use super::lineage::Lineage;
 use super::view::RowView;
 use crate::index::dial::{Curve, MEASURED_K, Question};
-use crate::index::pages::RowSet;
+use crate::index::pages::{Bitmap, RowSet};
 use crate::index::{DEFAULT_EF, IndexError};
 
 /// Nodes from which a graph is worth measuring: below, a search compares a good part of all rows.
@@ -59,17 +59,20 @@ impl RowView {
         let Some(least) = least_sample(linked, extent, last) else {
             return Ok(None);
         };
-        if self.live().len() < 2 * MEASURED_K[1] as u64 + u64::from(extent - linked) {
-            return Ok(None);
-        }
-        let rows = || (0..linked).map(|node| lineage.row(node));
-        let live = rows().filter(|row| self.live().contains(*row)).collect();
-        let part = self.part(lineage, linked, live);
-        let dead_too = self.part(lineage, linked, rows().collect());
         let comes_again = u64::from(extent) * 4 >= u64::from(linked) * LAST_CHANCE_QUARTERS;
         let passing = comes_again && linked >= PASSING;
         let size = if passing { PASSING_SAMPLE } else { SAMPLE };
-        let (mut sample, copies) = self.sample(&dead_too, extent, size)?;
+        // From everywhere among them.
+        let step = (extent - linked).div_ceil(size);
+        let waiting = (0..step).flat_map(|first| {
+            let nodes = (linked + first..extent).step_by(step as usize);
+            nodes.map(|node| lineage.row(node))
+        });
+        let waiting = waiting.take(size as usize * LOOKED_AT);
+        let Some(part) = self.linked_part(lineage, linked) else {
+            return Ok(None);
+        };
+        let (mut sample, copies) = self.sample(lineage, linked, waiting, size)?;
         if sample.len() < least {
             if let Some(last) = last {
                 // It stays, and no other is tried for at once.
@@ -80,43 +83,73 @@ impl RowView {
                 return Ok(None);
             }
         }
-        let [few, many] = MEASURED_K;
-        let of_many = sample.iter().step_by(sample.len().div_ceil(SAMPLE_OF_MANY));
-        let of_many = part.answered(of_many.cloned().collect(), many)?;
-        let of_few = part.answered(sample, few)?;
-        let recalls = [part.recalls(&of_few, few)?, part.recalls(&of_many, many)?];
-        Ok(Some(Curve::new(recalls, linked)))
+        part.curve(sample).map(Some)
     }
 
-    /// Of the rows that wait to be linked so many, from everywhere among them, that are not copies of rows that `nodes` has, dead
-    /// ones too; and copies that were met. A copy is to the graph what the row is that is there: finding its neighbours says
-    /// nothing of a query's.
+    /// Measures `lineage`, all of whose nodes are linked, by rows that are not among them; `None` when they are too few.
+    pub(super) fn measured_by(
+        &self,
+        lineage: &Arc<Lineage>,
+        rows: &[u32],
+    ) -> Result<Option<Curve>, IndexError> {
+        let linked = lineage.linked();
+        let Some(part) = self.linked_part(lineage, linked) else {
+            return Ok(None);
+        };
+        // Half of them will do, from everywhere among all.
+        let (some, others) = (rows.iter().step_by(2), rows.iter().skip(1).step_by(2));
+        let rows = some.chain(others).copied();
+        let (sample, _) = self.sample(lineage, linked, rows, SAMPLE)?;
+        if linked < FROM || sample.len() < LEAST_TO_REPLACE {
+            return Ok(None);
+        }
+        part.curve(sample).map(Some)
+    }
+
+    /// The rows that are linked, if they are enough to be measured.
+    fn linked_part(&self, lineage: &Arc<Lineage>, linked: u32) -> Option<Self> {
+        let waiting = u64::from(lineage.extent().saturating_sub(linked));
+        if self.live().len() < 2 * MEASURED_K[1] as u64 + waiting {
+            return None; // without a look at all of them
+        }
+        let rows = (0..linked).map(|node| lineage.row(node));
+        let live: Bitmap = rows.filter(|row| self.live().contains(*row)).collect();
+        let enough = live.len() >= 2 * MEASURED_K[1] as u64;
+        enough.then(|| self.part(lineage, linked, live))
+    }
+
+    /// The curve of this view's nodes, by queries.
+    fn curve(&self, sample: Queries<'_>) -> Result<Curve, IndexError> {
+        let [few, many] = MEASURED_K;
+        let of_many = sample.iter().step_by(sample.len().div_ceil(SAMPLE_OF_MANY));
+        let of_many = self.answered(of_many.cloned().collect(), many)?;
+        let of_few = self.answered(sample, few)?;
+        let recalls = [self.recalls(&of_few, few)?, self.recalls(&of_many, many)?];
+        Ok(Curve::new(recalls, self.nodes()))
+    }
+
+    /// Of those rows at most so many that are not copies of rows that are linked, dead ones too; and copies that were met. A copy
+    /// is to the graph what the row is that is there: finding its neighbours says nothing of a query's.
     fn sample(
         &self,
-        nodes: &Self,
-        extent: u32,
+        lineage: &Arc<Lineage>,
+        linked: u32,
+        rows: impl Iterator<Item = u32>,
         size: u32,
     ) -> Result<(Queries<'_>, Queries<'_>), IndexError> {
         let (mut sample, mut copies) = (Vec::new(), Vec::new());
-        let Some(lineage) = nodes.lineage() else {
-            return Ok((sample, copies));
-        };
-        let linked = nodes.nodes();
-        let step = extent.saturating_sub(linked).div_ceil(size).max(1);
-        let waiting = (0..step).flat_map(|first| {
-            let nodes = (linked + first..extent).step_by(step as usize);
-            nodes.map(|node| lineage.row(node))
-        });
-        for row in waiting.take(size as usize * LOOKED_AT) {
+        let nodes = (0..linked).map(|node| lineage.row(node)).collect();
+        let nodes = self.part(lineage, linked, nodes);
+        for row in rows {
+            if sample.len() == size as usize {
+                break;
+            }
             let Some(query) = self.vector(row) else {
                 continue;
             };
             let is_copy = nodes.has_copy(lineage, row, &query)?;
             let kind = if is_copy { &mut copies } else { &mut sample };
             kind.push(query);
-            if sample.len() == size as usize {
-                break;
-            }
         }
         copies.truncate(size as usize);
         Ok((sample, copies))
@@ -125,7 +158,8 @@ impl RowView {
     /// Whether a node of this view has the code of a row that is not linked, as far as a walk finds it.
     fn has_copy(&self, lineage: &Lineage, row: u32, query: &[f32]) -> Result<bool, IndexError> {
         let (nearest, _) = self.search(query, 1, DEFAULT_EF)?;
-        // SAFETY: rows that nodes name, linked or waiting: their codes were written and stay (`lineage`).
+        // SAFETY: rows that nodes name, linked or waiting, here or in the lineage that this one replaces, which has the same
+        // codes: they were written and stay (`lineage`).
         let code = |row| unsafe { lineage.codes.get(row) };
         let is_same = |(found, _): &(u32, f32)| code(*found) == code(row);
         Ok(nearest.first().is_some_and(is_same))
@@ -228,6 +262,15 @@ impl RowView {
         });
         Ok(answers.collect())
     }
+}
+
+/// How many of so many rows are held back from a graph that is made anew, to measure it by: of those whose copies come, or that
+/// die, until it is ready, some are to spare.
+pub(super) fn held_back(rows: u64) -> u32 {
+    if rows < u64::from(FROM + 2 * SAMPLE) {
+        return 0;
+    }
+    2 * SAMPLE
 }
 
 /// How many rows a curve takes that is measured now; `None` when it is not the time.

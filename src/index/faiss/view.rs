@@ -8,6 +8,7 @@ use std::sync::atomic::AtomicBool;
 use super::codes;
 use super::ffi::{self, RawAmong, RawFilter, RawView};
 use super::lineage::Lineage;
+use super::measure;
 use super::vectors::Vectors;
 use crate::catalog::{IndexOptions, Method};
 use crate::index::dial::{Curve, Dial};
@@ -354,10 +355,17 @@ impl RowView {
             return Ok(None);
         };
         let new = Lineage::new(Arc::clone(&old.codes));
-        let mut dropped = Vec::new();
+        let (mut held, mut dropped) = (Vec::new(), Vec::new());
+        let count = measure::held_back(self.live.len());
+        let step = (count > 0).then(|| self.extent.div_ceil(count));
         for node in 0..self.extent {
             let row = old.row(node);
             if self.live.contains(row) {
+                let holds = step.is_some_and(|step| held.len() < (node / step) as usize);
+                if holds {
+                    held.push(row);
+                    continue;
+                }
                 new.push(row)?;
             } else {
                 dropped.push(row);
@@ -368,6 +376,7 @@ impl RowView {
             new: Arc::new(new),
             taken: self.extent,
             dropped,
+            held,
             curve: None,
             options: self.spec.options,
             _pin: Arc::clone(&self.pin),
@@ -384,7 +393,9 @@ pub(in crate::index) struct Rebuild {
     taken: u32,
     /// Rows of the old lineage that the new one does not name.
     dropped: Vec<u32>,
-    /// The newest of the new graph.
+    /// Rows of both that are the last to become nodes of the new one: what it is measured by.
+    held: Vec<u32>,
+    /// Of the new graph, once it was measured.
     curve: Option<Curve>,
     options: IndexOptions,
     /// Of the view that it began with: keeps every row that either lineage names from being used again.
@@ -415,9 +426,6 @@ impl Rebuild {
         stop: &AtomicBool,
     ) -> Result<bool, IndexError> {
         self.take(view.extent)?;
-        if let Some(curve) = view.measured(&self.new, self.curve.as_ref())? {
-            self.curve = Some(curve);
-        }
         let end = self
             .new
             .linked()
@@ -435,13 +443,27 @@ impl Rebuild {
                 stop,
             )?
         };
-        Ok(end == self.new.extent())
+        if end < self.new.extent() || self.held.is_empty() {
+            return Ok(end == self.new.extent());
+        }
+        self.curve = view.measured_by(&self.new, &self.held)?;
+        self.take_held()?;
+        Ok(false)
     }
 
     /// The new lineage, with every node of the old one, the rows that it does not name, and its curve.
     pub(super) fn finish(mut self) -> Result<Rebuilt, IndexError> {
+        self.take_held()?;
         self.take(self.old.extent())?;
         Ok((self.new, self.dropped, self.curve))
+    }
+
+    fn take_held(&mut self) -> Result<(), IndexError> {
+        while let Some(row) = self.held.last() {
+            self.new.push(*row)?;
+            self.held.pop();
+        }
+        Ok(())
     }
 
     fn take(&mut self, extent: u32) -> Result<(), IndexError> {

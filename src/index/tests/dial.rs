@@ -331,3 +331,32 @@ fn rows_that_exchange_vectors_do_not_flatter() {
     });
     check(&last, "made anew");
 }
+
+/// A graph made anew is measured when it has all rows but some that were held back for it, and in the end has those as well.
+#[test]
+fn a_rebuild_is_measured_by_rows_held_back() {
+    let mut clusters = Clusters::new(15, DIM);
+    let rows = std::iter::repeat_with(|| clusters.next()).take(ROWS);
+    let (mut writer, first) = linked(spec(DIM, Metric::L2), rows);
+    drop(first);
+    for number in (0..ROWS as u64).step_by(2) {
+        let dead = RowChange::Delete { key: key(number) };
+        writer.apply(dead).unwrap();
+    }
+    let mut last = writer.publish(Lsn::new(2));
+    let mut lsn = 2;
+    wait_until("a rebuild", || {
+        lsn += 1;
+        last = writer.publish(Lsn::new(lsn));
+        last.stats().dead == 0
+    });
+    let live = last.stats().live;
+    assert_eq!((live, last.stats().unlinked), (ROWS as u64 / 2, 0));
+    let linked = u64::from(last.view().dial().curve().unwrap().linked);
+    assert!(linked < live && live <= linked + 512, "{linked} of {live}");
+    let queries: Vec<_> = std::iter::repeat_with(|| clusters.next())
+        .take(QUERIES)
+        .collect();
+    let recall = reached(&last, &queries, 10, Effort::Recall(DEFAULT_RECALL));
+    assert!(recall >= DEFAULT_RECALL - TOLERANCE, "recall {recall}");
+}
