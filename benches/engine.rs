@@ -67,23 +67,25 @@ fn main() {
         .collect();
 
     let before = anonymous_bytes();
-    let (_writer, snapshot, stored, linked) = build(spec, &folder.join("base.f32"));
-    let built = json!({
+    let built = build(spec, &folder.join("base.f32"));
+    let snapshot = &built.snapshot;
+    let shown = json!({
         "efforts": EFFORTS,
-        "build_s": linked.as_secs_f64(),
-        "stored_s": stored.as_secs_f64(),
+        "build_s": built.linked.as_secs_f64(),
+        "stored_s": built.stored.as_secs_f64(),
+        "laid_out_s": built.laid_out.as_secs_f64(),
         "row_bytes": (anonymous_bytes() - before) / snapshot.stats().live,
         "accounted_bytes": snapshot.stats().memory.total() / snapshot.stats().live,
     });
-    println!("{built}");
+    println!("{shown}");
     for line in std::io::stdin().lines() {
         let line = line.unwrap();
         let shown = match line.trim().strip_prefix("many ") {
             Some(many) => {
                 let numbers: Vec<usize> = many.split(' ').map(|n| n.parse().unwrap()).collect();
-                together(&snapshot, &queries, k, numbers[0], numbers[1])
+                together(snapshot, &queries, k, numbers[0], numbers[1])
             }
-            None => measured(&snapshot, &queries, &truth, k, line.trim().parse().unwrap()),
+            None => measured(snapshot, &queries, &truth, k, line.trim().parse().unwrap()),
         };
         println!("{shown}");
     }
@@ -102,8 +104,16 @@ fn vectors(path: &Path, dim: usize) -> impl Iterator<Item = Vector> {
     })
 }
 
-/// An index of all rows, its row numbers those of the file; how long until all were stored, and until all were linked.
-fn build(spec: IndexSpec, path: &Path) -> (Writer, std::sync::Arc<Snapshot>, Duration, Duration) {
+/// An index of all rows, its row numbers those of the file; how long until all were stored, all were linked, and all laid out.
+struct Built {
+    snapshot: std::sync::Arc<Snapshot>,
+    stored: Duration,
+    linked: Duration,
+    laid_out: Duration,
+    _writer: Writer,
+}
+
+fn build(spec: IndexSpec, path: &Path) -> Built {
     let mut writer = Writer::new(spec).unwrap();
     let start = Instant::now();
     let mut id = 0_u32;
@@ -120,12 +130,36 @@ fn build(spec: IndexSpec, path: &Path) -> (Writer, std::sync::Arc<Snapshot>, Dur
             writer.publish(Lsn::new(u64::from(id))); // so that linking begins; lists are trained with all rows
         }
     }
-    let snapshot = writer.publish(Lsn::new(u64::MAX));
+    let mut snapshot = writer.publish(Lsn::new(u64::MAX));
     let stored = start.elapsed();
-    while snapshot.stats().unlinked > 0 {
+    let mut linked = None;
+    loop {
+        let stats = snapshot.stats();
+        if stats.unlinked == 0 {
+            linked = linked.or(Some(start.elapsed()));
+            if !stats.scattered {
+                break;
+            }
+        }
         std::thread::sleep(Duration::from_millis(5));
+        if writer.is_rebuilt() {
+            snapshot = writer.publish(Lsn::new(u64::MAX));
+        }
     }
-    (writer, snapshot, stored, start.elapsed())
+    let laid_out = start.elapsed();
+    // What is no longer needed is freed by other threads.
+    let mut held = u64::MAX;
+    while snapshot.stats().memory.total() < held {
+        held = snapshot.stats().memory.total();
+        std::thread::sleep(Duration::from_millis(500));
+    }
+    Built {
+        snapshot,
+        stored,
+        linked: linked.unwrap(),
+        laid_out,
+        _writer: writer,
+    }
 }
 
 /// Recall and cost of searches of one effort.

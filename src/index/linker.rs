@@ -4,13 +4,13 @@
 
 use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{self, SyncSender};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use super::dial::Dial;
 use super::faiss::{Rebuild, RowView, idle_priority};
+use super::quiet::Quiet;
 use super::{IndexError, Snapshot};
 
 /// Rows linked before the newest snapshot is looked at again: a fraction of a second.
@@ -23,6 +23,8 @@ const BACKLOG: u32 = 4_096;
 const REBUILD_FROM: u32 = 4_096;
 /// … or a third, if recall has come to cost this many times the effort of the graph that was measured.
 const COSTLY: f64 = 1.5;
+/// Codes are laid out once no more than one in so many nodes is to be linked: the others are laid behind them as they come.
+const SETTLED: u32 = 32;
 /// A rebuild is quiet until live rows are no more than one in so many nodes: then it must come to its end.
 const PRESSING: u64 = 4;
 /// Quiet work takes only time that nobody else wants, a few rows at once: some milliseconds of work. …
@@ -101,7 +103,7 @@ impl Linker {
 
     /// Hands over the newest snapshot.
     pub(super) fn see(&self, snapshot: Arc<Snapshot>) {
-        let due = due(snapshot.view());
+        let due = wants_rebuilding(snapshot.view());
         let old = self.shared.lock().newest.replace(snapshot);
         // Nobody is woken for nothing: this is called for each commit.
         self.shared.linkable.notify_one();
@@ -198,14 +200,15 @@ impl Shared {
     fn link(self: &Arc<Self>) {
         let wanted = |_: &State, view: &RowView| view.can_link() && view.unlinked() > 0;
         let mut quiet = Quiet::default();
+        let mut gathered = false;
         while let Some(snapshot) = self.next(&self.linkable, wanted) {
-            if snapshot.view().unlinked() < QUIET_BATCH && !quiet.gathered {
+            if snapshot.view().unlinked() < QUIET_BATCH && !gathered {
                 drop(snapshot); // whose rows are not kept for this
                 self.rest(GATHER);
-                quiet.gathered = true;
+                gathered = true;
                 continue;
             }
-            quiet.gathered = false;
+            gathered = false;
             let account = Arc::clone(snapshot.view().account());
             let waiting = snapshot.view().unlinked();
             let done = if waiting < CALM {
@@ -221,7 +224,7 @@ impl Shared {
             };
             account.linked(&done);
             match done {
-                Ok(()) => {}
+                Ok(()) => self.wake_if_due(),
                 Err(IndexError::Engine(reason)) => return self.dial.fail(&reason),
                 // Searches scan what is not linked; the next try may find memory.
                 Err(IndexError::Full(_) | IndexError::Memory { .. }) => self.rest(RETRY),
@@ -229,16 +232,31 @@ impl Shared {
         }
     }
 
-    /// Makes graphs anew that are due for it.
+    /// After linking there may be something to do with the whole.
+    fn wake_if_due(&self) {
+        let state = self.lock();
+        let newest = state.newest.as_ref();
+        if newest.is_some_and(|snapshot| wants_rebuilding(snapshot.view())) {
+            self.due.notify_one();
+        }
+    }
+
+    /// Makes graphs anew that are due for it, and lays out codes.
     fn rebuild(self: &Arc<Self>) {
-        let wanted = |state: &State, view: &RowView| state.rebuilt.is_none() && due(view);
+        let wanted =
+            |state: &State, view: &RowView| state.rebuilt.is_none() && wants_rebuilding(view);
         while let Some(snapshot) = self.next(&self.due, wanted) {
             // Another index's rebuild ends without a word to this one.
             let Some(_leave) = Leave::take() else {
                 self.rest(RETRY);
                 continue;
             };
-            match self.rebuilt(&snapshot) {
+            let rebuilt = if due(snapshot.view()) {
+                self.rebuilt(&snapshot)
+            } else {
+                self.laid_out(&snapshot)
+            };
+            match rebuilt {
                 Ok(rebuilt) => self.lock().rebuilt = rebuilt,
                 Err(IndexError::Engine(reason)) => return self.dial.fail(&reason),
                 // Others may need the memory meanwhile.
@@ -249,9 +267,31 @@ impl Shared {
 
     /// The graph of a snapshot's rows and of all that come meanwhile; `None` at the end, or when there is another by then.
     fn rebuilt(self: &Arc<Self>, snapshot: &Snapshot) -> Result<Option<Rebuild>, IndexError> {
-        let Some(mut rebuild) = snapshot.view().rebuild()? else {
+        let rebuild = snapshot.view().rebuild()?;
+        rebuild.map_or(Ok(None), |rebuild| self.completed(rebuild))
+    }
+
+    /// The same graph, with the codes laid out.
+    fn laid_out(self: &Arc<Self>, snapshot: &Snapshot) -> Result<Option<Rebuild>, IndexError> {
+        let Some(mut layout) = snapshot.view().lay_out()? else {
             return Ok(None);
         };
+        let mut quiet = Quiet::default();
+        let mut complete = false;
+        while !complete {
+            if self.stopped() {
+                return Ok(None);
+            }
+            (layout, complete) = self.quietly(&mut quiet, move |rows| {
+                let complete = layout.go_on(rows)?;
+                Ok((layout, complete))
+            })?;
+        }
+        self.completed(layout.finish()?)
+    }
+
+    /// Links into it what it lacks; `None` at the end, or when there is another graph by then.
+    fn completed(self: &Arc<Self>, mut rebuild: Rebuild) -> Result<Option<Rebuild>, IndexError> {
         let mut quiet = Quiet::default();
         while let Some(snapshot) = self.next(&self.due, |_, _| true) {
             if !rebuild.fits(snapshot.view()) {
@@ -347,6 +387,11 @@ impl Shared {
     }
 }
 
+/// Whether there is something to do with the whole graph.
+fn wants_rebuilding(view: &RowView) -> bool {
+    due(view) || view.unlinked() < view.nodes() / SETTLED && view.can_link() && view.is_scattered()
+}
+
 /// Whether so many nodes are dead that a rebuild pays.
 fn due(view: &RowView) -> bool {
     let (nodes, live) = (u64::from(view.nodes()), view.live().len());
@@ -360,90 +405,6 @@ fn due(view: &RowView) -> bool {
 fn cpu_time() -> Duration {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
     Duration::try_from(time).unwrap_or_default()
-}
-
-/// Work of one kind that gives way to all other threads.
-#[derive(Debug, Default)]
-struct Quiet {
-    /// Batches that are still to be made as others work.
-    crowded: u32,
-    /// Others were waited for.
-    gathered: bool,
-    /// Started with the first batch: one that has given way once never gets its priority back, and a thread for each batch
-    /// costs as much as some rows.
-    thread: Option<QuietThread>,
-}
-
-type Job = Box<dyn FnOnce() + Send>;
-
-/// Dropping it waits for its end.
-#[derive(Debug)]
-struct QuietThread {
-    /// `None` at the end.
-    jobs: Option<SyncSender<Job>>,
-    thread: Option<JoinHandle<()>>,
-}
-
-impl Quiet {
-    /// Works when no other thread wants to; returns when it is done.
-    fn at_leisure<T: Send + 'static>(
-        &mut self,
-        work: impl FnOnce() -> Result<T, IndexError> + Send + 'static,
-    ) -> Result<T, IndexError> {
-        let thread = match self.thread.take() {
-            Some(thread) => thread,
-            None => QuietThread::start()?,
-        };
-        let done = thread.run(work);
-        self.thread = Some(thread);
-        done
-    }
-}
-
-impl QuietThread {
-    fn start() -> Result<Self, IndexError> {
-        let (jobs, queue) = mpsc::sync_channel::<Job>(1);
-        let work = move || {
-            idle_priority();
-            queue.into_iter().for_each(|job| job());
-        };
-        let thread = std::thread::Builder::new()
-            .name("quiet linker".into())
-            .spawn(work)
-            .map_err(|error| IndexError::Full(format!("no thread to link with: {error}")))?;
-        Ok(Self {
-            jobs: Some(jobs),
-            thread: Some(thread),
-        })
-    }
-
-    fn run<T: Send + 'static>(
-        &self,
-        work: impl FnOnce() -> Result<T, IndexError> + Send + 'static,
-    ) -> Result<T, IndexError> {
-        let (answer, answered) = mpsc::sync_channel(1);
-        let job = move || {
-            let done = std::panic::catch_unwind(AssertUnwindSafe(work));
-            let _nobody_waits = answer.send(done);
-        };
-        let sent = self.jobs.as_ref().map(|jobs| jobs.send(Box::new(job)));
-        match (sent, answered.recv()) {
-            (Some(Ok(())), Ok(done)) => {
-                done.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-            }
-            _ended => Err(IndexError::Engine("the linker's thread ended".into())),
-        }
-    }
-}
-
-impl Drop for QuietThread {
-    fn drop(&mut self) {
-        self.jobs = None;
-        if let Some(thread) = self.thread.take() {
-            // A job's panic was caught, and given to whoever asked for it.
-            let _ended = thread.join();
-        }
-    }
 }
 
 /// Threads to link with.

@@ -15,11 +15,13 @@
 //! filter.rs    conditions → which rows may meet them;  filtered.rs  a search among those
 //! many.rs      many queries at once, on every core
 //! dial.rs      a wanted recall → how many candidates a search weighs
-//! linker.rs    the threads that link rows into the graph, rebuild it when half is dead, and check live queries
+//! linker.rs    the threads that link rows into the graph, rebuild it when half is dead or lay it out, and check live queries
+//! quiet.rs     a thread that works when no other wants to
 //! view.rs      all indexes at one moment, as the front end sees them
 //! faiss/       memory that searches share with the writer, and the C++ shim over FAISS
 //!   rows.rs      the writer's side: vectors, which rows are live, when an id may be used again
-//!   view.rs      the rows at one moment: search, scan, link, rebuild
+//!   view.rs      the rows at one moment: search, scan, link
+//!   rebuild.rs   another lineage, made beside the one in use;  layout.rs  the same graph, near nodes near in memory
 //!   measure.rs   recall by effort, of rows before they are linked and of live queries
 //!   lineage.rs   one numbering of nodes, with its codes and its graph
 //!   stored.rs    a graph ↔ checked bytes
@@ -32,7 +34,7 @@
 //!   codes.cpp          vectors and queries → bytes
 //!   signs.cpp signs.h  bytes → a bit a component, by which most candidates are left out
 //!   vectors.cpp vectors.h  vectors ↔ 16 bits a component; codes → vectors
-//!   graph.cpp          FAISS's HNSW structure, linked while it is searched
+//!   graph.cpp          FAISS's HNSW structure, linked while it is searched;  nodes.cpp  its room, copies, what is stored
 //!   lists.rs lists.cpp  FAISS's own indexes, added to while they are searched
 //!   ranges.cpp         ordinals of rows → which lie in a range
 //!   search.cpp         the walk, the scan of what is not linked, exact comparison
@@ -57,6 +59,7 @@ mod many;
 mod memory;
 mod ordinal;
 mod pages;
+mod quiet;
 mod record;
 mod snapshot;
 #[cfg(test)]

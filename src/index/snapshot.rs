@@ -89,6 +89,8 @@ pub struct Stats {
     pub unlinked: u64,
     /// Rows in the graph that are dead.
     pub dead: u64,
+    /// Whether the codes will be laid out anew, near ones together, once nothing else is to be done.
+    pub scattered: bool,
     /// Bytes held in memory, by all its snapshots and what is made beside them.
     pub memory: MemoryParts,
 }
@@ -156,6 +158,7 @@ impl Snapshot {
             left_out: self.left_out,
             unlinked: u64::from(self.rows.unlinked()).min(self.rows.live().len()),
             dead: u64::from(self.rows.nodes()).saturating_sub(self.rows.live().len()),
+            scattered: self.rows.is_scattered(),
             memory: self.rows.account().parts(),
         }
     }

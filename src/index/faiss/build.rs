@@ -1,13 +1,14 @@
 //! Compiles the C++ shim against the headers that faiss-sys installs, for the same processors as FAISS itself.
 
 fn main() {
-    const SOURCES: [&str; 9] = [
+    const SOURCES: [&str; 10] = [
         "kernels.cpp",
         "bits.cpp",
         "codes.cpp",
         "signs.cpp",
         "vectors.cpp",
         "graph.cpp",
+        "nodes.cpp",
         "lists.cpp",
         "search.cpp",
         "ranges.cpp",

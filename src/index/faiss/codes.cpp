@@ -109,12 +109,12 @@ Query code_query(const RektorCodes& codes, const float* query, Coded& coded) {
     return coded_query;
 }
 
-Query row_query(const RektorCodes& codes, uint32_t row, Measure measure, Coded& coded) {
-    const uint8_t* code = code_of(codes, row);
+Query row_query(const RektorCodes& codes, uint32_t place, Measure measure, Coded& coded) {
+    const uint8_t* code = code_of(codes, place);
     if (of_bits(codes.metric)) {
         return {reinterpret_cast<const int8_t*>(code), 0, 0, 0, 0, nullptr};
     }
-    const float* scale = scales_of(codes, row);
+    const float* scale = scales_of(codes, place);
     if (codes.metric == kL1) {
         coded.values.resize(codes.stride);
         float* values = coded.values.data();

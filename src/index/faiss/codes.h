@@ -21,12 +21,25 @@ inline const T* at(const T* const* chunks, uint32_t row, size_t width) {
     return chunks[row >> kChunkShift] + (row & kChunkMask) * width;
 }
 
-inline const uint8_t* code_of(const RektorCodes& codes, uint32_t row) {
-    return at(codes.codes, row, codes.stride);
+// Where the code of a row is. Near rows lie near each other, whatever their numbers.
+inline uint32_t place_of(const RektorCodes& codes, uint32_t row) {
+    return codes.places == nullptr ? row : *at(codes.places, row, 1) - 1;
 }
 
-inline const float* scales_of(const RektorCodes& codes, uint32_t row) {
-    return at(codes.scales, row, codes.beside);
+inline const uint8_t* code_of(const RektorCodes& codes, uint32_t place) {
+    return at(codes.codes, place, codes.stride);
+}
+
+inline const float* scales_of(const RektorCodes& codes, uint32_t place) {
+    return at(codes.scales, place, codes.beside);
+}
+
+inline uint32_t row_of(const RektorView& view, uint32_t node) {
+    return at(view.nodes, node, 2)[0];
+}
+
+inline uint32_t node_place(const RektorView& view, uint32_t node) {
+    return at(view.nodes, node, 2)[1];
 }
 
 inline bool is_live(const RektorView& view, uint32_t row) {
@@ -78,16 +91,16 @@ struct Rounded {
 Rounded round_all(const float* x, size_t stride, std::vector<int8_t>& bytes);
 // Coded form of a client's query; lives in `coded`.
 Query code_query(const RektorCodes& codes, const float* query, Coded& coded);
-// A row as a query: squared L2 (of unit vectors under cosine), negative inner product, L1, or the distance of bits.
-Query row_query(const RektorCodes& codes, uint32_t row, Measure measure, Coded& coded);
+// The row whose code is at a place as a query: squared L2 (of unit vectors under cosine), negative inner product, L1, or the distance of bits.
+Query row_query(const RektorCodes& codes, uint32_t place, Measure measure, Coded& coded);
 
 // Never NaN: heaps and sorts rely on an order.
 inline float ordered(float d) {
     return d < std::numeric_limits<float>::infinity() ? d : std::numeric_limits<float>::infinity();
 }
 
-inline float from_dot(const RektorCodes& codes, const Query& q, uint32_t row, int32_t dot) {
-    const float* scale = scales_of(codes, row);
+inline float from_dot(const RektorCodes& codes, const Query& q, uint32_t place, int32_t dot) {
+    const float* scale = scales_of(codes, place);
     float d = q.bias - q.weight * scale[0] * static_cast<float>(dot - q.correction);
     if (q.addend != 0) {
         d += scale[q.addend];
@@ -105,25 +118,25 @@ inline float bits_distance(uint32_t metric, const void* a, const void* b, size_t
     return distance(static_cast<const uint8_t*>(a), static_cast<const uint8_t*>(b), bytes);
 }
 
-inline float distance(const Kernels& kernels, const RektorCodes& codes, const Query& q, uint32_t row) {
+inline float distance(const Kernels& kernels, const RektorCodes& codes, const Query& q, uint32_t place) {
     if (of_bits(codes.metric)) {
-        return bits_distance(codes.metric, q.bytes, code_of(codes, row), codes.stride);
+        return bits_distance(codes.metric, q.bytes, code_of(codes, place), codes.stride);
     }
     if (q.values != nullptr) {
-        return ordered(kernels.manhattan(q.values, code_of(codes, row), *scales_of(codes, row), codes.stride));
+        return ordered(kernels.manhattan(q.values, code_of(codes, place), *scales_of(codes, place), codes.stride));
     }
-    return from_dot(codes, q, row, kernels.dot(q.bytes, code_of(codes, row), codes.stride));
+    return from_dot(codes, q, place, kernels.dot(q.bytes, code_of(codes, place), codes.stride));
 }
 
 // count ≤ kBatch.
-inline void distances(const Kernels& kernels, const RektorCodes& codes, const Query& q, const uint32_t* rows,
+inline void distances(const Kernels& kernels, const RektorCodes& codes, const Query& q, const uint32_t* places,
                       size_t count, float* out) {
     const uint8_t* addresses[kBatch];
     int32_t dots[kBatch];
     if (of_bits(codes.metric)) {
         const BitKernels& bits = bit_kernels(best_bit_kernel());
         for (size_t i = 0; i < count; i++) {
-            addresses[i] = code_of(codes, rows[i]);
+            addresses[i] = code_of(codes, places[i]);
         }
         const auto all = codes.metric == kHamming ? bits.hammings : bits.jaccards;
         all(reinterpret_cast<const uint8_t*>(q.bytes), addresses, count, codes.stride, out);
@@ -132,8 +145,8 @@ inline void distances(const Kernels& kernels, const RektorCodes& codes, const Qu
     if (q.values != nullptr) {
         const float* scales[kBatch];
         for (size_t i = 0; i < count; i++) {
-            addresses[i] = code_of(codes, rows[i]);
-            scales[i] = scales_of(codes, rows[i]);
+            addresses[i] = code_of(codes, places[i]);
+            scales[i] = scales_of(codes, places[i]);
             __builtin_prefetch(scales[i]);
         }
         kernels.manhattans(q.values, addresses, scales, count, codes.stride, out);
@@ -143,12 +156,12 @@ inline void distances(const Kernels& kernels, const RektorCodes& codes, const Qu
         return;
     }
     for (size_t i = 0; i < count; i++) {
-        addresses[i] = code_of(codes, rows[i]);
-        __builtin_prefetch(scales_of(codes, rows[i]));
+        addresses[i] = code_of(codes, places[i]);
+        __builtin_prefetch(scales_of(codes, places[i]));
     }
     kernels.dots(q.bytes, addresses, count, codes.stride, dots);
     for (size_t i = 0; i < count; i++) {
-        out[i] = from_dot(codes, q, rows[i], dots[i]);
+        out[i] = from_dot(codes, q, places[i], dots[i]);
     }
 }
 

@@ -1,6 +1,9 @@
 //! Vectors → 8-bit codes, a scale and a norm per row, around the mean of the index. Bits are their own codes.
+//!
+//! The code of a row lies at the row's own id, or, once near rows were laid together (`layout`), at its place.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::ffi::{self, RawCodes};
 use super::store::Store;
@@ -55,7 +58,16 @@ pub(super) fn mean_length(form: Form) -> usize {
     }
 }
 
-/// The codes of rows, by row id.
+/// Where codes are that do not lie at their rows' ids.
+#[derive(Debug)]
+struct Places {
+    /// 1 + the place of each row that has one.
+    of: Store<u32>,
+    /// Places below were given out. By one thread at a time.
+    next: AtomicU32,
+}
+
+/// The codes of rows.
 #[derive(Debug)]
 pub(super) struct Codes {
     codes: Store<u8>,
@@ -63,6 +75,7 @@ pub(super) struct Codes {
     scales: Store<f32>,
     /// Where bits are: `codes` and `scales` stay empty.
     bits: Option<Arc<Store<f32>>>,
+    places: Option<Places>,
     mean: Box<[f32]>,
     centred: bool,
     form: Form,
@@ -80,9 +93,103 @@ impl Codes {
             scales: Store::new(beside(form, spec.metric), stored.account(), Part::Codes),
             centred: mean.is_some() || bits.is_some(),
             bits,
+            places: None,
             mean: mean.unwrap_or_else(|| vec![0.0; mean_length(form)].into()),
             form,
             metric: spec.metric,
+        }
+    }
+
+    /// No codes yet, around the same mean, of rows each of which will lie behind the one that comes before it.
+    pub(super) fn laid_out(&self, spec: &IndexSpec, stored: &Vectors) -> Self {
+        let places = Places {
+            of: Store::new(1, self.account(), Part::Codes),
+            next: AtomicU32::new(0),
+        };
+        Self {
+            places: Some(places),
+            ..Self::new(spec, Some(self.mean.clone()), stored)
+        }
+    }
+
+    /// Where the code of a row is, which was written.
+    ///
+    /// # Safety
+    /// As [`get`](Self::get).
+    pub(super) unsafe fn place(&self, row: u32) -> u32 {
+        match &self.places {
+            None => row,
+            // SAFETY: the caller's promise; written with the code. One is added, so that 0 is none.
+            Some(places) => unsafe { places.of.get(row)[0].saturating_sub(1) },
+        }
+    }
+
+    /// Where the code of a row is to be written: where one of that id was before, or behind all others.
+    ///
+    /// # Safety
+    /// As [`set`](Self::set).
+    unsafe fn take_place(&self, row: u32) -> Result<u32, IndexError> {
+        let Some(places) = &self.places else {
+            self.reserve(row)?;
+            return Ok(row);
+        };
+        places.of.reserve(row)?;
+        // SAFETY: reserved, so zero or written; the caller has the row for itself.
+        let known = unsafe { places.of.get(row)[0] };
+        if known > 0 {
+            return Ok(known - 1);
+        }
+        let place = places.next.load(Ordering::Relaxed);
+        self.reserve(place)?;
+        places.next.store(place + 1, Ordering::Relaxed);
+        // SAFETY: as above.
+        unsafe { places.of.set(row, &[place + 1]) };
+        Ok(place)
+    }
+
+    /// Makes room for so many codes.
+    pub(super) fn make_room(&self, count: u32) -> Result<(), IndexError> {
+        self.reserve(count.saturating_sub(1))
+    }
+
+    /// Makes room up to a place.
+    fn reserve(&self, place: u32) -> Result<(), IndexError> {
+        self.codes.reserve(place)?;
+        self.scales.reserve(place)
+    }
+
+    /// Takes a row's code from others around the same mean, with its signs.
+    ///
+    /// # Safety
+    /// As [`set`](Self::set); and the others' code of that row was written.
+    pub(super) unsafe fn copy(&self, from: &Self, row: u32) -> Result<(), IndexError> {
+        // SAFETY: the caller's promise.
+        let (place, old) = unsafe { (self.take_place(row)?, from.place(row)) };
+        // SAFETY: reserved, written there, and the caller has the row for itself here.
+        unsafe {
+            self.codes.set(place, from.codes.get(old));
+            self.scales.set(place, from.scales.get(old));
+        }
+        Ok(())
+    }
+
+    /// Of some rows, at least one, that whose code is nearest to that of a row of others around the same mean.
+    ///
+    /// # Safety
+    /// They were written, and nobody writes them during the call; none lies at a place of its own.
+    pub(super) unsafe fn nearest(&self, rows: &[u32], others: &Self, row: u32) -> u32 {
+        assert!(!rows.is_empty() && self.places.is_none() && self.bits.is_none());
+        let (codes, of) = (self.raw(), others.raw());
+        // SAFETY: the caller's promise.
+        unsafe {
+            let place = others.place(row);
+            ffi::rektor_nearest(
+                &raw const codes,
+                rows.as_ptr(),
+                rows.len(),
+                &raw const of,
+                place,
+            )
         }
     }
 
@@ -115,7 +222,9 @@ impl Codes {
             return (bytes, &[0.0; SCALES]);
         }
         // SAFETY: the caller's promise.
-        let (code, beside) = unsafe { (self.codes.get(row), self.scales.get(row)) };
+        let place = unsafe { self.place(row) };
+        // SAFETY: as above.
+        let (code, beside) = unsafe { (self.codes.get(place), self.scales.get(place)) };
         (code, beside.get(..SCALES).unwrap_or(beside))
     }
 
@@ -149,8 +258,8 @@ impl Codes {
             unsafe { bits.set(row, &words) };
             return Ok(());
         }
-        self.codes.reserve(row)?;
-        self.scales.reserve(row)?;
+        // SAFETY: the caller's promise.
+        let place = unsafe { self.take_place(row)? };
         let mut beside = vec![0.0; self.scales.width()];
         for (to, scale) in beside.iter_mut().zip(scales) {
             *to = *scale;
@@ -160,8 +269,8 @@ impl Codes {
         unsafe { ffi::rektor_sign(&raw const raw, code.as_ptr(), beside.as_mut_ptr()) };
         // SAFETY: reserved, and the caller has the row for itself.
         unsafe {
-            self.codes.set(row, code);
-            self.scales.set(row, &beside);
+            self.codes.set(place, code);
+            self.scales.set(place, &beside);
         }
         Ok(())
     }
@@ -232,6 +341,10 @@ impl Codes {
             },
             scales: self.scales.table(),
             beside: self.scales.width(),
+            places: match &self.places {
+                Some(places) => places.of.table(),
+                None => std::ptr::null(),
+            },
             mean: self.mean.as_ptr(),
             dim: self.form.words(),
             stride: self.codes.width(),
@@ -251,6 +364,7 @@ pub(super) fn raw_without(spec: &IndexSpec) -> RawCodes {
         codes: std::ptr::null(),
         scales: std::ptr::null(),
         beside: 0,
+        places: std::ptr::null(),
         mean: std::ptr::null(),
         dim: spec.form().words(),
         stride: 0,

@@ -32,28 +32,35 @@ struct ByCode {
 
     ByCode(const RektorView& view, const Query& query, float deviations = kSignsWalked)
             : kernels(rektor::kernels(best_kernel())), codes(view.codes), query(query), deviations(deviations) {}
-    float one(uint32_t row) const {
-        return distance(kernels, codes, query, row);
+    // What the others take: where codes are.
+    static uint32_t of_node(const RektorView& view, uint32_t node) {
+        return node_place(view, node);
+    }
+    uint32_t of_row(uint32_t row) const {
+        return place_of(codes, row);
+    }
+    float one(uint32_t place) const {
+        return distance(kernels, codes, query, place);
     }
     // count ≤ kBatch.
-    void many(const uint32_t* rows, size_t count, float* found) const {
-        distances(kernels, codes, query, rows, count, found);
+    void many(const uint32_t* places, size_t count, float* found) const {
+        distances(kernels, codes, query, places, count, found);
     }
     // Of rows at least those nearer than `reach`, or nearly all: their places among them and their distances; how many.
-    size_t within(const uint32_t* rows, size_t count, float reach, uint32_t* which, float* found) const {
+    size_t within(const uint32_t* places, size_t count, float reach, uint32_t* which, float* found) const {
         if (query.turned != nullptr && reach < kEverywhere && count > 0) {
-            return distances_within(kernels, codes, query, rows, count, reach, deviations, which, found);
+            return distances_within(kernels, codes, query, places, count, reach, deviations, which, found);
         }
-        many(rows, count, found);
+        many(places, count, found);
         return all_of(count, which);
     }
     // The same of the first of so many rows that are all to be compared, in order.
-    size_t within_next(const uint32_t* rows, size_t known, float reach, uint32_t* which, float* found) const {
+    size_t within_next(const uint32_t* places, size_t known, float reach, uint32_t* which, float* found) const {
         const size_t count = std::min(known, kBatch);
         if (query.turned != nullptr && reach < kEverywhere && count > 0) {
-            return distances_within(kernels, codes, query, rows, count, reach, deviations, which, found, known);
+            return distances_within(kernels, codes, query, places, count, reach, deviations, which, found, known);
         }
-        many(rows, count, found);
+        many(places, count, found);
         return all_of(count, which);
     }
 };
@@ -81,6 +88,14 @@ struct ByVector {
         }
     }
     ByVector(const ByVector&) = delete;
+
+    // What the others take: rows.
+    static uint32_t of_node(const RektorView& view, uint32_t node) {
+        return row_of(view, node);
+    }
+    static uint32_t of_row(uint32_t row) {
+        return row;
+    }
 
     static uint32_t compared_by(uint32_t metric, Measure measure) {
         return metric != kInnerProduct || measure == Measure::kDot ? metric : static_cast<uint32_t>(kL2);
@@ -150,10 +165,10 @@ struct Doubt {
     }
 };
 
-inline Doubt doubt(const RektorCodes& codes, const Query& q, uint32_t row, double truth) {
+inline Doubt doubt(const RektorCodes& codes, const Query& q, uint32_t place, double truth) {
     // Of floats that are summed, relative to the sum.
     constexpr double kFloat = 4e-7;
-    const float* scale = scales_of(codes, row);
+    const float* scale = scales_of(codes, place);
     const double dim = static_cast<double>(codes.dim);
     const double steps = static_cast<double>(scale[0]) * scale[0];
     const double own_steps = static_cast<double>(q.step) * q.step;

@@ -9,6 +9,7 @@ pub(super) struct RawCodes {
     pub(super) codes: *const *const u8,
     pub(super) scales: *const *const f32,
     pub(super) beside: usize,
+    pub(super) places: *const *const u32,
     pub(super) mean: *const f32,
     pub(super) dim: usize,
     pub(super) stride: usize,
@@ -103,6 +104,13 @@ unsafe extern "C" {
         found: *mut f32,
     ) -> usize;
     pub(super) fn rektor_sign(codes: *const RawCodes, code: *const u8, scale: *mut f32);
+    pub(super) fn rektor_nearest(
+        codes: *const RawCodes,
+        places: *const u32,
+        count: usize,
+        other: *const RawCodes,
+        place: u32,
+    ) -> u32;
     pub(super) fn rektor_encode(
         codes: *const RawCodes,
         x: *const f32,
@@ -123,6 +131,7 @@ unsafe extern "C" {
         capacity: u32,
         like: *const RawGraph,
         linked: u32,
+        order: *const u32,
     ) -> *mut RawGraph;
     pub(super) fn rektor_graph_free(graph: *mut RawGraph);
     pub(super) fn rektor_graph_bytes(graph: *const RawGraph, nodes: u32) -> usize;

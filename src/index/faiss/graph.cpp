@@ -1,35 +1,12 @@
 // A node → its place in the graph; see graph.h for the order in which it becomes visible.
 #include "graph.h"
 
-#include <sys/mman.h>
-
 #include <algorithm>
-#include <cstring>
-#include <new>
 
 using namespace rektor;
 
 namespace rektor {
 namespace {
-
-template <class T>
-T* map_zeroed(size_t count) {
-    // At least one page: an empty mapping is an error.
-    void* memory = mmap(nullptr, std::max<size_t>(count * sizeof(T), 1), PROT_READ | PROT_WRITE,
-                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (memory == MAP_FAILED) {
-        throw std::bad_alloc();
-    }
-    madvise(memory, count * sizeof(T), MADV_HUGEPAGE);  // may be refused: then it is only slower
-    return static_cast<T*>(memory);
-}
-
-template <class T>
-void unmap(T* memory, size_t count) {
-    if (memory != nullptr) {
-        munmap(memory, std::max<size_t>(count * sizeof(T), 1));
-    }
-}
 
 // Rows as points to which distances are taken, by their codes.
 struct CodePoints {
@@ -38,8 +15,8 @@ struct CodePoints {
     Coded& memory;
     Query query{};
 
-    ByCode of(uint32_t row) {
-        query = row_query(view.codes, row, measure, memory);
+    ByCode of_node(uint32_t node) {
+        query = row_query(view.codes, node_place(view, node), measure, memory);
         return ByCode(view, query);
     }
 };
@@ -48,8 +25,8 @@ struct VectorPoints {
     const RektorView& view;
     Measure measure;
 
-    ByVector of(uint32_t row) {
-        return ByVector(view, row, measure);
+    ByVector of_node(uint32_t node) {
+        return ByVector(view, row_of(view, node), measure);
     }
 };
 
@@ -85,7 +62,7 @@ template <class Points>
 void choose(const RektorView& view, Points points, const std::vector<Candidate>& candidates, size_t most,
             std::vector<uint32_t>& chosen) {
     chosen.clear();
-    uint32_t chosen_rows[kBatch];
+    uint32_t chosen_ids[kBatch];
     const float far = far_from(points.measure, candidates);
     const auto is_near = [&](const Candidate& candidate) { return !(candidate.distance > far); };
     const size_t distant = static_cast<size_t>(
@@ -96,15 +73,14 @@ void choose(const RektorView& view, Points points, const std::vector<Candidate>&
         if (near && chosen.size() >= most_near) {
             continue;
         }
-        const uint32_t row = *at(view.nodes, candidate.id, 1);
-        const auto distances = points.of(row);
+        const auto distances = points.of_node(candidate.id);
         const float nearer = near ? candidate.distance : candidate.distance * kMuchNearer;
         bool good = true;
         for (size_t i = 0; good && i < chosen.size(); i++) {
-            good = distances.one(chosen_rows[i]) > nearer;
+            good = distances.one(chosen_ids[i]) > nearer;
         }
         if (good) {
-            chosen_rows[chosen.size()] = row;
+            chosen_ids[chosen.size()] = distances.of_node(view, candidate.id);
             chosen.push_back(candidate.id);
             if (chosen.size() == most) {
                 return;
@@ -202,15 +178,14 @@ void add_link(RektorGraph& graph, const RektorView& view, Points points, uint32_
         return;
     }
     uint32_t nodes[kBatch];
-    uint32_t rows[kBatch];
+    uint32_t ids[kBatch];
     float found[kBatch];
-    for (size_t i = 0; i < links.count; i++) {
-        nodes[i] = static_cast<uint32_t>(links.slots[i]);
-        rows[i] = *at(view.nodes, nodes[i], 1);
+    const auto distances = points.of_node(from);
+    for (size_t i = 0; i <= links.count; i++) {
+        nodes[i] = i < links.count ? static_cast<uint32_t>(links.slots[i]) : to;
+        ids[i] = distances.of_node(view, nodes[i]);
     }
-    nodes[links.count] = to;
-    rows[links.count] = *at(view.nodes, to, 1);
-    points.of(*at(view.nodes, from, 1)).many(rows, links.count + 1, found);
+    distances.many(ids, links.count + 1, found);
     s.list.clear();
     for (size_t i = 0; i <= links.count; i++) {
         s.list.push_back({found[i], nodes[i]});
@@ -226,9 +201,11 @@ void add_link(RektorGraph& graph, const RektorView& view, Points points, uint32_
     }
 }
 
-// Whether rows are copies: of the same code, and not only nearly of the same vector.
-bool same(const RektorView& view, uint32_t a, uint32_t b) {
+// Whether the rows of nodes are copies: of the same code, and not only nearly of the same vector.
+bool same(const RektorView& view, uint32_t one, uint32_t other) {
     const RektorCodes& codes = view.codes;
+    const uint32_t a = node_place(view, one);
+    const uint32_t b = node_place(view, other);
     if (std::memcmp(code_of(codes, a), code_of(codes, b), codes.stride) != 0) {
         return false;
     }
@@ -242,15 +219,14 @@ bool same(const RektorView& view, uint32_t a, uint32_t b) {
     }
     // Cosine distances of copies, of whatever length, differ from zero by the rounding of floats.
     constexpr float kRounding = 5e-7f;
-    const float distance = ByVector(view, a, Measure::kSquare).one(b);
+    const float distance = ByVector(view, row_of(view, one), Measure::kSquare).one(row_of(view, other));
     return distance <= (codes.metric == kCosine ? kRounding : 0);
 }
 
 // Copies of a row hang on the first of them: linked, they would form a region with no way out.
 bool hang_on_twin(RektorGraph& graph, const RektorView& view, uint32_t node, const std::vector<Candidate>& near) {
-    const uint32_t row = *at(view.nodes, node, 1);
     for (const Candidate& candidate : near) {
-        if (same(view, row, *at(view.nodes, candidate.id, 1))) {
+        if (same(view, node, candidate.id)) {
             const std::lock_guard<std::mutex> lock(graph.locks[candidate.id % kLocks]);
             store(graph.twins + node, load(graph.twins + candidate.id));
             store(graph.twins + candidate.id, static_cast<int32_t>(node + 1));
@@ -297,7 +273,7 @@ bool hopeless_near(const RektorView& view, const Query& query, const std::vector
         return false;
     }
     const Candidate& last = near[kBunch - 1];
-    const Doubt off = doubt(view.codes, query, *at(view.nodes, last.id, 1), last.distance);
+    const Doubt off = doubt(view.codes, query, node_place(view, last.id), last.distance);
     return hopeless(off, near.front().distance, last.distance);
 }
 
@@ -305,11 +281,11 @@ bool hopeless_near(const RektorView& view, const Query& query, const std::vector
 bool find_links(RektorGraph& graph, const RektorView& view, uint32_t node, uint64_t entry, size_t ef, uint32_t half,
                 Scratch& s) {
     const int level = std::min(graph.hnsw.levels[node] - 1, static_cast<int>(entry >> 32));
-    const uint32_t row = *at(view.nodes, node, 1);
-    Query query = row_query(view.codes, row, s.measure, s.query);
-    sign_row_query(view.codes, row, query, s.query);
+    const uint32_t place = node_place(view, node);
+    Query query = row_query(view.codes, place, s.measure, s.query);
+    sign_row_query(view.codes, place, query, s.query);
     const ByCode by_code(view, query);
-    const ByVector by_vector(view, row, s.measure);
+    const ByVector by_vector(view, row_of(view, node), s.measure);
     const Start landmark = begin_walk(graph, view, by_code, entry, s);
     Start from = landmark;
     if (level > landmark.level) {  // the lists above hold nodes of their level
@@ -329,7 +305,7 @@ bool find_links(RektorGraph& graph, const RektorView& view, uint32_t node, uint6
         std::sort_heap(s.best.begin(), s.best.end(), Nearer());
         const bool exact = hopeless_near(view, query, s.best);
         if (exact) {
-            start.distance = by_vector.one(*at(view.nodes, start.id, 1));
+            start.distance = by_vector.one(row_of(view, start.id));
             explore(graph, view, by_vector, l, ef, start, s, admit);
             std::sort_heap(s.best.begin(), s.best.end(), Nearer());
         }
@@ -340,7 +316,7 @@ bool find_links(RektorGraph& graph, const RektorView& view, uint32_t node, uint6
         const size_t most = links_of(graph, node, l, half).count;
         if (exact) {
             choose(view, VectorPoints{view, s.measure}, s.best, most, s.chosen[half][l]);
-            start.distance = by_code.one(*at(view.nodes, start.id, 1));
+            start.distance = by_code.one(node_place(view, start.id));
         } else {
             choose(view, CodePoints{view, s.measure, s.other}, s.best, most, s.chosen[half][l]);
         }
@@ -382,8 +358,8 @@ void link(RektorGraph& graph, const RektorView& view, uint32_t node, size_t ef, 
     }
 }
 
-// Counts what the lists of a loaded graph name. Those that lost all their links, to nodes that were not stored, get one
-// from a node that they name, where its list has room.
+}  // namespace
+
 void count_in_links(RektorGraph& graph, uint32_t nodes) {
     const auto each = [&](uint32_t node, const auto& work) {
         const Links links = links_of(graph, node, 0, 0);
@@ -407,42 +383,6 @@ void count_in_links(RektorGraph& graph, uint32_t nodes) {
     }
 }
 
-// Slots of all lists of a node but the lowest.
-size_t slots_above(const RektorGraph& graph, int levels) {
-    return static_cast<size_t>(graph.hnsw.cum_nb_neighbors(levels)) - graph.width;
-}
-
-// Makes room for `capacity` nodes, of which the first have their levels.
-void allocate(RektorGraph& graph, uint32_t metric, uint32_t capacity) {
-    faiss::HNSW& hnsw = graph.hnsw;
-    // Levels do not depend on the rows, so every node to come has its level and its place now.
-    while (hnsw.levels.size() < capacity) {
-        const int level = hnsw.random_level();
-        hnsw.levels.push_back(level + 1);
-        hnsw.offsets.push_back(hnsw.offsets.back() + slots_above(graph, level + 1));
-    }
-    graph.upper.assign(hnsw.cum_nneighbor_per_level.size(), {});
-    for (uint32_t node = 0; node < capacity; node++) {
-        for (int level = 1; level < hnsw.levels[node]; level++) {
-            graph.upper[static_cast<size_t>(level)].push_back(node);
-        }
-    }
-    while (!graph.upper.empty() && graph.upper.back().empty()) {
-        graph.upper.pop_back();
-    }
-    const size_t slots = hnsw.offsets.back();
-    hnsw.neighbors = faiss::MaybeOwnedVector<int32_t>::create_view(map_zeroed<int32_t>(slots), slots, nullptr);
-    graph.capacity = capacity;
-    graph.lowest = map_zeroed<int32_t>(size_t{capacity} * graph.width);
-    graph.twins = map_zeroed<int32_t>(capacity);
-    graph.twin_bits = map_zeroed<uint64_t>(capacity / 64 + 1);
-    graph.in_links = map_zeroed<uint32_t>(capacity);
-    graph.halves = metric == kInnerProduct ? 2 : 1;
-    graph.locks = std::make_unique<std::mutex[]>(kLocks);
-}
-
-}  // namespace
-
 std::atomic<uint64_t> visited_bytes{0};
 
 Scratch& scratch() {
@@ -452,59 +392,8 @@ Scratch& scratch() {
 
 }  // namespace rektor
 
-RektorGraph::~RektorGraph() {
-    unmap(hnsw.neighbors.view_data, hnsw.neighbors.view_size);
-    unmap(lowest, size_t{capacity} * width);
-    unmap(twins, capacity);
-    unmap(twin_bits, capacity / 64 + 1);
-    unmap(in_links, capacity);
-}
-
 extern "C" uint64_t rektor_visited_bytes() {
     return rektor::visited_bytes.load(std::memory_order_relaxed);
-}
-
-extern "C" RektorGraph* rektor_graph_new(uint32_t m, uint32_t metric, uint32_t capacity, const RektorGraph* like,
-                                         uint32_t linked) {
-    try {
-        auto graph = std::make_unique<RektorGraph>(m);
-        faiss::HNSW& hnsw = graph->hnsw;
-        hnsw.levels.reserve(capacity);
-        hnsw.offsets.reserve(capacity + 1);
-        if (like != nullptr) {
-            hnsw.levels = like->hnsw.levels;
-            hnsw.offsets = like->hnsw.offsets;
-            hnsw.rng = like->hnsw.rng;
-        }
-        allocate(*graph, metric, capacity);
-        if (like != nullptr) {
-            const size_t used = like->hnsw.offsets[linked];
-            std::memcpy(hnsw.neighbors.view_data, like->hnsw.neighbors.view_data, used * sizeof(int32_t));
-            std::memcpy(graph->lowest, like->lowest, size_t{linked} * graph->width * sizeof(int32_t));
-            std::memcpy(graph->twins, like->twins, linked * sizeof(int32_t));
-            std::memcpy(graph->twin_bits, like->twin_bits, (linked / 64 + 1) * sizeof(uint64_t));
-            std::memcpy(graph->in_links, like->in_links, linked * sizeof(uint32_t));
-            graph->entry.store(like->entry.load());
-        }
-        return graph.release();
-    } catch (const std::exception&) {
-        return nullptr;
-    }
-}
-
-extern "C" void rektor_graph_free(RektorGraph* graph) {
-    delete graph;
-}
-
-extern "C" size_t rektor_graph_bytes(const RektorGraph* graph, uint32_t nodes) {
-    // Levels and offsets are written for all there is room for, the others page by page.
-    const faiss::HNSW& hnsw = graph->hnsw;
-    size_t upper = 0;
-    for (const auto& of_level : graph->upper) {
-        upper += of_level.size() * sizeof(uint32_t);
-    }
-    return upper + graph->capacity * (sizeof(int32_t) + sizeof(size_t)) + kLocks * sizeof(std::mutex) +
-           (hnsw.offsets[nodes] + size_t{nodes} * graph->width) * sizeof(int32_t) + nodes * (sizeof(int32_t) + sizeof(uint32_t)) + nodes / 8;
 }
 
 extern "C" int32_t rektor_graph_link(RektorGraph* graph, const RektorView* view, uint32_t node, uint32_t ef) {
@@ -513,78 +402,5 @@ extern "C" int32_t rektor_graph_link(RektorGraph* graph, const RektorView* view,
         return 0;
     } catch (const std::exception&) {
         return -1;
-    }
-}
-
-extern "C" uint64_t rektor_graph_entry(const RektorGraph* graph) {
-    return graph->entry.load(std::memory_order_acquire);
-}
-
-extern "C" void rektor_graph_node(const RektorGraph* graph, uint32_t node, uint32_t nodes, uint32_t* levels,
-                                  uint32_t* twin) {
-    *levels = static_cast<uint32_t>(graph->hnsw.levels[node]);
-    int32_t next = load(graph->twins + node);
-    while (next > static_cast<int32_t>(nodes)) {
-        next = load(graph->twins + (next - 1));
-    }
-    *twin = static_cast<uint32_t>(next);
-}
-
-extern "C" size_t rektor_graph_links(const RektorGraph* graph, uint32_t node, uint32_t nodes, int32_t* slots) {
-    size_t written = 0;
-    for (int level = 0; level < graph->hnsw.levels[node]; level++) {
-        for (uint32_t half = 0; half < graph->halves; half++) {
-            const Links links = links_of(*graph, node, level, half);
-            size_t kept = 0;
-            for (size_t i = 0; i < links.count; i++) {
-                const int32_t to = load(links.slots + i);
-                if (to < 0) {
-                    break;
-                }
-                if (to < static_cast<int32_t>(nodes) && graph->hnsw.levels[to] > level) {
-                    slots[written + kept++] = to;
-                }
-            }
-            std::fill(slots + written + kept, slots + written + links.count, -1);
-            written += links.count;
-        }
-    }
-    return written;
-}
-
-extern "C" RektorGraph* rektor_graph_load(uint32_t m, uint32_t metric, uint32_t capacity, uint32_t nodes,
-                                          const uint8_t* levels, const uint32_t* twins, const int32_t* slots,
-                                          size_t count, uint32_t entry) {
-    try {
-        auto graph = std::make_unique<RektorGraph>(m);
-        faiss::HNSW& hnsw = graph->hnsw;
-        hnsw.levels.reserve(capacity);
-        hnsw.offsets.reserve(capacity + 1);
-        for (uint32_t node = 0; node < nodes; node++) {
-            if (levels[node] == 0 || levels[node] >= hnsw.cum_nneighbor_per_level.size()) {
-                return nullptr;
-            }
-            hnsw.levels.push_back(levels[node]);
-            hnsw.offsets.push_back(hnsw.offsets.back() + slots_above(*graph, levels[node]));
-        }
-        if (hnsw.offsets.back() + size_t{nodes} * graph->width != count) {
-            return nullptr;
-        }
-        allocate(*graph, metric, capacity);
-        for (uint32_t node = 0; node < nodes; node++) {
-            const size_t above = hnsw.offsets[node + 1] - hnsw.offsets[node];
-            std::copy_n(slots, graph->width, graph->lowest + size_t{node} * graph->width);
-            std::copy_n(slots + graph->width, above, hnsw.neighbors.view_data + hnsw.offsets[node]);
-            slots += graph->width + above;
-            graph->twins[node] = static_cast<int32_t>(twins[node]);
-            if (twins[node] != 0) {
-                graph->twin_bits[node / 64] |= uint64_t{1} << (node % 64);
-            }
-        }
-        count_in_links(*graph, nodes);
-        graph->entry.store(static_cast<uint64_t>(levels[entry] - 1) << 32 | entry);
-        return graph.release();
-    } catch (const std::exception&) {
-        return nullptr;
     }
 }

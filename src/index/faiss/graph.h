@@ -173,6 +173,10 @@ struct Scratch {
 };
 Scratch& scratch();
 
+// Counts what the lists of a loaded graph name. Those that lost all their links, to nodes that were not stored, get one
+// from a node that they name, where its list has room.
+void count_in_links(RektorGraph& graph, uint32_t nodes);
+
 // Adds the `ef` live rows that FAISS's own index puts nearest to a centred query, of those that are allowed, if not null.
 // Returns the share of those looked at that were.
 double probe(const RektorLists& lists, const RektorView& view, const float* centred, size_t ef, RektorAllowed allowed,
@@ -200,7 +204,7 @@ template <class Distances>
 Candidate descend(const RektorGraph& graph, const RektorView& view, const Distances& distances, int level,
                   Candidate start, Scratch& s) {
     uint32_t nodes[kBatch];
-    uint32_t rows[kBatch];
+    uint32_t ids[kBatch];
     uint32_t which[kBatch];
     float found[kBatch];
     for (Candidate best = start;; start = best) {
@@ -213,10 +217,10 @@ Candidate descend(const RektorGraph& graph, const RektorView& view, const Distan
                     break;
                 }
                 nodes[count] = static_cast<uint32_t>(node);
-                rows[count++] = *at(view.nodes, static_cast<uint32_t>(node), 1);
+                ids[count++] = distances.of_node(view, static_cast<uint32_t>(node));
             }
         }
-        const size_t near = distances.within(rows, count, best.distance, which, found);
+        const size_t near = distances.within(ids, count, best.distance, which, found);
         s.computed += count;
         for (size_t i = 0; i < near; i++) {
             if (found[i] < best.distance) {
@@ -257,7 +261,7 @@ template <class Distances>
 Start first_node(const RektorView& view, const Distances& distances, uint64_t entry, Scratch& s) {
     const uint32_t node = static_cast<uint32_t>(entry);
     s.computed++;
-    return {{distances.one(*at(view.nodes, node, 1)), node}, static_cast<int>(entry >> 32)};
+    return {{distances.one(distances.of_node(view, node)), node}, static_cast<int>(entry >> 32)};
 }
 
 template <class Distances>
@@ -274,16 +278,16 @@ Start begin_walk(const RektorGraph& graph, const RektorView& view, const Distanc
         return start;
     }
     const std::vector<uint32_t>& nodes = graph.upper[level];
-    uint32_t rows[kBatch];
+    uint32_t ids[kBatch];
     uint32_t which[kBatch];
     float found[kBatch];
     for (size_t done = 0; done < nodes.size() && nodes[done] < view.linked;) {
         size_t count = 0;
         while (count < kBatch && done + count < nodes.size() && nodes[done + count] < view.linked) {
-            rows[count] = *at(view.nodes, nodes[done + count], 1);
+            ids[count] = distances.of_node(view, nodes[done + count]);
             count++;
         }
-        const size_t near = distances.within(rows, count, start.at.distance, which, found);
+        const size_t near = distances.within(ids, count, start.at.distance, which, found);
         s.computed += count;
         for (size_t i = 0; i < near; i++) {
             const uint32_t node = nodes[done + which[i]];
@@ -314,7 +318,7 @@ void explore(const RektorGraph& graph, const RektorView& view, const Distances& 
     s.frontier.push_back(start);
     admit(start);
     uint32_t nodes[kBatch];
-    uint32_t rows[kBatch];
+    uint32_t ids[kBatch];
     uint32_t which[kBatch];
     float found[kBatch];
     const size_t most = links_of(graph, start.id, level, 0).count * graph.halves;
@@ -347,9 +351,9 @@ void explore(const RektorGraph& graph, const RektorView& view, const Distances& 
         }
         s.marked.insert(s.marked.end(), nodes, nodes + count);
         for (size_t i = 0; i < count; i++) {
-            rows[i] = *at(view.nodes, nodes[i], 1);
+            ids[i] = distances.of_node(view, nodes[i]);
         }
-        const size_t near = distances.within(rows, count, reach_of(s.best, ef), which, found);
+        const size_t near = distances.within(ids, count, reach_of(s.best, ef), which, found);
         s.computed += count;
         for (size_t i = 0; i < near; i++) {
             if (s.best.size() < ef || found[i] < s.best.front().distance) {

@@ -57,26 +57,41 @@ impl Graph {
         capacity: u32,
         account: &Arc<Account>,
     ) -> Result<Self, IndexError> {
-        Self::create(shape, capacity, None, account)
+        Self::create(shape, capacity, None, &[], account)
     }
 
     /// The same graph with more room. Nobody links into `self` meanwhile.
     pub(super) fn enlarged(&self, shape: Shape, capacity: u32) -> Result<Self, IndexError> {
         assert!(capacity >= self.capacity);
-        Self::create(shape, capacity, Some(self), self.charge.account())
+        Self::create(shape, capacity, Some(self), &[], self.charge.account())
+    }
+
+    /// The same graph with its nodes numbered anew: `order` has each once, in the order of their new numbers. Nobody links
+    /// into `self` meanwhile.
+    pub(super) fn renumbered(&self, shape: Shape, order: &[u32]) -> Result<Self, IndexError> {
+        assert_eq!(order.len(), self.linked() as usize);
+        Self::create(
+            shape,
+            self.capacity,
+            Some(self),
+            order,
+            self.charge.account(),
+        )
     }
 
     fn create(
         shape: Shape,
         capacity: u32,
         like: Option<&Self>,
+        order: &[u32],
         account: &Arc<Account>,
     ) -> Result<Self, IndexError> {
         let linked = like.map_or(0, Self::linked);
+        let order = (!order.is_empty()).then_some(order);
         let copied = like.map_or(0, |like| like.bytes(linked) - like.bytes(0));
         let charge = Charge::new(Arc::clone(account), Part::Graph);
         charge.grow_to(capacity as usize * NODE_BYTES + copied)?;
-        // SAFETY: `like` is null or a graph of the same shape with at least `linked` nodes.
+        // SAFETY: `like` is null or a graph of the same shape with at least `linked` nodes; `order` has each of them once.
         let raw = unsafe {
             ffi::rektor_graph_new(
                 u32::from(shape.m),
@@ -84,6 +99,7 @@ impl Graph {
                 capacity,
                 like.map_or(std::ptr::null(), Self::raw),
                 linked,
+                order.map_or(std::ptr::null(), <[u32]>::as_ptr),
             )
         };
         let raw = NonNull::new(raw);

@@ -63,8 +63,11 @@ impl Structure {
 #[derive(Debug)]
 pub(super) struct Lineage {
     pub(super) codes: Arc<Codes>,
+    /// The row of each node, and where its code is.
     nodes: Store<u32>,
     extent: AtomicU32,
+    /// Nodes below are numbered, and their codes lie, by nearness; the others as they came.
+    laid_out: u32,
     graph: ArcSwapOption<Graph>,
     /// Instead of a graph, for methods of FAISS's own.
     lists: ArcSwapOption<Lists>,
@@ -77,14 +80,54 @@ impl Lineage {
     /// No nodes.
     pub(super) fn new(codes: Arc<Codes>) -> Self {
         Self {
-            nodes: Store::new(1, codes.account(), Part::Graph),
+            nodes: Store::new(2, codes.account(), Part::Graph),
             codes,
             extent: AtomicU32::new(0),
+            laid_out: 0,
             graph: ArcSwapOption::empty(),
             lists: ArcSwapOption::empty(),
             append: Mutex::new(()),
             link: Mutex::new(()),
         }
+    }
+
+    /// The same graph over other codes of its rows, which are there of the nodes that `order` names: these are numbered anew,
+    /// in that order. It has each of the first so many nodes once.
+    pub(super) fn laid_out(
+        &self,
+        codes: Arc<Codes>,
+        mut order: Vec<u32>,
+        m: u16,
+    ) -> Result<Self, IndexError> {
+        let laid_out = u32::try_from(order.len()).unwrap_or(u32::MAX);
+        let new = Self {
+            laid_out,
+            ..Self::new(codes)
+        };
+        // Nobody links into the graph while it is copied.
+        let _lock = self.link.lock().unwrap_or_else(PoisonError::into_inner);
+        let graph = self
+            .graph()
+            .filter(|graph| graph.linked() as usize >= order.len());
+        let linked = graph.as_ref().map_or(laid_out, |graph| graph.linked());
+        for node in laid_out..linked {
+            // SAFETY: a node of this lineage; nobody has seen the others.
+            unsafe { new.codes.copy(&self.codes, self.row(node))? };
+            order.push(node);
+        }
+        new.reserve(order.len())?;
+        for node in &order {
+            new.push_reserved(self.row(*node));
+        }
+        if let Some(graph) = graph {
+            let shape = Shape {
+                m,
+                metric: self.codes.metric(),
+            };
+            let copy = graph.renumbered(shape, &order)?;
+            new.graph.store(Some(Arc::new(copy)));
+        }
+        Ok(new)
     }
 
     /// Makes room for `more` nodes beyond the extent.
@@ -104,14 +147,19 @@ impl Lineage {
     pub(super) fn push_reserved(&self, row: u32) {
         let _lock = self.append.lock().unwrap_or_else(PoisonError::into_inner);
         let node = self.extent.load(Ordering::Relaxed);
-        // SAFETY: reserved; readers stay below `extent`, and the lock keeps other writers out.
-        unsafe { self.nodes.set(node, &[row]) };
+        // SAFETY: reserved; readers stay below `extent`, and the lock keeps other writers out. The code was written.
+        unsafe { self.nodes.set(node, &[row, self.codes.place(row)]) };
         self.extent.store(node + 1, Ordering::Release);
     }
 
     /// Nodes.
     pub(super) fn extent(&self) -> u32 {
         self.extent.load(Ordering::Acquire)
+    }
+
+    /// Nodes that lie as they came.
+    pub(super) fn scattered(&self) -> u32 {
+        self.extent() - self.laid_out
     }
 
     /// The row of a node below the extent.

@@ -60,9 +60,9 @@ void alone() {
 
 // x − mean of a node's row, from its code; what lies beyond dim is 0.
 void decode(const RektorView& view, uint32_t node, float* out, size_t width) {
-    const uint32_t row = *at(view.nodes, node, 1);
-    const uint8_t* code = code_of(view.codes, row);
-    const float scale = scales_of(view.codes, row)[0];
+    const uint32_t place = node_place(view, node);
+    const uint8_t* code = code_of(view.codes, place);
+    const float scale = scales_of(view.codes, place)[0];
     for (size_t j = 0; j < view.codes.dim; j++) {
         out[j] = scale * static_cast<float>(static_cast<int>(code[j]) - 128);
     }
@@ -161,7 +161,7 @@ struct Findable : faiss::IDSelector {
             : lists(lists), view(view), allowed(allowed), context(context) {}
     bool is_member(faiss::idx_t id) const override {
         const uint32_t node = lists.nodes[static_cast<size_t>(id)];
-        const uint32_t row = *at(view.nodes, node, 1);
+        const uint32_t row = row_of(view, node);
         if (node >= view.linked || !is_live(view, row)) {
             return false;
         }
@@ -205,7 +205,7 @@ double probe(const RektorLists& lists, const RektorView& view, const float* cent
     lists.index->search(1, query.data(), static_cast<faiss::idx_t>(ef), distance.data(), ids.data(), parameters);
     for (const faiss::idx_t id : ids) {
         if (id >= 0) {
-            rows.push_back(*at(view.nodes, lists.nodes[static_cast<size_t>(id)], 1));
+            rows.push_back(row_of(view, lists.nodes[static_cast<size_t>(id)]));
         }
     }
     return findable.seen == 0 ? 1.0 : static_cast<double>(findable.met) / static_cast<double>(findable.seen);

@@ -96,10 +96,7 @@ impl RowView {
         let Some(part) = self.linked_part(lineage, linked) else {
             return Ok(None);
         };
-        // Half of them will do, from everywhere among all.
-        let (some, others) = (rows.iter().step_by(2), rows.iter().skip(1).step_by(2));
-        let rows = some.chain(others).copied();
-        let (sample, _) = self.sample(lineage, linked, rows, SAMPLE)?;
+        let (sample, _) = self.sample(lineage, linked, rows.iter().copied(), SAMPLE)?;
         if linked < FROM || sample.len() < LEAST_TO_REPLACE {
             return Ok(None);
         }
@@ -266,11 +263,12 @@ impl RowView {
 
 /// How many of so many rows are held back from a graph that is made anew, to measure it by: of those whose copies come, or that
 /// die, until it is ready, some are to spare.
-pub(super) fn held_back(rows: u64) -> u32 {
-    if rows < u64::from(FROM + 2 * SAMPLE) {
+pub(super) fn held_back(rows: usize) -> usize {
+    let held = 2 * SAMPLE;
+    if rows < (FROM + held) as usize {
         return 0;
     }
-    2 * SAMPLE
+    held as usize
 }
 
 /// How many rows a curve takes that is measured now; `None` when it is not the time.

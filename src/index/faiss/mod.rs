@@ -7,9 +7,11 @@ mod codes;
 mod cold;
 mod ffi;
 mod graph;
+mod layout;
 mod lineage;
 mod lists;
 mod measure;
+mod rebuild;
 mod rows;
 mod store;
 mod stored;
@@ -20,10 +22,11 @@ mod view;
 
 pub use cold::{ColdFile, ColdFiles};
 pub(super) use lists::check as check_lists;
+pub(super) use rebuild::Rebuild;
 pub use rows::MEAN_ROWS;
 pub(super) use rows::Rows;
 pub use stored::{GraphImage, GraphSource};
-pub(super) use view::{Pace, Ranked, Rebuild, RowView};
+pub(super) use view::{Pace, Ranked, RowView};
 
 use crate::index::IndexSpec;
 use crate::vector::Form;
@@ -32,7 +35,7 @@ use crate::vector::Form;
 pub(super) fn node_bytes(spec: &IndexSpec) -> usize {
     // Two lists' worth on the lowest level, and above, over all nodes, about a link each; room for half as many again.
     let links = (2 * usize::from(spec.options.m) + 2) * size_of::<i32>();
-    let numbers = 3 * size_of::<u32>() + graph::NODE_BYTES * 3 / 2;
+    let numbers = 7 * size_of::<u32>() + graph::NODE_BYTES * 3 / 2;
     let code = match spec.form() {
         Form::Bits(_) => 0, // the stored row itself
         form => codes::stride(form) + codes::beside(form, spec.metric) * size_of::<f32>(),

@@ -12,11 +12,13 @@ use std::sync::atomic::{Ordering, fence};
 use std::sync::{Arc, Weak};
 
 use super::codes::Codes;
+use super::layout;
 use super::lineage::Lineage;
+use super::rebuild::Rebuild;
 use super::store::MAX_ROWS;
 use super::stored::GraphImage;
 use super::vectors::Vectors;
-use super::view::{Rebuild, RowView};
+use super::view::RowView;
 use crate::catalog::{Method, Storage};
 use crate::index::dial::Dial;
 use crate::index::memory::Account;
@@ -244,10 +246,13 @@ impl Rows {
             && rebuild.replaces(lineage)
         {
             // For want of memory the old one stays, and the linker tries again.
-            if let Ok((rebuilt, dropped, curve)) = rebuild.finish() {
-                self.dial.replaced(curve);
-                self.lineage = Some(rebuilt);
-                self.retiring.extend(dropped);
+            if let Ok(rebuilt) = rebuild.finish() {
+                if let Some(curve) = rebuilt.told {
+                    self.dial.replaced(curve);
+                }
+                self.vectors = layout::vectors_of(&self.vectors, &rebuilt.lineage.codes);
+                self.lineage = Some(rebuilt.lineage);
+                self.retiring.extend(rebuilt.dropped);
             }
         }
         if !self.retiring.is_empty() {

@@ -150,7 +150,7 @@ void admit_twins(const RektorGraph& graph, const RektorView& view, Candidate of,
             return;
         }
         const uint32_t node = static_cast<uint32_t>(twin - 1);
-        const uint32_t row = *at(view.nodes, node, 1);
+        const uint32_t row = row_of(view, node);
         if (node < view.linked && is_live(view, row) && allows(row)) {
             keep(s.best, ef, {of.distance, row});
         }
@@ -172,7 +172,7 @@ void walk(const RektorGraph& graph, const RektorView& view, const Distances& dis
     }
     explore(graph, view, distances, 0, ef, start, s, [&](Candidate c) {
         // Nodes from `linked` on are scanned instead.
-        const uint32_t row = *at(view.nodes, c.id, 1);
+        const uint32_t row = row_of(view, c.id);
         const bool found = c.id < view.linked && is_live(view, row) && allows(row);
         if (found) {
             keep(s.best, ef, {c.distance, row});
@@ -191,17 +191,19 @@ template <class Distances, class Allows>
 void scan_head(const RektorView& view, const Distances& distances, size_t ef, const Allows& allows,
                Scratch& s) {
     uint32_t rows[kBatch];
+    uint32_t ids[kBatch];
     uint32_t which[kBatch];
     float found[kBatch];
     for (uint32_t node = view.linked; node < view.extent;) {
         size_t count = 0;
         for (; node < view.extent && count < kBatch; node++) {
-            const uint32_t row = *at(view.nodes, node, 1);
+            const uint32_t row = row_of(view, node);
             if (is_live(view, row) && allows(row)) {
+                ids[count] = distances.of_node(view, node);
                 rows[count++] = row;
             }
         }
-        const size_t near = distances.within(rows, count, reach_of(s.best, ef), which, found);
+        const size_t near = distances.within(ids, count, reach_of(s.best, ef), which, found);
         s.computed += count;
         for (size_t i = 0; i < near; i++) {
             keep(s.best, ef, {found[i], rows[which[i]]});
@@ -260,9 +262,9 @@ bool rank(const RektorView& view, Query& query, const ByVector& by_vector, size_
         return true;  // codes are exact
     }
     const auto last = [&] { return by_vector.comparable(key_distance(s.exact.front())); };
-    query.outside = last() > scales_of(view.codes, s.best[0].id)[1];
+    query.outside = last() > scales_of(view.codes, place_of(view.codes, s.best[0].id))[1];
     const auto may_be_nearer = [&](const Candidate& c, double deviations) {
-        return doubt(view.codes, query, c.id, last()).nearer(query.whole(c.distance), last(), deviations);
+        return doubt(view.codes, query, place_of(view.codes, c.id), last()).nearer(query.whole(c.distance), last(), deviations);
     };
     const auto end = std::partition(middle, s.best.end(), [&](const Candidate& c) { return may_be_nearer(c, kSure); });
     std::sort(middle, end, Nearer());
@@ -284,7 +286,7 @@ bool rank(const RektorView& view, Query& query, const ByVector& by_vector, size_
         return false;
     }
     const float nearest = std::min_element(begin, middle, Nearer())->distance;
-    return !hopeless(doubt(view.codes, query, farthest.id, last()), query.whole(nearest), query.whole(farthest.distance));
+    return !hopeless(doubt(view.codes, query, place_of(view.codes, farthest.id), last()), query.whole(nearest), query.whole(farthest.distance));
 }
 
 // Ranks all of s.best, which are the k nearest by their vectors.
@@ -305,24 +307,30 @@ int64_t give_ranked(const ByVector& by_vector, size_t k, uint32_t* rows, float* 
     return count;
 }
 
+// Rows that are named at a time: what names them stays in the nearest cache.
+constexpr size_t kNamed = 1024;
+
 // Adds the nearest of those rows to s.best: all that are nearer than `reach` and among the ef nearest.
 template <class Distances>
 void compare_rows(const uint32_t* rows, size_t count, const Distances& distances, size_t ef, float reach, Scratch& s) {
+    uint32_t ids[kNamed];
     uint32_t which[kBatch];
     float found[kBatch];
-    for (size_t done = 0; done < count;) {
-        const float nearer = std::min(reach, reach_of(s.best, ef));
-        const size_t near = distances.within_next(rows + done, count - done, nearer, which, found);
-        for (size_t i = 0; i < near; i++) {
-            keep(s.best, ef, {found[i], rows[done + which[i]]});
+    for (size_t begun = 0; begun < count; begun += kNamed) {
+        const size_t named = std::min(kNamed, count - begun);
+        for (size_t i = 0; i < named; i++) {
+            ids[i] = distances.of_row(rows[begun + i]);
         }
-        done += std::min(kBatch, count - done);
+        for (size_t done = 0; done < named; done += kBatch) {
+            const float nearer = std::min(reach, reach_of(s.best, ef));
+            const size_t near = distances.within_next(ids + done, named - done, nearer, which, found);
+            for (size_t i = 0; i < near; i++) {
+                keep(s.best, ef, {found[i], rows[begun + done + which[i]]});
+            }
+        }
     }
     s.computed += count;
 }
-
-// Rows that are taken from a bitmap at a time: what names them stays in the nearest cache.
-constexpr size_t kNamed = 1024;
 
 // Gives the marked rows, of whose words of 64 bits `sampled(word)` has those that count, in blocks.
 template <class Sampled, class Take>

@@ -21,6 +21,8 @@ struct RektorCodes {
     // inner products; where there are more than four, what its signs are multiplied with, and its signs (signs.h).
     const float* const* scales;
     size_t beside;
+    // 1 + where each row's code and what is beside it are; null where they are at the row's own number.
+    const uint32_t* const* places;
     const float* mean;            // dim floats
     size_t dim;     // words of a stored row: its components, or 32 bits each
     size_t stride;  // dim rounded up to a multiple of 64; of bits 4 × dim, and neither scales nor a mean
@@ -37,7 +39,7 @@ struct RektorView {
     uint32_t storage;              // RektorStorage
     const uint64_t* const* live;   // pages of the bitmap of live rows
     size_t live_pages;
-    const uint32_t* const* nodes;  // the row of each node
+    const uint32_t* const* nodes;  // the row of each node, and where its code is
     uint32_t linked;               // nodes below are in the graph
     uint32_t extent;               // nodes from linked to here are compared one by one
 };
@@ -69,13 +71,20 @@ void rektor_sign(const RektorCodes* codes, const uint8_t* code, float* scale);
 // Writes the code of x: stride bytes and four floats.
 void rektor_encode(const RektorCodes* codes, const float* x, uint8_t* code, float* scale);
 
+// Of so many places, at least one, that whose code is the nearest to the code at a place of others around the same mean. Not of
+// bits.
+uint32_t rektor_nearest(const RektorCodes* codes, const uint32_t* places, size_t count, const RektorCodes* others,
+                        uint32_t place);
+
 // count components as kF16 or kBf16 keeps them, and back. Under kCosine kF16 may keep a multiple.
 void rektor_narrow(uint32_t storage, uint32_t metric, const float* x, size_t count, uint16_t* out);
 void rektor_widen(uint32_t storage, const uint16_t* halves, size_t count, float* out);
 
 // A graph with room for `capacity` nodes; null when there is no memory. `like`, when not null, is copied up to
-// `linked` nodes; nobody links into it meanwhile.
-RektorGraph* rektor_graph_new(uint32_t m, uint32_t metric, uint32_t capacity, const RektorGraph* like, uint32_t linked);
+// `linked` nodes; nobody links into it meanwhile. These are numbered anew where `order` is not null: it has each of their
+// numbers once, in the order of the new ones.
+RektorGraph* rektor_graph_new(uint32_t m, uint32_t metric, uint32_t capacity, const RektorGraph* like, uint32_t linked,
+                              const uint32_t* order);
 void rektor_graph_free(RektorGraph* graph);
 // Bytes that it holds when so many of its nodes are linked.
 size_t rektor_graph_bytes(const RektorGraph* graph, uint32_t nodes);

@@ -1,5 +1,5 @@
 // Codes → signs, and queries → what signs are summed over. See signs.h.
-#include "signs.h"
+#include "distance.h"
 
 #include <immintrin.h>
 
@@ -97,12 +97,12 @@ void sign_query(const RektorCodes& codes, Query& query, Coded& s) {
     code_turned(query, codes.stride, s);
 }
 
-void sign_row_query(const RektorCodes& codes, uint32_t row, Query& query, Coded& s) {
+void sign_row_query(const RektorCodes& codes, uint32_t place, Query& query, Coded& s) {
     if (!has_signs(codes)) {
         return;
     }
     s.turned.resize(codes.stride);
-    decode(code_of(codes, row), *scales_of(codes, row), codes.stride, s.turned.data());
+    decode(code_of(codes, place), *scales_of(codes, place), codes.stride, s.turned.data());
     code_turned(query, codes.stride, s);
 }
 
@@ -129,6 +129,37 @@ extern "C" void rektor_sign(const RektorCodes* codes, const uint8_t* code, float
         along += std::fabs(value);
     }
     scale[kSignFactor] = along > 0 ? static_cast<float>(square / along) : 0;
+}
+
+extern "C" uint32_t rektor_nearest(const RektorCodes* codes, const uint32_t* places, size_t count,
+                                   const RektorCodes* others, uint32_t place) {
+    static thread_local Coded coded;
+    Query query = row_query(*others, place, Measure::kSquare, coded);
+    sign_row_query(*others, place, query, coded);
+    // A few first, all of which are compared: how near the nearest is leaves out most of the others.
+    constexpr size_t kFirst = 16;
+    uint32_t which[kBatch];
+    float found[kBatch];
+    float nearest = kEverywhere;
+    uint32_t best = places[0];
+    for (size_t done = 0; done < count;) {
+        const size_t now = std::min(count - done, done == 0 ? kFirst : kBatch);
+        size_t near = now;
+        if (query.turned != nullptr && nearest < kEverywhere) {
+            near = distances_within(kernels(best_kernel()), *codes, query, places + done, now, nearest, kSignsWalked, which, found);
+        } else {
+            distances(kernels(best_kernel()), *codes, query, places + done, now, found);
+            near = all_of(now, which);
+        }
+        for (size_t i = 0; i < near; i++) {
+            if (found[i] < nearest) {
+                nearest = found[i];
+                best = places[done + which[i]];
+            }
+        }
+        done += now;
+    }
+    return best;
 }
 
 extern "C" size_t rektor_within(uint32_t kernel, const RektorCodes* codes, const float* query, const uint32_t* rows,

@@ -23,13 +23,13 @@ inline bool has_signs(const RektorCodes& codes) {
 
 // Adds to a query, which code_query coded a moment ago in `coded`, what signs are compared with; nothing where rows have none.
 void sign_query(const RektorCodes& codes, Query& query, Coded& coded);
-// The same to a row as a query.
-void sign_row_query(const RektorCodes& codes, uint32_t row, Query& query, Coded& coded);
+// The same to a row as a query, by where its code is.
+void sign_row_query(const RektorCodes& codes, uint32_t place, Query& query, Coded& coded);
 
-// Of rows those that may be nearer than `reach`, if signs are off by up to so many deviations: their places among them and
+// Of rows, given by where their codes are, those that may be nearer than `reach`, if signs are off by up to so many deviations: their places among them and
 // their distances; how many. count ≤ kBatch; the query has signs.
 // Where `known` is not 0, so many rows are there, in order.
-inline size_t distances_within(const Kernels& kernels, const RektorCodes& codes, const Query& q, const uint32_t* rows,
+inline size_t distances_within(const Kernels& kernels, const RektorCodes& codes, const Query& q, const uint32_t* places,
                                size_t count, float reach, float deviations, uint32_t* which, float* found, size_t known = 0) {
     const float dim = static_cast<float>(codes.stride);
     const float twice = q.addend == 1 ? 2 : 1;
@@ -44,12 +44,12 @@ inline size_t distances_within(const Kernels& kernels, const RektorCodes& codes,
                       q.addend,             allowed * (across + rounding),
                       allowed * across / dim};
     const uint8_t* near[kBatch];
-    const size_t count_near = known == 0 ? kernels.sift(sieve, rows, count, which, near)
-                                         : kernels.sweep(sieve, rows, count, known, which, near);
+    const size_t count_near = known == 0 ? kernels.sift(sieve, places, count, which, near)
+                                         : kernels.sweep(sieve, places, count, known, which, near);
     int32_t dots[kBatch];
     kernels.dots(q.bytes, near, count_near, codes.stride, dots);
     for (size_t i = 0; i < count_near; i++) {
-        found[i] = from_dot(codes, q, rows[which[i]], dots[i]);
+        found[i] = from_dot(codes, q, places[which[i]], dots[i]);
     }
     return count_near;
 }

@@ -1,6 +1,7 @@
 //! The shim's kernels and codes against plain Rust, and the ids of rows.
 
 pub(in crate::index) mod disk;
+mod layout;
 mod signs;
 
 use std::sync::Arc;

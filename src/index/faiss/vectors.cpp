@@ -79,8 +79,9 @@ void widen(uint32_t storage, const uint16_t* halves, size_t count, float* out) {
 }
 
 void decode(const RektorCodes& codes, uint32_t row, float* out) {
-    const uint8_t* code = code_of(codes, row);
-    const float scale = scales_of(codes, row)[0];
+    const uint32_t place = place_of(codes, row);
+    const uint8_t* code = code_of(codes, place);
+    const float scale = scales_of(codes, place)[0];
     for (size_t j = 0; j < codes.dim; j++) {
         out[j] = codes.mean[j] + scale * static_cast<float>(code[j] - 128);
     }

@@ -1,4 +1,4 @@
-//! The rows at one moment: read, searched, linked and rebuilt by any number of threads.
+//! The rows at one moment: read, searched and linked by any number of threads.
 
 use std::borrow::Cow;
 use std::ffi::c_void;
@@ -8,10 +8,9 @@ use std::sync::atomic::AtomicBool;
 use super::codes;
 use super::ffi::{self, RawAmong, RawFilter, RawView};
 use super::lineage::Lineage;
-use super::measure;
 use super::vectors::Vectors;
-use crate::catalog::{IndexOptions, Method};
-use crate::index::dial::{Curve, Dial};
+use crate::catalog::Method;
+use crate::index::dial::Dial;
 use crate::index::memory::Account;
 use crate::index::pages::{Bitmap, RowSet};
 use crate::index::{IndexError, IndexSpec};
@@ -102,6 +101,21 @@ impl RowView {
     /// What the rows are.
     pub(super) fn spec(&self) -> &IndexSpec {
         &self.spec
+    }
+
+    /// The numbering of its nodes, to be held on to.
+    pub(super) fn lineage_held(&self) -> Option<&Arc<Lineage>> {
+        self.lineage.as_ref()
+    }
+
+    /// Keeps its rows' ids from being used again.
+    pub(super) fn pin(&self) -> Arc<()> {
+        Arc::clone(&self.pin)
+    }
+
+    /// The rows as they are kept.
+    pub(super) fn vectors(&self) -> &Vectors {
+        &self.vectors
     }
 
     /// The numbering of its nodes.
@@ -347,130 +361,5 @@ impl RowView {
     /// What the index holds in memory: of all its views, as of now.
     pub(in crate::index) fn account(&self) -> &Arc<Account> {
         self.vectors.account()
-    }
-
-    /// Begins a lineage of the rows that are live now.
-    pub(in crate::index) fn rebuild(&self) -> Result<Option<Rebuild>, IndexError> {
-        let Some(old) = &self.lineage else {
-            return Ok(None);
-        };
-        let new = Lineage::new(Arc::clone(&old.codes));
-        let (mut held, mut dropped) = (Vec::new(), Vec::new());
-        let count = measure::held_back(self.live.len());
-        let step = (count > 0).then(|| self.extent.div_ceil(count));
-        for node in 0..self.extent {
-            let row = old.row(node);
-            if self.live.contains(row) {
-                let holds = step.is_some_and(|step| held.len() < (node / step) as usize);
-                if holds {
-                    held.push(row);
-                    continue;
-                }
-                new.push(row)?;
-            } else {
-                dropped.push(row);
-            }
-        }
-        Ok(Some(Rebuild {
-            old: Arc::clone(old),
-            new: Arc::new(new),
-            taken: self.extent,
-            dropped,
-            held,
-            curve: None,
-            options: self.spec.options,
-            _pin: Arc::clone(&self.pin),
-        }))
-    }
-}
-
-/// A lineage made beside the one in use, of the rows that were live when it began and all that came after.
-#[derive(Debug)]
-pub(in crate::index) struct Rebuild {
-    old: Arc<Lineage>,
-    new: Arc<Lineage>,
-    /// Nodes of the old lineage that the new one has, or has dropped.
-    taken: u32,
-    /// Rows of the old lineage that the new one does not name.
-    dropped: Vec<u32>,
-    /// Rows of both that are the last to become nodes of the new one: what it is measured by.
-    held: Vec<u32>,
-    /// Of the new graph, once it was measured.
-    curve: Option<Curve>,
-    options: IndexOptions,
-    /// Of the view that it began with: keeps every row that either lineage names from being used again.
-    _pin: Arc<()>,
-}
-
-/// A new lineage, the rows of the old one that it does not name, and its curve.
-pub(super) type Rebuilt = (Arc<Lineage>, Vec<u32>, Option<Curve>);
-
-impl Rebuild {
-    /// Whether it is of the lineage of `view`; if not it is of no use.
-    pub(in crate::index) fn fits(&self, view: &RowView) -> bool {
-        view.lineage
-            .as_ref()
-            .is_some_and(|lineage| self.replaces(lineage))
-    }
-
-    pub(super) fn replaces(&self, lineage: &Arc<Lineage>) -> bool {
-        Arc::ptr_eq(&self.old, lineage)
-    }
-
-    /// Takes the nodes that came with `view` and links the next `most`; true when none are left.
-    pub(in crate::index) fn link(
-        &mut self,
-        view: &RowView,
-        most: u32,
-        threads: usize,
-        stop: &AtomicBool,
-    ) -> Result<bool, IndexError> {
-        self.take(view.extent)?;
-        let end = self
-            .new
-            .linked()
-            .saturating_add(most)
-            .min(self.new.extent());
-        // Rows that died since it began are dead in every view that will see the new lineage.
-        // SAFETY: the pin holds the rows of both lineages.
-        unsafe {
-            self.new.link(
-                &view.vectors,
-                Some(&view.live),
-                end,
-                &self.options,
-                threads,
-                stop,
-            )?
-        };
-        if end < self.new.extent() || self.held.is_empty() {
-            return Ok(end == self.new.extent());
-        }
-        self.curve = view.measured_by(&self.new, &self.held)?;
-        self.take_held()?;
-        Ok(false)
-    }
-
-    /// The new lineage, with every node of the old one, the rows that it does not name, and its curve.
-    pub(super) fn finish(mut self) -> Result<Rebuilt, IndexError> {
-        self.take_held()?;
-        self.take(self.old.extent())?;
-        Ok((self.new, self.dropped, self.curve))
-    }
-
-    fn take_held(&mut self) -> Result<(), IndexError> {
-        while let Some(row) = self.held.last() {
-            self.new.push(*row)?;
-            self.held.pop();
-        }
-        Ok(())
-    }
-
-    fn take(&mut self, extent: u32) -> Result<(), IndexError> {
-        while self.taken < extent {
-            self.new.push(self.old.row(self.taken))?;
-            self.taken += 1;
-        }
-        Ok(())
     }
 }
