@@ -68,7 +68,9 @@ impl Session {
         };
         completions += usize::from(parsed);
         let query;
-        if let Some(number) = self.query_parameter(claim) {
+        if let Some(number) = self.query_parameter(claim)
+            && !(search.request.batch.is_none() && bind.is_binary(number))
+        {
             query = search.query_in_binary();
             bind.set_binary(number, &query);
         }
@@ -169,7 +171,6 @@ impl Session {
 
     /// The name of a statement of Rektor's; whether a Parse of it was put into the outbox.
     fn own(&mut self, prepared: &Prepared, which: Own<'_>, fresh: bool) -> Option<(Bytes, bool)> {
-        let next = self.rewrites.next_own();
         let rewrite = self.rewrites.get(&prepared.analysis.sql)?;
         let known = match which {
             Own::Nominate(_) => &rewrite.nominate,
@@ -182,7 +183,9 @@ impl Session {
         {
             return Some((own.name.clone(), false));
         }
+        let next = self.rewrites.next_own();
         let name = next.name.clone();
+        let rewrite = self.rewrites.get(&prepared.analysis.sql)?;
         let out = &mut self.upstream.outbox;
         let old = match which {
             Own::Nominate(_) => {
@@ -259,6 +262,7 @@ impl Session {
         let query;
         if let Some(number) = self.query_parameter(claim)
             && search.request.batch.is_none()
+            && !bind.is_binary(number)
         {
             query = search.query_in_binary();
             bind.set_binary(number, &query);

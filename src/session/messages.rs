@@ -315,6 +315,11 @@ impl<'a> BindBody<'a> {
         Some((self.format(index), value))
     }
 
+    /// Whether parameter `$number` is a value in binary form.
+    pub(super) fn is_binary(&self, number: u16) -> bool {
+        matches!(self.value(number), Some((Format::Binary, _)))
+    }
+
     fn format(&self, index: usize) -> Format {
         match self.formats.as_slice() {
             [] => Format::Text,
@@ -444,7 +449,9 @@ mod tests {
             assert_eq!(again.values, [Some(&b"x"[..]), None, Some(&b"keys"[..])]);
             assert_eq!(again.result_formats, b"\0\x01\0\x01");
 
+            assert!(!bind.is_binary(2), "NULL");
             bind.set_binary(2, b"vector");
+            assert!(bind.is_binary(2));
             assert_eq!(bind.value(1), Some((again.format(0), &b"x"[..])));
             assert_eq!(bind.value(2), Some((Format::Binary, &b"vector"[..])));
         }

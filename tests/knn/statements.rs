@@ -502,3 +502,39 @@ fn pipelines_with_searches_are_the_same() {
         }
     }
 }
+
+/// A plan costs as much as fetching some rows: few keys must not make PostgreSQL prefer a new one for each execution.
+#[test]
+fn statements_of_few_rows_are_not_planned_each_time() {
+    const TIMES: usize = 12;
+    const PLANNED_AT_FIRST: i64 = 5; // by any statement, to know what plans cost
+    for server in [Server::Plain, Server::Pg18] {
+        let copies = copies_with(server, &["item_l2", "by_text_idx", "paired_idx"]);
+        for (table, column) in [("item", "embedding"), ("by_text", "v"), ("paired", "v")] {
+            for limit in [1, 3, 7] {
+                let mut wire = copies.rektor.connect();
+                wire.run("set enable_seqscan = off");
+                let sql = format!("select * from {table} order by {column} <-> $1 limit {limit}");
+                wire.roundtrip(&[parse("named", &sql, &[]), sync()].concat());
+                for seed in 0..TIMES {
+                    let vector = query_vector(server, 5_000 + seed as u64);
+                    let values = [Some(vector.as_bytes())];
+                    let bind = bind("", "named", &[], &values, &[]);
+                    let answer = wire.roundtrip(&[bind, execute("", 0), sync()].concat());
+                    let rows = answer.iter().filter(|frame| frame.tag == b'D').count();
+                    assert_eq!(rows, limit, "{server:?} {sql}");
+                }
+                let plans = "select generic_plans, custom_plans from pg_prepared_statements
+                    where name like 'rektor%' and statement like '%ANY%'";
+                let plans = wire.rows(plans);
+                let [generic, custom] = [0, 1].map(|column| {
+                    let number =
+                        |row: &Vec<Option<String>>| row[column].clone()?.parse::<i64>().ok();
+                    plans.iter().filter_map(number).sum::<i64>()
+                });
+                assert_eq!(generic + custom, TIMES as i64, "{server:?} {sql}");
+                assert_eq!(custom, PLANNED_AT_FIRST, "{server:?} {sql}");
+            }
+        }
+    }
+}

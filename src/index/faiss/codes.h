@@ -35,11 +35,11 @@ inline const float* scales_of(const RektorCodes& codes, uint32_t place) {
 }
 
 inline uint32_t row_of(const RektorView& view, uint32_t node) {
-    return at(view.nodes, node, 2)[0];
+    return *at(view.nodes, node, 1);
 }
 
 inline uint32_t node_place(const RektorView& view, uint32_t node) {
-    return at(view.nodes, node, 2)[1];
+    return node < view.laid_out ? node : place_of(view.codes, row_of(view, node));
 }
 
 inline bool is_live(const RektorView& view, uint32_t row) {

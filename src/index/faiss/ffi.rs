@@ -31,6 +31,7 @@ pub(super) struct RawView {
     pub(super) live: *const *const u64,
     pub(super) live_pages: usize,
     pub(super) nodes: *const *const u32,
+    pub(super) laid_out: u32,
     pub(super) linked: u32,
     pub(super) extent: u32,
 }

@@ -63,10 +63,10 @@ impl Structure {
 #[derive(Debug)]
 pub(super) struct Lineage {
     pub(super) codes: Arc<Codes>,
-    /// The row of each node, and where its code is.
+    /// The row of each node.
     nodes: Store<u32>,
     extent: AtomicU32,
-    /// Nodes below are numbered, and their codes lie, by nearness; the others as they came.
+    /// The codes of nodes below lie at the nodes' numbers, near ones together; others lie as they came.
     laid_out: u32,
     graph: ArcSwapOption<Graph>,
     /// Instead of a graph, for methods of FAISS's own.
@@ -80,7 +80,7 @@ impl Lineage {
     /// No nodes.
     pub(super) fn new(codes: Arc<Codes>) -> Self {
         Self {
-            nodes: Store::new(2, codes.account(), Part::Graph),
+            nodes: Store::new(1, codes.account(), Part::Graph),
             codes,
             extent: AtomicU32::new(0),
             laid_out: 0,
@@ -91,8 +91,8 @@ impl Lineage {
         }
     }
 
-    /// The same graph over other codes of its rows, which are there of the nodes that `order` names: these are numbered anew,
-    /// in that order. It has each of the first so many nodes once.
+    /// The same graph over other codes of its rows, which lie there, one behind the other, of the nodes that `order` names: these
+    /// are numbered anew, in that order. It has each of the first so many nodes once.
     pub(super) fn laid_out(
         &self,
         codes: Arc<Codes>,
@@ -116,8 +116,11 @@ impl Lineage {
             order.push(node);
         }
         new.reserve(order.len())?;
-        for node in &order {
-            new.push_reserved(self.row(*node));
+        for (number, node) in (0..).zip(&order) {
+            let row = self.row(*node);
+            // SAFETY: its code was copied; nobody has seen the others.
+            assert_eq!(unsafe { new.codes.place(row) }, number);
+            new.push_reserved(row);
         }
         if let Some(graph) = graph {
             let shape = Shape {
@@ -147,14 +150,19 @@ impl Lineage {
     pub(super) fn push_reserved(&self, row: u32) {
         let _lock = self.append.lock().unwrap_or_else(PoisonError::into_inner);
         let node = self.extent.load(Ordering::Relaxed);
-        // SAFETY: reserved; readers stay below `extent`, and the lock keeps other writers out. The code was written.
-        unsafe { self.nodes.set(node, &[row, self.codes.place(row)]) };
+        // SAFETY: reserved; readers stay below `extent`, and the lock keeps other writers out.
+        unsafe { self.nodes.set(node, &[row]) };
         self.extent.store(node + 1, Ordering::Release);
     }
 
     /// Nodes.
     pub(super) fn extent(&self) -> u32 {
         self.extent.load(Ordering::Acquire)
+    }
+
+    /// Nodes below have their codes at their numbers.
+    pub(super) fn in_order(&self) -> u32 {
+        self.laid_out
     }
 
     /// Nodes that lie as they came.
@@ -241,6 +249,7 @@ impl Lineage {
             live: std::ptr::null(),
             live_pages: 0,
             nodes: self.table(),
+            laid_out: self.laid_out,
             linked: 0,
             extent: 0,
         };

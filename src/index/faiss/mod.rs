@@ -35,7 +35,7 @@ use crate::vector::Form;
 pub(super) fn node_bytes(spec: &IndexSpec) -> usize {
     // Two lists' worth on the lowest level, and above, over all nodes, about a link each; room for half as many again.
     let links = (2 * usize::from(spec.options.m) + 2) * size_of::<i32>();
-    let numbers = 7 * size_of::<u32>() + graph::NODE_BYTES * 3 / 2;
+    let numbers = 6 * size_of::<u32>() + graph::NODE_BYTES * 3 / 2;
     let code = match spec.form() {
         Form::Bits(_) => 0, // the stored row itself
         form => codes::stride(form) + codes::beside(form, spec.metric) * size_of::<f32>(),

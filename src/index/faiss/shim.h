@@ -39,7 +39,8 @@ struct RektorView {
     uint32_t storage;              // RektorStorage
     const uint64_t* const* live;   // pages of the bitmap of live rows
     size_t live_pages;
-    const uint32_t* const* nodes;  // the row of each node, and where its code is
+    const uint32_t* const* nodes;  // the row of each node
+    uint32_t laid_out;             // nodes below are where their codes are
     uint32_t linked;               // nodes below are in the graph
     uint32_t extent;               // nodes from linked to here are compared one by one
 };

@@ -333,6 +333,7 @@ impl RowView {
             live: pages.as_ptr(),
             live_pages: pages.len(),
             nodes: lineage.map_or(std::ptr::null(), |lineage| lineage.table()),
+            laid_out: lineage.map_or(0, |lineage| lineage.in_order()),
             linked,
             extent: self.extent,
         })
