@@ -1,7 +1,7 @@
 //! A wanted recall → how many candidates a search weighs, by a curve measured on the index's own rows, corrected by exact
 //! checks of live queries. Decides nothing else: any effort finds rows of the index, only more or fewer of the nearest.
 //!
-//! The curve is measured with rows just before they are linked (`faiss/view.rs`): rows that the graph does not hold yet
+//! The curve is measured with rows just before they are linked (`faiss/measure.rs`): rows that the graph does not hold yet
 //! are to it what queries are. Searching for rows that it holds flatters it, .951 against .917 for queries held out.
 
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -73,6 +73,14 @@ impl Curve {
         Self {
             misses: measured.map(falling),
             linked,
+        }
+    }
+
+    /// The same, taken to be of another number of nodes.
+    pub(super) fn of(&self, linked: u32) -> Self {
+        Self {
+            linked,
+            ..self.clone()
         }
     }
 
@@ -244,12 +252,7 @@ impl Dial {
     /// forgotten.
     pub(super) fn replaced(&self, curve: Option<Curve>) {
         // Without one, the last is better than none, until the first chance to measure.
-        let curve = curve.or_else(|| {
-            self.curve().map(|last| Curve {
-                linked: 0,
-                ..(*last).clone()
-            })
-        });
+        let curve = curve.or_else(|| self.curve().map(|last| last.of(0)));
         self.curve.store(curve.map(Into::into));
         *lock(&self.checks) = Checks::default();
         self.correction.store(1.0_f64.to_bits(), Ordering::Relaxed);

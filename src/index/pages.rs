@@ -73,6 +73,12 @@ impl Bitmap {
         &self.pages
     }
 
+    /// A bit for each row, copied.
+    pub(crate) fn words(&self) -> Vec<u64> {
+        let words = self.pages.iter().flat_map(|page| page.iter().copied());
+        words.collect()
+    }
+
     /// Bytes held.
     pub(crate) fn bytes(&self) -> usize {
         self.pages.len() * size_of::<BitmapPage>()
@@ -81,6 +87,16 @@ impl Bitmap {
     fn place(row: u32) -> (usize, usize, u64) {
         let row = row as usize;
         (row / PAGE_ROWS, row % PAGE_ROWS / 64, 1 << (row % 64))
+    }
+}
+
+impl FromIterator<u32> for Bitmap {
+    fn from_iter<T: IntoIterator<Item = u32>>(rows: T) -> Self {
+        let mut all = Self::default();
+        for row in rows {
+            all.insert(row);
+        }
+        all
     }
 }
 

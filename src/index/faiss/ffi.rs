@@ -239,6 +239,16 @@ unsafe extern "C" {
         distances: *mut f32,
         computed: *mut u64,
     ) -> i64;
+    pub(super) fn rektor_search_among_many(
+        view: *const RawView,
+        queries: *const f32,
+        count: usize,
+        k: usize,
+        among: *const RawAmong,
+        rows: *mut u32,
+        distances: *mut f32,
+        found: *mut i64,
+    ) -> i32;
     pub(super) fn rektor_scan(
         view: *const RawView,
         query: *const f32,

@@ -74,7 +74,7 @@ impl RowView {
             cells: Vec::new(),
             order: Vec::new(),
             copied: 0,
-            view: self.part(old, nodes),
+            view: self.part(old, nodes, self.live().clone()),
         }))
     }
 }

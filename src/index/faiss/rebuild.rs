@@ -6,6 +6,7 @@ use std::sync::atomic::AtomicBool;
 
 use super::layout;
 use super::lineage::Lineage;
+use super::measure;
 use super::view::RowView;
 use crate::catalog::IndexOptions;
 use crate::index::IndexError;
@@ -27,13 +28,16 @@ impl RowView {
         // Near rows linked one after the other find each other and little else: of a million rows laid out by nearness
         // (`layout`), linked in that order, recall fell from .89 to .83.
         kept.sort_unstable_by_key(|row| row.wrapping_mul(SPREAD));
+        let most = kept.len() - measure::held_back(kept.len());
         new.reserve(kept.len())?;
+        let held = kept.split_off(most);
         kept.iter().for_each(|row| new.push_reserved(*row));
         Ok(Some(Rebuild {
             old: Arc::clone(old),
             new: Arc::new(new),
             taken: self.nodes(),
             dropped,
+            held,
             curve: None,
             same_graph: false,
             options: self.spec().options,
@@ -51,7 +55,9 @@ pub(in crate::index) struct Rebuild {
     taken: u32,
     /// Rows of the old lineage that the new one does not name.
     dropped: Vec<u32>,
-    /// The newest of the new graph.
+    /// Rows of both that are the last to become nodes of the new one: what it is measured by.
+    held: Vec<u32>,
+    /// Of the new graph, once it was measured.
     curve: Option<Curve>,
     /// The new graph is the old one, so that what is known of that holds.
     same_graph: bool,
@@ -77,6 +83,7 @@ impl Rebuild {
             taken: new.extent(),
             new: Arc::new(new),
             dropped: Vec::new(),
+            held: Vec::new(),
             curve: None,
             same_graph: true,
             options: view.spec().options,
@@ -105,12 +112,6 @@ impl Rebuild {
         stop: &AtomicBool,
     ) -> Result<bool, IndexError> {
         self.take(view.nodes())?;
-        let last = self.curve.as_ref().map(|curve| curve.linked);
-        if !self.same_graph
-            && let Some(curve) = view.measured(&self.new, last)?
-        {
-            self.curve = Some(curve);
-        }
         let end = self
             .new
             .linked()
@@ -128,17 +129,31 @@ impl Rebuild {
                 stop,
             )?
         };
-        Ok(end == self.new.extent())
+        if end < self.new.extent() || self.held.is_empty() {
+            return Ok(end == self.new.extent());
+        }
+        self.curve = view.measured_by(&self.new, &self.held)?;
+        self.take_held()?;
+        Ok(false)
     }
 
     /// The new lineage, with every node of the old one.
     pub(super) fn finish(mut self) -> Result<Rebuilt, IndexError> {
+        self.take_held()?;
         self.take(self.old.extent())?;
         Ok(Rebuilt {
             lineage: self.new,
             dropped: self.dropped,
             told: (!self.same_graph).then_some(self.curve),
         })
+    }
+
+    fn take_held(&mut self) -> Result<(), IndexError> {
+        while let Some(row) = self.held.last() {
+            self.new.push(*row)?;
+            self.held.pop();
+        }
+        Ok(())
     }
 
     fn take(&mut self, extent: u32) -> Result<(), IndexError> {

@@ -333,9 +333,9 @@ void compare_rows(const uint32_t* rows, size_t count, const Distances& distances
     s.computed += count;
 }
 
-// The same of rows that are marked, of whose words of 64 bits `sampled(word)` has those that count.
-template <class Distances, class Sampled>
-void compare_marked(const RektorAmong& among, const Distances& distances, size_t ef, float reach, Sampled sampled, Scratch& s) {
+// Gives the marked rows, of whose words of 64 bits `sampled(word)` has those that count, in blocks.
+template <class Sampled, class Take>
+void each_block(const RektorAmong& among, Sampled sampled, Take take) {
     uint32_t rows[kNamed + 64];
     size_t count = 0;
     for (size_t word = 0; word < among.words; word++) {
@@ -343,11 +343,17 @@ void compare_marked(const RektorAmong& among, const Distances& distances, size_t
             rows[count++] = static_cast<uint32_t>(word * 64) + static_cast<uint32_t>(__builtin_ctzll(rest));
         }
         if (count >= kNamed) {
-            compare_rows(rows, count, distances, ef, reach, s);
+            take(rows, count);
             count = 0;
         }
     }
-    compare_rows(rows, count, distances, ef, reach, s);
+    take(rows, count);
+}
+
+// The same as `compare_rows` of the marked rows that count.
+template <class Distances, class Sampled>
+void compare_marked(const RektorAmong& among, const Distances& distances, size_t ef, float reach, Sampled sampled, Scratch& s) {
+    each_block(among, sampled, [&](const uint32_t* rows, size_t count) { compare_rows(rows, count, distances, ef, reach, s); });
 }
 
 // From so many marked rows on, ...
@@ -480,6 +486,47 @@ int64_t search_among(const RektorView& view, const float* x, size_t k, const Rek
     return give_ranked(by_vector, k, rows, distances, computed, s);
 }
 
+// One of the queries that are answered together.
+struct Sought {
+    Coded coded;
+    Query query;
+    std::vector<Candidate> best;
+};
+
+// The same as `search_among` for each of the queries. Rows are compared with all of them while they are in the cache: one
+// query after the other waits for memory, and that is most of what it costs.
+void search_among_many(const RektorView& view, const float* queries, size_t count, size_t k, const RektorAmong& among,
+                       uint32_t* rows, float* distances, int64_t* found) {
+    const size_t wanted = scanned_for(k);
+    const size_t dim = view.codes.dim;
+    Scratch& s = scratch();
+    std::vector<Sought> all(count);
+    for (size_t i = 0; i < count; i++) {
+        all[i].query = code_query(view.codes, queries + i * dim, all[i].coded);
+        sign_query(view.codes, all[i].query, all[i].coded);
+    }
+    const auto compare_block = [&](const uint32_t* block, size_t size) {
+        for (Sought& one : all) {
+            s.best.swap(one.best);
+            compare_rows(block, size, ByCode(view, one.query, kSignsCompared), wanted, kEverywhere, s);
+            s.best.swap(one.best);
+        }
+    };
+    for (size_t done = 0; done < among.count; done += kNamed) {
+        compare_block(among.rows + done, std::min(kNamed, among.count - done));
+    }
+    each_block(among, [](size_t) { return ~uint64_t{0}; }, compare_block);
+    uint64_t computed = 0;
+    for (size_t i = 0; i < count; i++) {
+        const float* x = queries + i * dim;
+        const ByVector by_vector(view, x, view.codes.metric);
+        s.best.swap(all[i].best);
+        found[i] = rank(view, all[i].query, by_vector, k, wanted, true, s)
+                ? give_ranked(by_vector, k, rows + i * k, distances + i * k, &computed, s)
+                : search_among(view, x, k, among, rows + i * k, distances + i * k, &computed);
+    }
+}
+
 int64_t scan(const RektorView& view, const float* x, size_t k, uint32_t* rows, float* distances, uint64_t* computed) {
     Scratch& s = scratch();
     s.exact.clear();
@@ -537,6 +584,16 @@ extern "C" int64_t rektor_search_among(const RektorView* view, const float* quer
                                        uint32_t* rows, float* distances, uint64_t* computed) {
     try {
         return search_among(*view, query, k, *among, rows, distances, computed);
+    } catch (const std::exception&) {
+        return -1;
+    }
+}
+
+extern "C" int32_t rektor_search_among_many(const RektorView* view, const float* queries, size_t count, size_t k,
+                                            const RektorAmong* among, uint32_t* rows, float* distances, int64_t* found) {
+    try {
+        search_among_many(*view, queries, count, k, *among, rows, distances, found);
+        return 0;
     } catch (const std::exception&) {
         return -1;
     }

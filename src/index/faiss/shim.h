@@ -153,6 +153,10 @@ struct RektorAmong {
 // The same among these, all of them compared by their codes.
 int64_t rektor_search_among(const RektorView* view, const float* query, size_t k, const RektorAmong* among, uint32_t* rows,
                             float* distances, uint64_t* computed);
+// The same for so many queries, each of `dim` words: k rows and distances each, and in `found` how many. 0 when done, -1 when
+// there is no memory.
+int32_t rektor_search_among_many(const RektorView* view, const float* queries, size_t count, size_t k,
+                                 const RektorAmong* among, uint32_t* rows, float* distances, int64_t* found);
 // Of so many words of marks, a bit for each ordinal, leaves those of ordinals in one of `count` ranges, each two numbers: the
 // least and the greatest.
 void rektor_keep_in_ranges(const uint64_t* ordinals, const uint64_t* ranges, size_t count, uint64_t* marks, size_t words);

@@ -68,12 +68,12 @@ impl RowView {
         }
     }
 
-    /// The first `extent` nodes of a lineage whose rows this view keeps.
-    pub(super) fn part(&self, lineage: &Arc<Lineage>, extent: u32) -> Self {
+    /// The first `extent` nodes of a lineage whose rows this view keeps, `live` of them alive.
+    pub(super) fn part(&self, lineage: &Arc<Lineage>, extent: u32, live: Bitmap) -> Self {
         Self {
             spec: self.spec,
             vectors: Arc::clone(&self.vectors),
-            live: self.live.clone(),
+            live,
             lineage: Some(Arc::clone(lineage)),
             extent,
             dial: Arc::clone(&self.dial),
@@ -300,10 +300,31 @@ impl RowView {
             )));
         }
         let k = k.min(usize::try_from(live.len()).unwrap_or(usize::MAX));
+        let (mut rows, mut distances, mut computed) = (vec![0; k], vec![0.0; k], 0);
+        let found = self.with_raw(linked, live, |view| {
+            let (rows, distances) = (rows.as_mut_ptr(), distances.as_mut_ptr());
+            search(view, k, rows, distances, &raw mut computed)
+        });
+        let found = usize::try_from(found);
+        let found = found.map_err(|_| IndexError::Full("no memory to search".into()))?;
+        Ok((
+            rows.into_iter().zip(distances).take(found).collect(),
+            computed,
+        ))
+    }
+
+    /// Calls the shim with what it may read, as long as the call: of these live rows.
+    pub(super) fn with_raw<T>(
+        &self,
+        linked: u32,
+        live: &Bitmap,
+        call: impl FnOnce(&RawView) -> T,
+    ) -> T {
         let pages: Vec<*const u64> = live.pages().iter().map(|page| page.as_ptr()).collect();
         let (vectors, storage) = self.vectors.raw();
-        let view = RawView {
-            codes: self.lineage.as_ref().map_or_else(
+        let lineage = self.lineage.as_ref();
+        call(&RawView {
+            codes: lineage.map_or_else(
                 || codes::raw_without(&self.spec),
                 |lineage| lineage.codes.raw(),
             ),
@@ -311,31 +332,11 @@ impl RowView {
             storage,
             live: pages.as_ptr(),
             live_pages: pages.len(),
-            nodes: self
-                .lineage
-                .as_ref()
-                .map_or(std::ptr::null(), |lineage| lineage.table()),
-            laid_out: self
-                .lineage
-                .as_ref()
-                .map_or(0, |lineage| lineage.in_order()),
+            nodes: lineage.map_or(std::ptr::null(), |lineage| lineage.table()),
+            laid_out: lineage.map_or(0, |lineage| lineage.in_order()),
             linked,
             extent: self.extent,
-        };
-        let (mut rows, mut distances, mut computed) = (vec![0; k], vec![0.0; k], 0);
-        let found = search(
-            &view,
-            k,
-            rows.as_mut_ptr(),
-            distances.as_mut_ptr(),
-            &raw mut computed,
-        );
-        let found = usize::try_from(found);
-        let found = found.map_err(|_| IndexError::Full("no memory to search".into()))?;
-        Ok((
-            rows.into_iter().zip(distances).take(found).collect(),
-            computed,
-        ))
+        })
     }
 
     /// Links the next `most` rows; see [`Graph::link`](super::graph::Graph::link) for `stop`.
@@ -348,8 +349,8 @@ impl RowView {
         let Some(lineage) = &self.lineage else {
             return Ok(());
         };
-        let last = self.dial.curve().map(|curve| curve.linked);
-        if let Some(curve) = self.measured(lineage, last)? {
+        let last = self.dial.curve();
+        if let Some(curve) = self.measured(lineage, last.as_deref())? {
             self.dial.measured(curve);
         }
         let end = lineage.linked().saturating_add(most).min(self.extent);

@@ -1,5 +1,7 @@
 //! The recall that searches are told to reach against the recall that they reach, on data of several shapes.
 
+use std::borrow::Cow;
+
 use super::*;
 use crate::index::dial::{Dial, Question};
 
@@ -211,6 +213,147 @@ fn a_third_dead_is_rebuilt_when_recall_has_become_dear() {
         last = writer.publish(Lsn::new(lsn));
         last.stats().dead == 0
     });
+    let queries: Vec<_> = std::iter::repeat_with(|| clusters.next())
+        .take(QUERIES)
+        .collect();
+    let recall = reached(&last, &queries, 10, Effort::Recall(DEFAULT_RECALL));
+    assert!(recall >= DEFAULT_RECALL - TOLERANCE, "recall {recall}");
+}
+
+/// What curves are measured by: many queries compared with the rows together find what each finds alone, of rows that die and
+/// rows that have copies too.
+#[test]
+fn exact_answers_of_many_are_those_of_each() {
+    let specs = [
+        spec(130, Metric::L2),
+        spec(130, Metric::Cosine),
+        spec(64, Metric::InnerProduct),
+        spec(DIM, Metric::L1),
+        spec(200, Metric::Hamming),
+    ];
+    for spec in specs {
+        let mut next = clusters(spec, 14);
+        let mut rows: Vec<Vec<f32>> = std::iter::repeat_with(&mut next).take(3_000).collect();
+        rows.extend_from_within(..200);
+        let (mut writer, _) = linked(spec, rows.into_iter());
+        for number in (0..3_000).step_by(7) {
+            let dead = RowChange::Delete { key: key(number) };
+            writer.apply(dead).unwrap();
+        }
+        let last = writer.publish(Lsn::new(2));
+        let queries: Vec<Cow<'_, [f32]>> = (0..37).map(|_| Cow::Owned(next())).collect();
+        let marks = last.view().live().words();
+        for k in [1, 10, 100] {
+            let together = last.view().nearest_among(&queries, k, &marks).unwrap();
+            assert_eq!(together.len(), queries.len());
+            for (query, found) in queries.iter().zip(together) {
+                let alone = last.view().scan(query, k).unwrap().0;
+                let distances = |found: Vec<(u32, f32)>| -> Vec<f32> {
+                    found.into_iter().map(|(_, distance)| distance).collect()
+                };
+                assert!(
+                    found
+                        .iter()
+                        .all(|(row, _)| last.view().live().contains(*row))
+                );
+                assert_eq!(
+                    distances(found),
+                    distances(alone),
+                    "{:?}, k = {k}",
+                    spec.metric
+                );
+            }
+        }
+    }
+}
+
+/// Where rows come a few at a time, those that wait say too little of the graph to replace what many have said.
+#[test]
+fn a_few_rows_replace_no_curve() {
+    let mut clusters = Clusters::new(12, DIM);
+    let rows = std::iter::repeat_with(|| clusters.next()).take(ROWS);
+    let (mut writer, mut last) = linked(spec(DIM, Metric::L2), rows);
+    let curve = last.view().dial().curve().unwrap();
+    // Far enough for a last chance to measure.
+    for number in 0..ROWS as u64 / 2 {
+        let row = upsert(1_000_000 + number, clusters.next());
+        writer.apply(row).unwrap();
+        if number % 20 == 19 {
+            last = writer.publish(Lsn::new(2 + number));
+            wait_until("linking", || last.stats().unlinked == 0);
+        }
+    }
+    assert_eq!(last.view().dial().curve().unwrap(), curve);
+}
+
+/// Rows that exchange their vectors, again and again, some at a time: to the graph they are what its dead nodes are, and finding
+/// what is near them says nothing of a query. By the dial as much is found as in the beginning, and of a graph made anew.
+#[test]
+fn rows_that_exchange_vectors_do_not_flatter() {
+    let mut random = Random(13);
+    let mut rows: Vec<Vec<f32>> = std::iter::repeat_with(|| random.vector(DIM))
+        .take(ROWS)
+        .collect();
+    let queries: Vec<_> = std::iter::repeat_with(|| random.vector(DIM))
+        .take(QUERIES)
+        .collect();
+    let (mut writer, mut last) = linked(spec(DIM, Metric::L2), rows.iter().cloned());
+    let check = |snapshot: &Snapshot, when: &str| {
+        let recall = reached(snapshot, &queries, 10, Effort::Recall(DEFAULT_RECALL));
+        assert!(recall >= DEFAULT_RECALL - TOLERANCE, "{when}: {recall}");
+    };
+    check(&last, "in the beginning");
+    let mut lsn = 2;
+    for third in [0, 1, 2, 0, 1] {
+        let third = third * (ROWS / 3)..(third + 1) * (ROWS / 3);
+        rows[third.clone()].rotate_left(1);
+        for number in third {
+            // One in four has a vector that is new.
+            if number % 4 == 0 {
+                rows[number] = random.vector(DIM);
+            }
+            let row = upsert(number as u64, rows[number].clone());
+            writer.apply(row).unwrap();
+            if number % 500 == 499 {
+                last = writer.publish(Lsn::new(lsn));
+                wait_until("linking", || last.stats().unlinked == 0);
+                lsn += 1;
+            }
+        }
+        last = writer.publish(Lsn::new(lsn));
+        wait_until("linking", || last.stats().unlinked == 0);
+        check(&last, "exchanged");
+    }
+    wait_until("a rebuild", || {
+        lsn += 1;
+        last = writer.publish(Lsn::new(lsn));
+        last.stats().dead < ROWS as u64
+    });
+    check(&last, "made anew");
+}
+
+/// A graph made anew is measured when it has all rows but some that were held back for it, and in the end has those as well.
+#[test]
+fn a_rebuild_is_measured_by_rows_held_back() {
+    let mut clusters = Clusters::new(15, DIM);
+    let rows = std::iter::repeat_with(|| clusters.next()).take(ROWS);
+    let (mut writer, first) = linked(spec(DIM, Metric::L2), rows);
+    drop(first);
+    for number in (0..ROWS as u64).step_by(2) {
+        let dead = RowChange::Delete { key: key(number) };
+        writer.apply(dead).unwrap();
+    }
+    let mut last = writer.publish(Lsn::new(2));
+    let mut lsn = 2;
+    wait_until("a rebuild", || {
+        lsn += 1;
+        last = writer.publish(Lsn::new(lsn));
+        last.stats().dead == 0
+    });
+    let live = last.stats().live;
+    assert_eq!((live, last.stats().unlinked), (ROWS as u64 / 2, 0));
+    let linked = u64::from(last.view().dial().curve().unwrap().linked);
+    assert!(linked < live && live <= linked + 512, "{linked} of {live}");
     let queries: Vec<_> = std::iter::repeat_with(|| clusters.next())
         .take(QUERIES)
         .collect();

@@ -105,7 +105,7 @@ fn a_graph_is_walked_as_before_it_was_laid_out() {
         let mut layout = view.lay_out().unwrap().unwrap();
         while !layout.go_on(10).unwrap() {}
         let made = layout.finish().unwrap().finish().unwrap();
-        let laid_out = view.part(&made.lineage, view.nodes());
+        let laid_out = view.part(&made.lineage, view.nodes(), view.live().clone());
         assert_eq!(made.lineage.scattered(), 0);
         for key in (0..ROWS / 2).step_by(3) {
             for effort in [10, 50] {
