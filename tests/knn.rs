@@ -8,6 +8,7 @@ mod filters;
 pub mod fixture;
 mod high;
 mod probes;
+mod random;
 mod rights;
 mod statements;
 mod sub_selects;

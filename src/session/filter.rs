@@ -120,10 +120,11 @@ impl Parameters<'_> {
             Test::In(operands) => equal(all(operands)?),
             Test::Any(array) => equal(self.elements(array, kind)?),
             Test::Differs(operand) => others(vec![self.value(operand, kind)?]),
+            Test::NotIn(none) if none.is_empty() => None, // `<> ALL (ARRAY[])` is true, for NULL too
             Test::NotIn(operands) => others(all(operands)?),
             Test::NotAny(array) if self.is_null(array) => Some(Vec::new()),
             Test::NotAny(array) => match self.elements(array, kind)? {
-                none if none.is_empty() => None, // that is true, for NULL too
+                none if none.is_empty() => None, // likewise
                 elements => others(elements),
             },
             Test::Is(wanted) => equal(vec![Some(Constant::Bool(*wanted))]),
