@@ -7,6 +7,7 @@ mod expressions;
 mod filters;
 pub mod fixture;
 mod high;
+mod policies;
 mod probes;
 mod random;
 mod rights;

@@ -4,21 +4,23 @@
 use pg_query::protobuf::a_const::Val;
 use pg_query::protobuf::node::Node as Tree;
 use pg_query::protobuf::{
-    AExpr, AExprKind, BoolExprType, BoolTestType, Node, NullTestType, RangeVar, TypeCast, TypeName,
+    AExpr, AExprKind, BoolExprType, BoolTestType, Node, NullTestType, TypeCast, TypeName,
 };
 
-use super::knn::{column_of, column_ref};
+use super::knn::{Searched, column_ref};
 use super::parse;
 use crate::catalog::{Comparison, FilterKind, ValueKind};
 
 /// Most steps into a document.
 const MAX_STEPS: usize = 32;
-/// Most conditions that are used.
-const MAX_CONDITIONS: usize = 32;
+/// Most groups of conditions that are used.
+const MAX_GROUPS: usize = 32;
+/// Most conditions that one group has: each is compared with the rows on its own.
+const MAX_ALTERNATIVES: usize = 64;
 /// Most values of an IN list that is used: each is looked up on its own.
 pub const MAX_VALUES: usize = 1_000;
 
-/// A condition that every row of the answer meets.
+/// A condition on a column.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Condition {
     /// The column's name.
@@ -42,8 +44,9 @@ pub enum Step {
     Many(Operand),
 }
 
-/// What holds for a column's value, or what is somewhere in it; of these only [`IsNot`](Self::IsNot) and
-/// [`Null`](Self::Null) hold for NULL, and nothing compared with NULL holds.
+/// What holds for a column's value, or what is somewhere in it; of these only [`IsNot`](Self::IsNot),
+/// [`Null`](Self::Null), [`Distinct`](Self::Distinct) and [`NotDistinct`](Self::NotDistinct) hold for NULL, and only the latter two
+/// say something of NULL when compared with it; any other comparison with it holds for nothing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Test {
     /// `column <operator> operand`
@@ -56,6 +59,10 @@ pub enum Test {
     Any(Operand),
     /// `column <> operand`
     Differs(Operand),
+    /// `column IS DISTINCT FROM operand`
+    Distinct(Operand),
+    /// `column IS NOT DISTINCT FROM operand`
+    NotDistinct(Operand),
     /// `column NOT BETWEEN operand AND operand`
     Outside(Operand, Operand),
     /// `column NOT IN (operand, …)`
@@ -115,33 +122,54 @@ pub enum OperandValue {
     Parameter(u16),
 }
 
-/// The recognised conditions among those that the clause connects by AND.
-pub(super) fn conditions(clause: Option<&Node>, table: &RangeVar) -> Vec<Condition> {
-    let mut found = Vec::new();
-    if let Some(clause) = clause {
-        collect(clause, true, table, &mut found);
-    }
-    found.truncate(MAX_CONDITIONS);
+/// What is recognised of a clause: of each group every row of the answer meets one condition at least.
+pub(super) fn conditions(clause: Option<&Node>, table: Searched<'_>) -> Vec<Vec<Condition>> {
+    let mut found = clause.map_or_else(Vec::new, |clause| groups(clause, true, table));
+    found.truncate(MAX_GROUPS);
     found
 }
 
-/// Collects what must be `wanted`: true, or false. What is NULL is neither, under NOT as without it.
-fn collect(node: &Node, wanted: bool, table: &RangeVar, found: &mut Vec<Condition>) {
-    if let Some(Tree::BoolExpr(operation)) = &node.node {
-        let wanted = match BoolExprType::try_from(operation.boolop) {
-            Ok(BoolExprType::AndExpr) if wanted => true,
-            Ok(BoolExprType::OrExpr) if !wanted => false,
-            Ok(BoolExprType::NotExpr) => !wanted,
-            Ok(BoolExprType::AndExpr | BoolExprType::OrExpr | BoolExprType::Undefined) | Err(_) => {
-                return;
-            }
-        };
-        for part in &operation.args {
-            collect(part, wanted, table, found);
+/// What follows from an expression's being as `wanted`: true, or false. What is NULL is neither, under NOT as without it.
+fn groups(node: &Node, wanted: bool, table: Searched<'_>) -> Vec<Vec<Condition>> {
+    let Some(Tree::BoolExpr(operation)) = &node.node else {
+        let condition = condition(node, wanted, table);
+        return condition.into_iter().map(|one| vec![one]).collect();
+    };
+    let parts = |wanted| {
+        let parts = operation.args.iter();
+        parts.map(move |part| groups(part, wanted, table))
+    };
+    match (BoolExprType::try_from(operation.boolop), wanted) {
+        (Ok(BoolExprType::NotExpr), _) => parts(!wanted).flatten().collect(),
+        (Ok(BoolExprType::AndExpr), true) | (Ok(BoolExprType::OrExpr), false) => {
+            parts(wanted).flatten().collect()
         }
-    } else {
-        found.extend(condition(node, wanted, table));
+        (Ok(BoolExprType::AndExpr), false) | (Ok(BoolExprType::OrExpr), true) => {
+            one_of(parts(wanted))
+        }
+        (Ok(BoolExprType::Undefined) | Err(_), _) => Vec::new(),
     }
+}
+
+/// What follows where one of several expressions is as wanted, of each of which its groups follow: a group of each together, in
+/// every way to choose them. Nothing, if of one of them nothing does.
+fn one_of(parts: impl Iterator<Item = Vec<Vec<Condition>>>) -> Vec<Vec<Condition>> {
+    let mut all: Vec<Vec<Condition>> = vec![Vec::new()];
+    for mut part in parts {
+        if all.len().saturating_mul(part.len()) > MAX_GROUPS {
+            part.truncate(1);
+        }
+        let together = all.iter().flat_map(|before| {
+            let groups = part.iter();
+            groups.map(|group| before.iter().chain(group).cloned().collect())
+        });
+        all = together.collect();
+        all.retain(|group: &Vec<Condition>| group.len() <= MAX_ALTERNATIVES);
+        if all.is_empty() {
+            break;
+        }
+    }
+    all
 }
 
 /// What a condition is about.
@@ -165,7 +193,7 @@ impl Subject<'_> {
 }
 
 /// A column, or a part of a document in one.
-fn subject<'a>(node: &'a Node, table: &'a RangeVar) -> Option<Subject<'a>> {
+fn subject<'a>(node: &'a Node, table: Searched<'a>) -> Option<Subject<'a>> {
     if let Some(column) = column(node, table) {
         return Some(Subject {
             column,
@@ -209,7 +237,7 @@ fn subject<'a>(node: &'a Node, table: &'a RangeVar) -> Option<Subject<'a>> {
     clippy::wildcard_enum_match_arm,
     reason = "what is not named here is not recognised"
 )]
-fn condition(node: &Node, wanted: bool, table: &RangeVar) -> Option<Condition> {
+fn condition(node: &Node, wanted: bool, table: Searched<'_>) -> Option<Condition> {
     match node.node.as_ref()? {
         Tree::ColumnRef(_) | Tree::TypeCast(_) => {
             Some(subject(node, table)?.meets(Test::Is(wanted)))
@@ -263,6 +291,8 @@ fn opposite(test: Test) -> Option<Test> {
             Comparison::AtLeast => Test::Compare(Comparison::Less, operand),
         },
         Test::Differs(operand) => Test::Compare(Comparison::Equal, operand),
+        Test::Distinct(operand) => Test::NotDistinct(operand),
+        Test::NotDistinct(operand) => Test::Distinct(operand),
         Test::Between(low, high) => Test::Outside(low, high),
         Test::Outside(low, high) => Test::Between(low, high),
         Test::In(operands) => Test::NotIn(operands),
@@ -288,7 +318,7 @@ fn operator(expression: &AExpr) -> Option<&str> {
     }
 }
 
-fn comparison(expression: &AExpr, table: &RangeVar) -> Option<Condition> {
+fn comparison(expression: &AExpr, table: Searched<'_>) -> Option<Condition> {
     let (left, right) = (expression.lexpr.as_deref()?, expression.rexpr.as_deref()?);
     let operator = operator(expression)?;
     let of = |node| subject(node, table);
@@ -326,10 +356,18 @@ fn comparison(expression: &AExpr, table: &RangeVar) -> Option<Condition> {
                 Some(of(right)?.meets(test))
             }
         },
+        AExprKind::AexprDistinct if operator == "=" => {
+            let (subject, other) = either(left, right, table)?;
+            Some(subject.meets(Test::Distinct(operand(other)?)))
+        }
+        AExprKind::AexprNotDistinct if operator == "=" => {
+            let (subject, other) = either(left, right, table)?;
+            Some(subject.meets(Test::NotDistinct(operand(other)?)))
+        }
         AExprKind::Undefined
-        | AExprKind::AexprOpAll
         | AExprKind::AexprDistinct
         | AExprKind::AexprNotDistinct
+        | AExprKind::AexprOpAll
         | AExprKind::AexprNullif
         | AExprKind::AexprLike
         | AExprKind::AexprIlike
@@ -339,13 +377,27 @@ fn comparison(expression: &AExpr, table: &RangeVar) -> Option<Condition> {
     }
 }
 
-/// `left <operator> right`
-fn by_operator(operator: &str, left: &Node, right: &Node, table: &RangeVar) -> Option<Condition> {
-    let of = |node| subject(node, table);
-    let either = || match of(left) {
+/// Which of two sides is about a column, and the other one.
+fn either<'a>(
+    left: &'a Node,
+    right: &'a Node,
+    table: Searched<'a>,
+) -> Option<(Subject<'a>, &'a Node)> {
+    match subject(left, table) {
         Some(left) => Some((left, right)),
-        None => Some((of(right)?, left)),
-    };
+        None => Some((subject(right, table)?, left)),
+    }
+}
+
+/// `left <operator> right`
+fn by_operator(
+    operator: &str,
+    left: &Node,
+    right: &Node,
+    table: Searched<'_>,
+) -> Option<Condition> {
+    let of = |node| subject(node, table);
+    let either = || either(left, right, table);
     let (subject, test) = match operator {
         "@>" => (of(left)?, Test::Contains(several(right)?)),
         "<@" => (of(right)?, Test::Contains(several(left)?)),
@@ -396,8 +448,8 @@ fn turned(comparison: Comparison) -> Comparison {
     }
 }
 
-fn column<'a>(node: &'a Node, table: &'a RangeVar) -> Option<&'a str> {
-    column_of(&column_ref(node)?, table)
+fn column<'a>(node: &'a Node, table: Searched<'a>) -> Option<&'a str> {
+    table.column_of(&column_ref(node)?)
 }
 
 /// The items of a list that is not too long.

@@ -293,7 +293,7 @@ impl<'a> Indexed<'a> {
         let found = element.expr.as_deref().and_then(expression::on_column);
         let found = found.and_then(|on| {
             Some(Self {
-                column: knn::column_of(&on.column, table)?,
+                column: knn::Searched::alone(table).column_of(&on.column)?,
                 expression: on.expression,
                 dimensions: on.dimensions,
             })

@@ -5,8 +5,8 @@ use std::ops::Range;
 use pg_query::protobuf::a_const::Val;
 use pg_query::protobuf::node::Node as Tree;
 use pg_query::protobuf::{
-    AConst, AExprKind, Alias, LimitOption, Node, RangeVar, ResTarget, SelectStmt, SetOperation,
-    SortByDir, SortByNulls,
+    AConst, AExprKind, Alias, JoinType, LimitOption, Node, RangeVar, ResTarget, SelectStmt,
+    SetOperation, SortByDir, SortByNulls,
 };
 
 use super::RelayReason;
@@ -49,8 +49,8 @@ pub struct KnnQuery {
     pub limit: Bound,
     /// OFFSET.
     pub offset: Bound,
-    /// Conditions of WHERE that an index may use; every row of the answer meets them all, and perhaps others.
-    pub conditions: Vec<Condition>,
+    /// Conditions of WHERE that an index may use: of each group every row of the answer meets one at least, and perhaps others.
+    pub conditions: Vec<Vec<Condition>>,
     /// Functions called anywhere in the statement that are not well known, as `name` or `schema.name`, lower case as the
     /// catalogue has them. The claim holds only if upstream says that every one of that name is an ordinary function
     /// (`prokind = 'f'`), not volatile, and returns no set.
@@ -147,11 +147,17 @@ fn one_level(
     tokens: &[Token],
     each: Option<(&Joined<'_>, &Lateral)>,
 ) -> Result<KnnQuery, RelayReason> {
-    let table = only_table(select)?;
+    let tables = tables(select)?;
     plain(select)?;
     let (distance, sort_key) = sort_key(select)?;
     let distance = Distance::of(distance, each.map(|(joined, _)| joined))?;
-    let column = distance.column_of(table)?;
+    let searched = searched(&tables, &distance.on.column)?;
+    if searched.joined && each.is_some() {
+        return Err(RelayReason::NotOneTable);
+    }
+    let table = searched.table;
+    let column = searched.column_of(&distance.on.column);
+    let column = column.ok_or(RelayReason::NotADistance)?;
     let (query, steps, batch) = match each {
         Some((joined, _)) if joined.is_hidden_by(visible(table)) => {
             return Err(RelayReason::QueryNotConstant);
@@ -199,7 +205,7 @@ fn one_level(
         steps,
         limit,
         offset,
-        conditions: condition::conditions(select.where_clause.as_deref(), table),
+        conditions: condition::conditions(select.where_clause.as_deref(), searched),
         unknown_functions: survey.unknown_functions.into_iter().collect(),
         unknown_types: survey.unknown_types.into_iter().collect(),
         parameters: greatest_parameter(text.sql, text.tokens)?,
@@ -213,22 +219,110 @@ fn alias(table: &RangeVar) -> Option<&Alias> {
     table.alias.as_ref()
 }
 
-/// The one table of FROM.
-fn only_table(select: &SelectStmt) -> Result<&RangeVar, RelayReason> {
+/// The table that is searched.
+#[derive(Clone, Copy)]
+pub(super) struct Searched<'a> {
+    table: &'a RangeVar,
+    /// Others stand beside it: a bare name may mean a column of theirs.
+    joined: bool,
+}
+
+impl<'a> Searched<'a> {
+    /// The only table of a statement.
+    pub(super) fn alone(table: &'a RangeVar) -> Self {
+        Self {
+            table,
+            joined: false,
+        }
+    }
+
+    /// The column's name, if a name written in that way surely means a column of the table.
+    pub(super) fn column_of<'n>(&self, names: &[&'n str]) -> Option<&'n str> {
+        match names {
+            [column] if !self.joined => Some(column),
+            [qualifier, column] if *qualifier == visible(self.table) => Some(column),
+            [schema, qualifier, column]
+                if alias(self.table).is_none()
+                    && *schema == self.table.schemaname
+                    && *qualifier == self.table.relname =>
+            {
+                Some(column)
+            }
+            _ => None,
+        }
+    }
+}
+
+/// A table of FROM, and whether a join may give NULLs instead of its rows.
+type Joining<'a> = (&'a RangeVar, bool);
+
+/// The tables of FROM: one, or several that are joined.
+fn tables(select: &SelectStmt) -> Result<Vec<Joining<'_>>, RelayReason> {
     if SetOperation::try_from(select.op) != Ok(SetOperation::SetopNone) {
         return Err(RelayReason::SetOperation);
     }
     if select.with_clause.is_some() {
         return Err(RelayReason::With);
     }
-    let [item] = select.from_clause.as_slice() else {
-        return Err(RelayReason::NotOneTable);
-    };
-    let table = match &item.node {
-        Some(Tree::RangeVar(table)) => table,
+    let mut found = Vec::new();
+    for item in &select.from_clause {
+        collect_tables(item, false, &mut found)?;
+    }
+    match found.is_empty() {
+        true => Err(RelayReason::NotOneTable),
+        false => Ok(found),
+    }
+}
+
+fn collect_tables<'a>(
+    item: &'a Node,
+    nullable: bool,
+    found: &mut Vec<Joining<'a>>,
+) -> Result<(), RelayReason> {
+    match &item.node {
+        Some(Tree::RangeVar(table)) => found.push((table, nullable)),
         Some(Tree::RangeTableSample(_)) => return Err(RelayReason::TableSample),
+        // The name of a join hides those of its tables.
+        Some(Tree::JoinExpr(join)) if join.alias.is_none() => {
+            let (left, right) = match JoinType::try_from(join.jointype) {
+                Ok(JoinType::JoinInner) => (nullable, nullable),
+                Ok(JoinType::JoinLeft) => (nullable, true),
+                Ok(JoinType::JoinRight) => (true, nullable),
+                Ok(_) | Err(_) => (true, true),
+            };
+            for (side, nullable) in [(&join.larg, left), (&join.rarg, right)] {
+                let side = side.as_deref().ok_or(RelayReason::NotOneTable)?;
+                collect_tables(side, nullable, found)?;
+            }
+        }
         Some(_) | None => return Err(RelayReason::NotOneTable),
+    }
+    Ok(())
+}
+
+/// Which of the tables is searched: the only one, or the one that the column is qualified with. Each of its rows may come several
+/// times, or not at all, but as far from the query as it is.
+fn searched<'a>(tables: &[Joining<'a>], column: &[&str]) -> Result<Searched<'a>, RelayReason> {
+    let searched = match tables {
+        [(table, _)] => Searched::alone(table),
+        tables => {
+            let mut named = tables.iter().filter(|(table, _)| {
+                let joined = Searched {
+                    table,
+                    joined: true,
+                };
+                joined.column_of(column).is_some()
+            });
+            match (named.next(), named.next()) {
+                (Some((table, false)), None) => Searched {
+                    table,
+                    joined: true,
+                },
+                (Some(_) | None, _) => return Err(RelayReason::NotOneTable),
+            }
+        }
     };
+    let table = searched.table;
     if !table.inh {
         return Err(RelayReason::Only);
     }
@@ -238,7 +332,7 @@ fn only_table(select: &SelectStmt) -> Result<&RangeVar, RelayReason> {
     if alias(table).is_some_and(|alias| !alias.colnames.is_empty()) {
         return Err(RelayReason::ColumnAliases);
     }
-    Ok(table)
+    Ok(searched)
 }
 
 /// Refuses every clause that makes rows of the table something else than rows of the answer.
@@ -473,32 +567,11 @@ impl<'a> Distance<'a> {
         };
         Ok(Self { on, metric, query })
     }
-
-    /// The column's name, if it is that table's.
-    fn column_of(&self, table: &RangeVar) -> Result<&'a str, RelayReason> {
-        column_of(&self.on.column, table).ok_or(RelayReason::NotADistance)
-    }
 }
 
 /// The name that the statement knows the table by.
 fn visible(table: &RangeVar) -> &str {
     alias(table).map_or(&table.relname, |alias| &alias.aliasname)
-}
-
-/// The column's name, if a name written in that way means a column of the table.
-pub(super) fn column_of<'a>(names: &[&'a str], table: &RangeVar) -> Option<&'a str> {
-    match names {
-        [column] => Some(column),
-        [qualifier, column] if *qualifier == visible(table) => Some(column),
-        [schema, qualifier, column]
-            if alias(table).is_none()
-                && *schema == table.schemaname
-                && *qualifier == table.relname =>
-        {
-            Some(column)
-        }
-        _ => None,
-    }
 }
 
 pub(super) fn column_ref(node: &Node) -> Option<Vec<&str>> {

@@ -4,8 +4,9 @@
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
 pub enum RelayReason {
     // ---- the statement's shape -------------------------------------------------------------------------------------
-    /// Another number of tables than one in FROM, or something that is not a table.
-    #[error("FROM is not one table")]
+    /// Something else in FROM than tables, or tables that are joined and of which it is not plain which one is searched, or
+    /// which may give NULLs.
+    #[error("FROM is not one table, or tables joined to one")]
     NotOneTable,
     /// `FROM ONLY`.
     #[error("FROM ONLY")]

@@ -288,6 +288,68 @@ fn parameters_are_read_by_type_and_format() {
     );
 }
 
+/// A group of conditions: one of these columns lies in one of these ranges.
+fn any(group: Group) -> Filter {
+    let mut filter = Filter::default();
+    filter.add_any(group);
+    filter
+}
+
+#[test]
+fn one_of_several_conditions_is_read() {
+    let same = |condition, expected: Filter| {
+        assert_eq!(filter(condition, &[], &[]), expected, "{condition}")
+    };
+    let at = |number: i64| {
+        Constant::Int(number)
+            .range(ValueKind::Int8, Comparison::Equal)
+            .unwrap()
+    };
+    let all_but = |number: i64| {
+        let (low, high) = at(number);
+        vec![
+            (Ordinal::LEAST, low.previous()),
+            (high.next(), Ordinal::GREATEST),
+        ]
+    };
+    same(
+        "i4 = 5 or i8 = 6",
+        any(vec![(0, vec![at(5)]), (1, vec![at(6)])]),
+    );
+    same("i4 = 5 or i4 = 6", ints(0, &[5, 6]));
+    let mut not_five = all_but(5);
+    not_five.push(NULL);
+    same(
+        "not (i4 = 5 and i4 is not null)",
+        any(vec![(0, not_five.clone())]),
+    );
+    same("i4 is distinct from 5", any(vec![(0, not_five)]));
+    same("i4 is distinct from null", any(vec![(0, vec![NOT_NULL])]));
+    same("i4 is not distinct from 5", ints(0, &[5]));
+    same("i4 is not distinct from null", any(vec![(0, vec![NULL])]));
+    // either is nothing where nothing is known of the other
+    same("i4 = 5 or j is null", Filter::default());
+    same("i4 = 5 or i8 = 6.5::float8", Filter::default());
+    same("i4 = 5 or meta is distinct from '1'", Filter::default());
+    // what never holds adds nothing
+    same(
+        "i4 = 5 or i8 = null",
+        any(vec![(0, vec![at(5)]), (1, vec![])]),
+    );
+    // of each part of a condition, one
+    let tag = |text| (10, vec![(text_element(text), text_element(text))]);
+    same("tags @> '{a,b}' or i4 = 5", {
+        let mut both = any(vec![tag("a"), (0, vec![at(5)])]);
+        both.add_any(vec![tag("b"), (0, vec![at(5)])]);
+        both
+    });
+    // NULL never differs from a list, unless that is empty
+    same("i4 <> all (array[5])", any(vec![(0, all_but(5))]));
+    same("i4 <> all (array[]::int[])", Filter::default());
+    same("i4 <> all ('{}')", Filter::default());
+    same("not i4 = any (array[]::int[])", Filter::default());
+}
+
 #[test]
 fn arrays_are_read_in_both_forms() {
     use Format::{Binary, Text};
