@@ -34,9 +34,9 @@ fn framework_shapes() {
         (11, "SELECT items.id FROM items ORDER BY items.embedding <-> $1 LIMIT $2::INTEGER".into(), Ok(("embedding", Metric::L2))),
         (12, "SELECT anon_1.id FROM (SELECT items.id AS id, items.embedding AS embedding FROM items ORDER BY CAST(binary_quantize(items.embedding) AS BIT(3)) <~> binary_quantize($1) LIMIT $2) AS anon_1 ORDER BY anon_1.embedding <=> $3 LIMIT $4".into(), Ok(("embedding", Metric::Hamming))),
         (13, format!(r#"SELECT "t"."id", "t"."name", "t"."n", "t"."x", ("t"."embedding" <=> {q}) AS "distance" FROM "t" ORDER BY 5 ASC LIMIT 5"#), Ok(("embedding", Metric::Cosine))),
-        (14, format!(r#"SELECT "t"."id", ("t"."embedding" <=> {q}) AS "distance" FROM "t" INNER JOIN "u" ON ("t"."u_id" = "u"."id") WHERE ("t"."embedding" <=> {q}) < 0.5 ORDER BY 2 ASC LIMIT 5"#), Err(R::NotOneTable)),
+        (14, format!(r#"SELECT "t"."id", ("t"."embedding" <=> {q}) AS "distance" FROM "t" INNER JOIN "u" ON ("t"."u_id" = "u"."id") WHERE ("t"."embedding" <=> {q}) < 0.5 ORDER BY 2 ASC LIMIT 5"#), Ok(("embedding", Metric::Cosine))),
         (15, format!(r#"SELECT "t"."id", (1 - ("t"."embedding" <=> {q})) AS "similarity" FROM "t" ORDER BY 2 DESC LIMIT 5"#), Err(R::NotAscending)),
-        (16, "SELECT langchain_pg_embedding.id AS langchain_pg_embedding_id, langchain_pg_embedding.embedding <=> $1 AS distance FROM langchain_pg_embedding JOIN langchain_pg_collection ON langchain_pg_embedding.collection_id = langchain_pg_collection.uuid WHERE langchain_pg_embedding.collection_id=$2::UUID AND jsonb_path_match(langchain_pg_embedding.cmetadata, CAST($3 AS JSONPATH), CAST($4 AS JSONB)) ORDER BY distance ASC LIMIT $5".into(), Err(R::NotOneTable)),
+        (16, "SELECT langchain_pg_embedding.id AS langchain_pg_embedding_id, langchain_pg_embedding.embedding <=> $1 AS distance FROM langchain_pg_embedding JOIN langchain_pg_collection ON langchain_pg_embedding.collection_id = langchain_pg_collection.uuid WHERE langchain_pg_embedding.collection_id=$2::UUID AND jsonb_path_match(langchain_pg_embedding.cmetadata, CAST($3 AS JSONPATH), CAST($4 AS JSONB)) ORDER BY distance ASC LIMIT $5".into(), Ok(("embedding", Metric::Cosine))),
         (17, r#"SELECT "langchain_id", "content", "embedding", "langchain_metadata", cosine_distance("embedding", $1) as distance FROM "public"."vectorstore" ORDER BY "embedding" <=> $1 LIMIT $2;"#.into(), Ok(("embedding", Metric::Cosine))),
         (18, r#"SELECT *, "embedding" <=> $1 as "_distance" FROM docs WHERE metadata->>'k'=$4 ORDER BY "_distance" ASC LIMIT $2"#.into(), Ok(("embedding", Metric::Cosine))),
         (18, r#"SELECT *, "embedding" OPERATOR(extensions.<=>) $1 as "_distance" FROM docs ORDER BY "_distance" ASC LIMIT $2"#.into(), Ok(("embedding", Metric::Cosine))),
@@ -90,6 +90,34 @@ fn reasons() {
         (
             "SELECT * FROM t, u ORDER BY e <-> $1 LIMIT 1",
             R::NotOneTable,
+        ),
+        (
+            "SELECT * FROM u LEFT JOIN t ON true ORDER BY t.e <-> $1 LIMIT 1",
+            R::NotOneTable,
+        ),
+        (
+            "SELECT * FROM t RIGHT JOIN u ON true ORDER BY t.e <-> $1 LIMIT 1",
+            R::NotOneTable,
+        ),
+        (
+            "SELECT * FROM t FULL JOIN u ON true ORDER BY t.e <-> $1 LIMIT 1",
+            R::NotOneTable,
+        ),
+        (
+            "SELECT * FROM u LEFT JOIN (v JOIN t ON true) ON true ORDER BY t.e <-> $1 LIMIT 1",
+            R::NotOneTable,
+        ),
+        (
+            "SELECT * FROM (t JOIN u ON true) AS t ORDER BY t.e <-> $1 LIMIT 1",
+            R::NotOneTable,
+        ),
+        (
+            "SELECT * FROM t JOIN f(1) u ON true ORDER BY t.e <-> $1 LIMIT 1",
+            R::NotOneTable,
+        ),
+        (
+            "SELECT * FROM u JOIN ONLY t ON true ORDER BY t.e <-> $1 LIMIT 1",
+            R::Only,
         ),
         (
             "SELECT * FROM f(1) t ORDER BY e <-> $1 LIMIT 1",

@@ -6,7 +6,7 @@ pub enum RelayReason {
     // ---- the statement's shape -------------------------------------------------------------------------------------
     /// Something else in FROM than tables, or tables that are joined and of which it is not plain which one is searched, or
     /// which may give NULLs.
-    #[error("FROM is not one table, or tables joined to one")]
+    #[error("FROM is not one table, or tables joined with it")]
     NotOneTable,
     /// `FROM ONLY`.
     #[error("FROM ONLY")]

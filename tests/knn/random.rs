@@ -81,7 +81,13 @@ impl Run {
     fn search(&mut self, bound: bool) -> (String, String, Vec<Parameter>) {
         let (table, qualifier) = *any(
             &mut self.random,
-            &[("r", "r."), ("r as s", "s."), ("public.r", "r.")],
+            &[
+                ("r", "r."),
+                ("r as s", "s."),
+                ("public.r", "r."),
+                ("r join k on k.key = r.i4", "r."),
+                ("k, r as s left join k as l on l.key = s.i2", "s."),
+            ],
         );
         let mut writer = Writer {
             random: &mut self.random,
@@ -89,6 +95,12 @@ impl Run {
             bound,
             parameters: Vec::new(),
             qualifier,
+        };
+        // one row of `k` has that key
+        let condition_of_k = if table.starts_with("k,") {
+            "k.key = 7 and "
+        } else {
+            ""
         };
         let depth = *any(writer.random, &[0, 0, 1, 1, 2, 3]);
         let condition = writer.tree(depth);
@@ -99,7 +111,7 @@ impl Run {
         let place = self.random.below(4_001);
         let vector = self.server.vector_text(&format!("{place}.3,0,0,0"));
         let sql = format!(
-            "select id, v {operator} $1 as d from {table} where {condition} order by v {operator} $1 limit {limit}{offset}"
+            "select id, v {operator} $1 as d from {table} where {condition_of_k}({condition}) order by v {operator} $1 limit {limit}{offset}"
         );
         (sql, vector, parameters)
     }
@@ -237,6 +249,7 @@ fn answers_are_exact(server: Server) {
             server.vector_type(4),
             columns.join(", ")
         ));
+        wire.run("create table k (key int primary key, label text); insert into k select n, 'k' || n from generate_series(0, 8) n");
         let insert = run.insert(ROWS);
         wire.run(&insert);
         if seed % 2 == 0 {

@@ -202,6 +202,37 @@ fn one_of_several_conditions_is_recognised() {
     assert_eq!(recognised(&every("(a = 1 and b = 2)", 6)).len(), 32);
 }
 
+/// Beside other tables only what is qualified is surely the searched table's.
+#[test]
+fn conditions_beside_joined_tables_are_qualified() {
+    for (from, expected) in [
+        ("items i join other o on o.id = i.id", &["a Equal 1"][..]),
+        (
+            "other o left join third on i.a = 5, items i",
+            &["a Equal 1"],
+        ),
+        ("items i left join other o using (id)", &["a Equal 1"]),
+        (
+            "other o right join (items i natural join third) on i.a = 2",
+            &["a Equal 1"],
+        ),
+    ] {
+        let sql = format!(
+            "select * from {from} where i.a = 1 and b = 2 and o.c = 3 order by i.v <-> $1 limit 5"
+        );
+        let kind = analyze(&sql).unwrap().remove(0).kind;
+        let StatementKind::Knn(query) = kind else {
+            panic!("{sql}: {kind:?}");
+        };
+        assert_eq!(
+            (query.table.as_str(), query.alias.as_deref()),
+            ("items", Some("i"))
+        );
+        let shown: Vec<_> = query.conditions.iter().flatten().map(show).collect();
+        assert_eq!(shown, expected, "{sql}");
+    }
+}
+
 #[test]
 fn arrays_and_documents_are_recognised() {
     let check = |condition: &str, expected: &str| {
