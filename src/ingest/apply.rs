@@ -65,9 +65,10 @@ pub(crate) enum Control {
         streaming: bool,
         error: Option<String>,
     },
-    /// The catalogue was read, in answer to requests up to this number.
+    /// The catalogue was read, in answer to requests up to this number; when that was begun.
     Catalogue {
         request: u64,
+        began: Instant,
         entries: Vec<IndexEntry>,
     },
     /// The catalogue cannot be read.
@@ -178,6 +179,8 @@ pub(crate) struct Applier {
     shown: Lsn,
     /// The catalogue was read once.
     complete: bool,
+    /// When the reading of the catalogue was begun that was taken last.
+    catalogue_read: Option<Instant>,
     /// Whom the copy under way waits for.
     copy_waits: Option<String>,
     /// Transactions that a reading of the catalogue waits for, each with the number of its request.
@@ -212,6 +215,7 @@ impl Applier {
             slot: None,
             shown: Lsn::ZERO,
             complete: false,
+            catalogue_read: None,
             copy_waits: None,
             unanswered: Vec::new(),
             requests: 0,
@@ -355,7 +359,12 @@ impl Applier {
                 self.streaming = streaming;
                 self.error = error;
             }
-            Control::Catalogue { request, entries } => {
+            Control::Catalogue {
+                request,
+                began,
+                entries,
+            } => {
+                self.catalogue_read = Some(began);
                 self.unanswered.retain(|(number, _)| *number > request);
                 self.catalogue_error = None;
                 self.complete = true;
@@ -488,6 +497,7 @@ impl Applier {
             slot: self.slot.clone(),
             behind_since,
             complete: self.complete,
+            catalogue_read: self.catalogue_read,
             memory: Some(Arc::clone(&self.indexes.memory)),
             indexes,
         }));

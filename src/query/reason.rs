@@ -162,6 +162,9 @@ pub enum RelayReason {
     /// The index's definition changed since the statement was prepared.
     #[error("the index's definition has changed")]
     StaleGeneration,
+    /// This session has done what may bring rows that no stream tells of, and the catalogue was not read since.
+    #[error("the session has altered a table, and the index may not know it yet")]
+    Unstreamed,
     /// The index has not yet applied the position that this session's consistency asks for.
     #[error("the index lags behind what this session must see")]
     Lagging,

@@ -3,10 +3,11 @@
 
 use std::fmt::Write;
 use std::process::Stdio;
+use std::time::Duration;
 
 use super::fixture::{Answered, query_vector};
 use super::statements::{Protocol, messages, widen};
-use crate::harness::{Database, Random, Rektor, Server, Wire};
+use crate::harness::{Database, Random, Rektor, Server, Wire, wait_for};
 use crate::relay::compare::{Copies, Pair};
 
 const ROWS: usize = 1_200;
@@ -182,15 +183,27 @@ fn what_ddl_brings_is_seen_by_its_session() {
                 "select id from room order by v <-> $1 limit 5",
                 "select id from old order by v <-> $1 limit 5",
             ];
-            for time in ["before", "after", "again after"] {
+            let mut nominated = 0.0;
+            for time in ["before", "after", "again after", "later after"] {
                 if time == "after" {
                     pair.query(&change);
                 }
-                for sql in searches {
-                    for protocol in [Protocol::Simple, Protocol::Text] {
-                        let (bytes, ready) = messages(protocol, sql, &[&v]);
-                        pair.exchange(&format!("{server:?} {time} {change}: {sql}"), &bytes, ready, b"");
+                let mut search_all = || {
+                    for sql in searches {
+                        for protocol in [Protocol::Simple, Protocol::Text] {
+                            let (bytes, ready) = messages(protocol, sql, &[&v]);
+                            let label = format!("{server:?} {time} {change}: {sql}");
+                            pair.exchange(&label, &bytes, ready, b"");
+                        }
                     }
+                    let before = std::mem::replace(&mut nominated, Answered::now(&copies.rektor).nominate);
+                    (nominated > before).then_some(())
+                };
+                if time == "later after" {
+                    // the session is answered from indexes again, where one is ready
+                    wait_for(&change, Duration::from_secs(20), search_all);
+                } else {
+                    search_all();
                 }
             }
         }

@@ -346,7 +346,7 @@ fn one_of_several_conditions_is_read() {
     let tag = |text| (10, vec![(text_element(text), text_element(text))]);
     same("tags @> '{a,b}' or i4 = 5", {
         let mut both = either(vec![tag("a"), (0, vec![at(5)])]);
-        both.add_either(vec![tag("b"), (0, vec![at(5)])]);
+        both.add_any(vec![tag("b"), (0, vec![at(5)])]);
         both
     });
     // NULL never differs from a list, unless that is empty
