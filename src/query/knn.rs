@@ -5,8 +5,7 @@ use std::ops::Range;
 use pg_query::protobuf::a_const::Val;
 use pg_query::protobuf::node::Node as Tree;
 use pg_query::protobuf::{
-    AConst, AExprKind, Alias, JoinType, LimitOption, Node, RangeVar, ResTarget, SelectStmt,
-    SetOperation, SortByDir, SortByNulls,
+    AConst, AExprKind, LimitOption, Node, ResTarget, SelectStmt, SortByDir, SortByNulls,
 };
 
 use super::RelayReason;
@@ -18,6 +17,7 @@ use super::operand::{self, Bound, MAX_ROWS, QueryVector};
 use super::parse::{self, Token};
 use super::splice::{Around, Lateral, SortKey, Splices};
 use super::survey::Survey;
+use super::tables::{alias, searched, tables, visible};
 use crate::vector::{Expression, Metric};
 
 /// A statement in the shape `SELECT … FROM table [WHERE …] ORDER BY column <op> query [ASC] LIMIT k [OFFSET n]`.
@@ -213,126 +213,6 @@ fn one_level(
         around: None,
         batch,
     })
-}
-
-fn alias(table: &RangeVar) -> Option<&Alias> {
-    table.alias.as_ref()
-}
-
-/// The table that is searched.
-#[derive(Clone, Copy)]
-pub(super) struct Searched<'a> {
-    table: &'a RangeVar,
-    /// Others stand beside it: a bare name may mean a column of theirs.
-    joined: bool,
-}
-
-impl<'a> Searched<'a> {
-    /// The only table of a statement.
-    pub(super) fn alone(table: &'a RangeVar) -> Self {
-        Self {
-            table,
-            joined: false,
-        }
-    }
-
-    /// The column's name, if a name written in that way surely means a column of the table.
-    pub(super) fn column_of<'n>(&self, names: &[&'n str]) -> Option<&'n str> {
-        match names {
-            [column] if !self.joined => Some(column),
-            [qualifier, column] if *qualifier == visible(self.table) => Some(column),
-            [schema, qualifier, column]
-                if alias(self.table).is_none()
-                    && *schema == self.table.schemaname
-                    && *qualifier == self.table.relname =>
-            {
-                Some(column)
-            }
-            _ => None,
-        }
-    }
-}
-
-/// A table of FROM, and whether a join may give NULLs instead of its rows.
-type Joining<'a> = (&'a RangeVar, bool);
-
-/// The tables of FROM: one, or several that are joined.
-fn tables(select: &SelectStmt) -> Result<Vec<Joining<'_>>, RelayReason> {
-    if SetOperation::try_from(select.op) != Ok(SetOperation::SetopNone) {
-        return Err(RelayReason::SetOperation);
-    }
-    if select.with_clause.is_some() {
-        return Err(RelayReason::With);
-    }
-    let mut found = Vec::new();
-    for item in &select.from_clause {
-        collect_tables(item, false, &mut found)?;
-    }
-    match found.is_empty() {
-        true => Err(RelayReason::NotOneTable),
-        false => Ok(found),
-    }
-}
-
-fn collect_tables<'a>(
-    item: &'a Node,
-    nullable: bool,
-    found: &mut Vec<Joining<'a>>,
-) -> Result<(), RelayReason> {
-    match &item.node {
-        Some(Tree::RangeVar(table)) => found.push((table, nullable)),
-        Some(Tree::RangeTableSample(_)) => return Err(RelayReason::TableSample),
-        // The name of a join hides those of its tables.
-        Some(Tree::JoinExpr(join)) if join.alias.is_none() => {
-            let (left, right) = match JoinType::try_from(join.jointype) {
-                Ok(JoinType::JoinInner) => (nullable, nullable),
-                Ok(JoinType::JoinLeft) => (nullable, true),
-                Ok(JoinType::JoinRight) => (true, nullable),
-                Ok(_) | Err(_) => (true, true),
-            };
-            for (side, nullable) in [(&join.larg, left), (&join.rarg, right)] {
-                let side = side.as_deref().ok_or(RelayReason::NotOneTable)?;
-                collect_tables(side, nullable, found)?;
-            }
-        }
-        Some(_) | None => return Err(RelayReason::NotOneTable),
-    }
-    Ok(())
-}
-
-/// Which of the tables is searched: the only one, or the one that the column is qualified with. Each of its rows may come several
-/// times, or not at all, but as far from the query as it is.
-fn searched<'a>(tables: &[Joining<'a>], column: &[&str]) -> Result<Searched<'a>, RelayReason> {
-    let searched = match tables {
-        [(table, _)] => Searched::alone(table),
-        tables => {
-            let mut named = tables.iter().filter(|(table, _)| {
-                let joined = Searched {
-                    table,
-                    joined: true,
-                };
-                joined.column_of(column).is_some()
-            });
-            match (named.next(), named.next()) {
-                (Some((table, false)), None) => Searched {
-                    table,
-                    joined: true,
-                },
-                (Some(_) | None, _) => return Err(RelayReason::NotOneTable),
-            }
-        }
-    };
-    let table = searched.table;
-    if !table.inh {
-        return Err(RelayReason::Only);
-    }
-    if !table.catalogname.is_empty() {
-        return Err(RelayReason::DatabaseQualified);
-    }
-    if alias(table).is_some_and(|alias| !alias.colnames.is_empty()) {
-        return Err(RelayReason::ColumnAliases);
-    }
-    Ok(searched)
 }
 
 /// Refuses every clause that makes rows of the table something else than rows of the answer.
@@ -566,18 +446,6 @@ impl<'a> Distance<'a> {
             (Some(_), Some(_)) | (None, None) => return Err(RelayReason::NotADistance),
         };
         Ok(Self { on, metric, query })
-    }
-}
-
-/// The name that the statement knows the table by.
-fn visible(table: &RangeVar) -> &str {
-    alias(table).map_or(&table.relname, |alias| &alias.aliasname)
-}
-
-pub(super) fn column_ref(node: &Node) -> Option<Vec<&str>> {
-    match &node.node {
-        Some(Tree::ColumnRef(column)) => parse::names(&column.fields),
-        Some(_) | None => None,
     }
 }
 
