@@ -111,7 +111,7 @@ impl Run {
         let place = self.random.below(4_001);
         let vector = self.server.vector_text(&format!("{place}.3,0,0,0"));
         let sql = format!(
-            "select id, v {operator} $1 as d from {table} where {condition_of_k}({condition}) order by v {operator} $1 limit {limit}{offset}"
+            "select id, v {operator} $1 as d from {table} where {condition_of_k}({condition}) order by {qualifier}v {operator} $1 limit {limit}{offset}"
         );
         (sql, vector, parameters)
     }
@@ -279,6 +279,9 @@ fn answers_are_exact(server: Server) {
     let (nominated, exact) = (after.nominate - before.nominate, after.exact - before.exact);
     let relayed = after.relay - before.relay;
     eprintln!("{server:?}, seed {seed}: {nominated} nominated, {exact} exact, {relayed} relayed");
+    let metrics = copies.rektor.http("/metrics").1;
+    let reasons = metrics.lines().filter(|line| line.contains("reason="));
+    reasons.for_each(|line| eprintln!("{line}"));
     assert!(
         nominated > exact + relayed,
         "most are answered from the index"
