@@ -4,6 +4,7 @@
 //! ```text
 //! writer.rs    RowChange → rows, records, key map; publish → Snapshot. The only code that changes an index
 //! keys.rs      a key → where its row is
+//! left_out.rs  rows that cannot be found, and why
 //! memory.rs    bytes by part, counted where they are taken; the bound that all indexes share
 //! loader.rs    stored rows → a writer as it was; which rows changed since they were stored
 //! record.rs    key and INCLUDE values ↔ one byte string
@@ -53,6 +54,7 @@ mod filter;
 mod filtered;
 mod json;
 mod keys;
+mod left_out;
 mod linker;
 mod loader;
 mod many;
@@ -75,16 +77,14 @@ pub use faiss::{ColdFile, ColdFiles, GraphImage, GraphSource, MEAN_ROWS};
 pub use filter::Filter;
 pub use filtered::FilterCost;
 pub use keys::Place;
+pub use left_out::{LeftOut, LeftOutRow, LeftOutView};
 pub use loader::{Changed, Loader};
 pub use many::{MAX_QUERIES, MAX_RESULTS};
 pub use memory::{Memory, MemoryParts, Part};
 pub use ordinal::Ordinal;
 pub use snapshot::{Effort, Found, Neighbor, RowId, Snapshot, Stats};
 pub use tokens::JsonPath;
-pub use writer::{
-    ColumnChange, Comparison, LeftOut, LeftOutRow, LeftOutView, Outcome, RowChange, VectorChange,
-    Writer,
-};
+pub use writer::{ColumnChange, Comparison, Outcome, RowChange, VectorChange, Writer};
 
 use crate::catalog::{FilterKind, IndexOptions, Method, Storage, ValueKind};
 use crate::vector::{Dim, Form, Metric};
