@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwapOption;
 
 use super::DEFAULT_EF;
+use super::samples::{Sample, Samples};
 
 /// The recall that searches are given when nobody asks for another.
 pub const DEFAULT_RECALL: f64 = 0.95;
@@ -19,6 +20,8 @@ pub const DEFAULT_RECALL: f64 = 0.95;
 const EFFORTS: [usize; 10] = [10, 16, 25, 40, 64, 100, 160, 250, 400, 640];
 /// The numbers of rows for which recall is measured; between them the effort is interpolated.
 pub(super) const MEASURED_K: [usize; 2] = [10, 100];
+/// Recall from which a greater effort is not measured.
+pub(super) const GOOD_ENOUGH: f64 = 0.998;
 /// Recall is a share of a sample: below this share of misses it says nothing.
 const LEAST_MISS: f64 = 0.001;
 
@@ -218,6 +221,8 @@ pub(super) struct Dial {
     /// Bits of the factor by which live queries need more effort than the curve says.
     correction: AtomicU64,
     checks: Mutex<Checks>,
+    /// Of the graph that there is, towards its next curve.
+    samples: Mutex<Samples>,
     slot: Mutex<Slot>,
     asked: Condvar,
     /// What a thread of the index ended of before its time: what it was working on may be half done.
@@ -230,6 +235,7 @@ impl Default for Dial {
             curve: ArcSwapOption::empty(),
             correction: AtomicU64::new(1.0_f64.to_bits()),
             checks: Mutex::default(),
+            samples: Mutex::default(),
             slot: Mutex::default(),
             asked: Condvar::new(),
             failure: Mutex::default(),
@@ -246,6 +252,35 @@ impl Dial {
     /// A newer curve of the same graph: the correction stays.
     pub(super) fn measured(&self, curve: Curve) {
         self.curve.store(Some(curve.into()));
+        *self.samples() = Samples::default();
+    }
+
+    /// What single rows have told since.
+    pub(super) fn samples(&self) -> MutexGuard<'_, Samples> {
+        lock(&self.samples)
+    }
+
+    /// What a few rows told, as [`Samples::add`] takes it: a curve, if they are enough now.
+    pub(super) fn gathered(
+        &self,
+        told: Vec<Sample>,
+        looked_at: usize,
+        linked: u32,
+        took: Duration,
+    ) {
+        let mut samples = self.samples();
+        samples.add(told, looked_at, linked, took);
+        let (curve, are_rare) = (samples.curve(), samples.are_rare());
+        drop(samples);
+        // Where there are hardly any the last curve stays, and no other is tried for at once.
+        let last = || {
+            self.curve()
+                .filter(|_| are_rare)
+                .map(|last| last.of(linked))
+        };
+        if let Some(curve) = curve.or_else(last) {
+            self.measured(curve);
+        }
     }
 
     /// Another graph took over, of which this is the curve, if one was measured: what checks told of the last one is
@@ -255,6 +290,7 @@ impl Dial {
         let curve = curve.or_else(|| self.curve().map(|last| last.of(0)));
         self.curve.store(curve.map(Into::into));
         *lock(&self.checks) = Checks::default();
+        *self.samples() = Samples::default();
         self.correction.store(1.0_f64.to_bits(), Ordering::Relaxed);
     }
 
@@ -367,6 +403,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::index::samples::{ENOUGH, LOOKED_AT};
 
     /// Misses that halve whenever the effort doubles.
     fn curve() -> Curve {
@@ -440,6 +477,42 @@ mod tests {
         assert_eq!(dial.effort(0.95, 10), 40);
         assert_eq!(dial.curve().unwrap().linked, 0, "measured again soon");
         assert_eq!(dial.stats().recall_measured, None);
+    }
+
+    #[test]
+    fn single_rows_make_a_curve_and_a_measured_one_or_another_graph_forgets_them() {
+        let told = |missed: f64, linked| Sample {
+            linked,
+            missed: MEASURED_K.map(|k| {
+                let shares = Curve::efforts(k).map(|effort| missed / effort as f64);
+                shares.collect()
+            }),
+        };
+        let dial = Dial::default();
+        let tell = |count: usize, missed, linked| {
+            for _ in 0..count {
+                dial.gathered(vec![told(missed, linked)], 1, linked, Duration::ZERO);
+            }
+        };
+        let nodes = || dial.curve().map(|curve| curve.linked);
+        tell(ENOUGH - 1, 2.0, 5_000);
+        dial.replaced(None);
+        tell(ENOUGH - 1, 2.0, 5_000);
+        assert_eq!(nodes(), None);
+        tell(1, 2.0, 5_000);
+        assert_eq!(nodes(), Some(5_000));
+        let little = dial.effort(0.95, 10);
+        tell(ENOUGH - 1, 4.0, 8_000);
+        dial.measured(curve());
+        tell(ENOUGH - 1, 4.0, 8_000);
+        assert_eq!(nodes(), Some(5_000), "it begins anew");
+        tell(1, 4.0, 8_000);
+        assert_eq!(nodes(), Some(8_000));
+        assert!(dial.effort(0.95, 10).abs_diff(2 * little) <= 2);
+        // Hardly anything but copies: the last is taken to be of this graph.
+        let last = dial.curve().unwrap();
+        dial.gathered(vec![], LOOKED_AT * ENOUGH, 10_000, Duration::ZERO);
+        assert_eq!(*dial.curve().unwrap(), last.of(10_000));
     }
 
     #[test]

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use super::dial::Dial;
 use super::faiss::{Rebuild, RowView, idle_priority};
-use super::quiet::Quiet;
+use super::quiet::{Quiet, cpu_time};
 use super::{IndexError, Snapshot};
 
 /// Rows linked before the newest snapshot is looked at again: a fraction of a second.
@@ -399,12 +399,6 @@ fn due(view: &RowView) -> bool {
     let third = live * 3 <= nodes * 2;
     view.nodes() >= REBUILD_FROM
         && (half || third && view.dial().correction() >= COSTLY || view.outgrown())
-}
-
-/// The processor's time that this thread has taken: who gives way to others is not charged for theirs.
-fn cpu_time() -> Duration {
-    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
-    Duration::try_from(time).unwrap_or_default()
 }
 
 /// Threads to link with.

@@ -19,6 +19,21 @@ pub(crate) struct Bitmap {
 }
 
 impl Bitmap {
+    /// Every id that has a place in the pages of `other`.
+    pub(crate) fn all_of(other: &Self) -> Self {
+        let full = Arc::new([u64::MAX; PAGE_WORDS]);
+        Self {
+            pages: vec![full; other.pages.len()],
+            ones: (other.pages.len() * PAGE_ROWS) as u64,
+        }
+    }
+
+    /// Has a place for all ids below `rows`.
+    pub(crate) fn make_places(&mut self, rows: u32) {
+        let pages = (rows as usize).div_ceil(PAGE_ROWS).max(self.pages.len());
+        self.pages.resize_with(pages, || Arc::new([0; PAGE_WORDS]));
+    }
+
     /// Whether `row` is in the set.
     pub(crate) fn contains(&self, row: u32) -> bool {
         let (page, word, bit) = Self::place(row);
