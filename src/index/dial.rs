@@ -220,6 +220,8 @@ pub(super) struct Dial {
     curve: ArcSwapOption<Curve>,
     /// Bits of the factor by which live queries need more effort than the curve says.
     correction: AtomicU64,
+    /// Bits of what that was last when hardly any node was dead: so much the queries need by what they are.
+    fresh: AtomicU64,
     checks: Mutex<Checks>,
     /// Of the graph that there is, towards its next curve.
     samples: Mutex<Samples>,
@@ -234,6 +236,7 @@ impl Default for Dial {
         Self {
             curve: ArcSwapOption::empty(),
             correction: AtomicU64::new(1.0_f64.to_bits()),
+            fresh: AtomicU64::new(1.0_f64.to_bits()),
             checks: Mutex::default(),
             samples: Mutex::default(),
             slot: Mutex::default(),
@@ -292,6 +295,7 @@ impl Dial {
         *lock(&self.checks) = Checks::default();
         *self.samples() = Samples::default();
         self.correction.store(1.0_f64.to_bits(), Ordering::Relaxed);
+        self.fresh.store(1.0_f64.to_bits(), Ordering::Relaxed);
     }
 
     /// Candidates to weigh so that `k` rows are found with this recall.
@@ -309,6 +313,19 @@ impl Dial {
     /// By how much searches weigh more candidates than the curve alone would have it.
     pub(super) fn correction(&self) -> f64 {
         f64::from_bits(self.correction.load(Ordering::Relaxed))
+    }
+
+    /// The graph has hardly any dead nodes now.
+    pub(super) fn is_fresh(&self) {
+        let correction = self.correction.load(Ordering::Relaxed);
+        self.fresh.store(correction, Ordering::Relaxed);
+    }
+
+    /// By how much the correction has risen since then: what a graph made anew may save. Queries that always need more than the
+    /// curve says need it of that one too.
+    pub(super) fn risen(&self) -> f64 {
+        let fresh = f64::from_bits(self.fresh.load(Ordering::Relaxed));
+        self.correction() / fresh.max(1.0)
     }
 
     /// See [`DialStats`].

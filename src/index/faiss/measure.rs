@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::ffi::{self, RawAmong};
 use super::lineage::Lineage;
@@ -32,6 +33,8 @@ const LAST_CHANCE_QUARTERS: u64 = 5;
 const LAST_ROWS: u32 = 1_024;
 /// Recall at 100 is known as well from fewer: each has a hundred rows to miss.
 const SAMPLE_OF_MANY: usize = 64;
+/// While no more than one in so many nodes is dead, what queries need beyond the curve is not for the dead.
+const FRESH: u64 = 10;
 /// Queries whose exact answers are looked for together: what is kept of them has room in the cache beside a block of rows.
 const TOGETHER: usize = 16;
 
@@ -215,6 +218,15 @@ impl RowView {
         let all = RowSet::Marked(self.live().words());
         let (exact, _) = self.search_among(query, *k, &all)?;
         Ok(share_missed(&found, &exact))
+    }
+
+    /// Tells the dial what a check found, as [`Dial::checked`](crate::index::dial::Dial::checked) takes it.
+    pub(in crate::index) fn learn(&self, question: &Question, missed: f64, took: Duration) {
+        self.dial().checked(question, missed, took);
+        let dead = u64::from(self.nodes()).saturating_sub(self.live().len());
+        if dead * FRESH <= u64::from(self.nodes()) {
+            self.dial().is_fresh();
+        }
     }
 
     /// The `k` nearest of the marked rows for each of the queries, as sure as codes can be: all signs are read, of few rows codes,

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 
 use super::*;
 use crate::index::dial::{Dial, Question};
+use crate::index::linker::due;
 
 const ROWS: usize = 12_000;
 const DIM: usize = 24;
@@ -218,6 +219,44 @@ fn a_third_dead_is_rebuilt_when_recall_has_become_dear() {
         .collect();
     let recall = reached(&last, &queries, 10, Effort::Recall(DEFAULT_RECALL));
     assert!(recall >= DEFAULT_RECALL - TOLERANCE, "recall {recall}");
+}
+
+/// Queries that need more than the curve says of any graph do not have one made anew at each third: it would not help them. What
+/// they need because of the dead does.
+#[test]
+fn a_third_dead_is_not_rebuilt_for_queries_that_always_need_more() {
+    let mut clusters = Clusters::new(17, DIM);
+    let rows = std::iter::repeat_with(|| clusters.next()).take(ROWS);
+    let (mut writer, first) = linked(spec(DIM, Metric::L2), rows);
+    let question = |snapshot: &Snapshot| Question {
+        query: vec![0.0; DIM],
+        k: 10,
+        effort: snapshot.candidates(Effort::Recall(DEFAULT_RECALL), 10),
+    };
+    let learn = |snapshot: &Snapshot, missed: f64, until: f64| {
+        let dial = snapshot.view().dial();
+        for _ in 0..1_000 {
+            let took = std::time::Duration::ZERO;
+            snapshot.view().learn(&question(snapshot), missed, took);
+            if dial.correction() >= until {
+                return;
+            }
+        }
+        panic!("a correction of {}", dial.correction());
+    };
+    learn(&first, 0.2, 2.0);
+    let before = first.view().dial().correction();
+    drop(first);
+    for number in 0..ROWS as u64 * 2 / 5 {
+        let dead = RowChange::Delete { key: key(number) };
+        writer.apply(dead).unwrap();
+    }
+    let last = writer.publish(Lsn::new(2));
+    assert!(!due(last.view()), "{before} before any was dead");
+    learn(&last, 0.2, before * 1.2);
+    assert!(!due(last.view()), "a fifth more");
+    learn(&last, 0.9, before * 1.6);
+    assert!(due(last.view()), "much more than before");
 }
 
 /// What curves are measured by: many queries compared with the rows together find what each finds alone, of rows that die and
