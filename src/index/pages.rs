@@ -249,6 +249,22 @@ mod tests {
     use proptest::prelude::*;
     use std::collections::{BTreeMap, BTreeSet};
 
+    #[test]
+    fn all_rows_that_have_places_are_in_it() {
+        let mut bitmap = Bitmap::default();
+        bitmap.make_places(32_769);
+        assert_eq!((bitmap.len(), bitmap.contains(32_768)), (0, false));
+        let mut all = Bitmap::all_of(&bitmap);
+        assert_eq!(all.len(), 2 * 32_768);
+        assert!(all.contains(0) && all.contains(65_535) && !all.contains(65_536));
+        assert_eq!(all.iter().count() as u64, all.len());
+        all.remove(1);
+        assert!(!all.contains(1) && all.contains(32_769), "pages are shared");
+        bitmap.insert(70_000);
+        bitmap.make_places(5);
+        assert!(bitmap.contains(70_000));
+    }
+
     proptest! {
         #[test]
         fn bitmap_is_a_set_and_clones_do_not_change(

@@ -79,3 +79,21 @@ fn an_index_that_doubles_by_single_rows_gets_another_curve() {
         .collect();
     check(&last, &queries);
 }
+
+/// Rows that come one by one and are copies of others say nothing: the last curve is taken to be of the graph that they make.
+#[test]
+fn copies_that_come_one_by_one_replace_no_curve() {
+    let mut random = Random(23);
+    let rows: Vec<_> = std::iter::repeat_with(|| random.vector(DIM))
+        .take(5_000)
+        .collect();
+    let (mut writer, mut last) = linked(spec(DIM, Metric::L2), rows.iter().cloned());
+    let before = last.view().dial().curve().unwrap();
+    for (from, row) in (5_000..).step_by(500).zip(0..8) {
+        let mut copies = rows[row * 500..][..500].iter().cloned();
+        last = trickle(&mut writer, from..from + 500, || copies.next().unwrap());
+    }
+    let after = last.view().dial().curve().unwrap();
+    assert!(after.linked > before.linked, "never given up");
+    assert_eq!(after.points(), before.points());
+}
