@@ -274,15 +274,16 @@ impl Dial {
         let mut samples = self.samples();
         samples.add(told, looked_at, linked, took);
         let (curve, are_rare) = (samples.curve(), samples.are_rare());
+        let are_enough = samples.are_enough() || are_rare;
         drop(samples);
-        // Where there are hardly any the last curve stays, and no other is tried for at once.
-        let last = || {
-            self.curve()
-                .filter(|_| are_rare)
-                .map(|last| last.of(linked))
-        };
-        if let Some(curve) = curve.or_else(last) {
-            self.measured(curve);
+        let last = self.curve();
+        match (curve, last) {
+            (Some(curve), _) if are_enough => self.measured(curve),
+            // Better than none, until there are enough.
+            (Some(curve), None) => self.curve.store(Some(curve.of(0).into())),
+            // Where there are hardly any the last curve stays, and no other is tried for at once.
+            (None, Some(last)) if are_rare => self.measured(last.of(linked)),
+            (Some(_), Some(_)) | (None, _) => {}
         }
     }
 
@@ -420,7 +421,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::index::samples::{ENOUGH, LOOKED_AT};
+    use crate::index::samples::{ENOUGH, FIRST, LOOKED_AT};
 
     /// Misses that halve whenever the effort doubles.
     fn curve() -> Curve {
@@ -512,13 +513,16 @@ mod tests {
             }
         };
         let nodes = || dial.curve().map(|curve| curve.linked);
-        tell(ENOUGH - 1, 2.0, 5_000);
+        tell(FIRST - 1, 2.0, 5_000);
         dial.replaced(None);
-        tell(ENOUGH - 1, 2.0, 5_000);
+        tell(FIRST - 1, 2.0, 5_000);
         assert_eq!(nodes(), None);
         tell(1, 2.0, 5_000);
-        assert_eq!(nodes(), Some(5_000));
+        assert_eq!(nodes(), Some(0), "until there are enough");
         let little = dial.effort(0.95, 10);
+        tell(ENOUGH - FIRST, 2.0, 5_000);
+        assert_eq!(nodes(), Some(5_000));
+        assert_eq!(dial.effort(0.95, 10), little);
         tell(ENOUGH - 1, 4.0, 8_000);
         dial.measured(curve());
         tell(ENOUGH - 1, 4.0, 8_000);

@@ -10,15 +10,17 @@ use std::time::{Duration, Instant};
 
 use super::dial::{Curve, GOOD_ENOUGH, MEASURED_K};
 
-/// Rows that make a curve: recall at 10 of so many is known within .01.
-pub(super) const ENOUGH: usize = 96;
+/// Rows that make a curve, as of those that wait together.
+pub(super) const ENOUGH: usize = 256;
+/// Where there is none at all, so many make one until there are enough: recall at 10 of so many is known within .01.
+pub(super) const FIRST: usize = 96;
 /// Rows that are looked at for each that is wanted, as most may be copies.
 pub(super) const LOOKED_AT: usize = 4;
 /// After rows were searched for, none are for so many times as long: what comes fast is linked first.
 const REST: u32 = 4;
 
-/// What a row told: the share of its nearest that each effort missed, when so many nodes were linked. Nothing of a hundred, if
-/// it was not searched for so many.
+/// What a row told: the share of its nearest that each effort missed, up to the first that missed nothing, when so many nodes were
+/// linked. Nothing of a hundred rows, if it was not searched for so many.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Sample {
     pub(super) linked: u32,
@@ -44,10 +46,14 @@ impl Samples {
         self.looked_at >= LOOKED_AT * ENOUGH
     }
 
-    /// Whether the row after so many others is searched for as many rows as this one of [`MEASURED_K`] says: two of three are
-    /// for a hundred, which are known as well from fewer.
-    pub(super) fn asks(&self, others: usize, which: usize) -> bool {
-        which == 0 || (self.samples.len() + others) % 3 < 2
+    /// Whether they are enough for a curve that lasts.
+    pub(super) fn are_enough(&self) -> bool {
+        self.samples.len() >= ENOUGH
+    }
+
+    /// Whether the row after so many others is asked for its hundred nearest too: recall at 100 is known as well from fewer.
+    pub(super) fn asks_many(&self, others: usize) -> bool {
+        (self.samples.len() + others).is_multiple_of(2)
     }
 
     /// Takes what those told of so many rows that were looked at, now that so many nodes are linked, and how much of the
@@ -60,11 +66,11 @@ impl Samples {
         self.not_before = Some(Instant::now() + took * REST);
     }
 
-    /// The curve, once they are enough for one.
+    /// The curve, once they are enough for a first one.
     #[allow(clippy::cast_precision_loss)] // small numbers
     pub(super) fn curve(&self) -> Option<Curve> {
         let count = self.samples.len();
-        if count < ENOUGH {
+        if count < FIRST {
             return None;
         }
         let recalls = [0, 1].map(|which| {
@@ -91,16 +97,17 @@ impl Samples {
 mod tests {
     use super::*;
 
-    /// A row for which each effort misses this share, in a graph of so many nodes; `of` as [`Samples::asks`].
+    /// A row for which each effort misses this share, in a graph of so many nodes.
     fn sample(samples: &Samples, missed: f64, linked: u32) -> Sample {
-        let shares = |which: usize| {
-            let efforts = Curve::efforts(MEASURED_K[which]);
-            let asked = efforts.filter(|_| samples.asks(0, which));
-            asked.map(|effort| missed / effort as f64).collect()
+        let shares = |k| {
+            let efforts = Curve::efforts(k);
+            efforts.map(|effort| missed / effort as f64).collect()
         };
+        let [few, many] = MEASURED_K;
+        let of_many = samples.asks_many(0).then(|| shares(many));
         Sample {
             linked,
-            missed: [shares(0), shares(1)],
+            missed: [shares(few), of_many.unwrap_or_default()],
         }
     }
 
@@ -114,11 +121,12 @@ mod tests {
     #[test]
     fn enough_rows_are_a_curve_of_what_they_missed_on_average() {
         let mut samples = Samples::default();
-        add(&mut samples, ENOUGH / 2, 1.0, 5_000);
-        add(&mut samples, ENOUGH / 2 - 1, 3.0, 6_000);
+        add(&mut samples, FIRST / 2, 1.0, 5_000);
+        add(&mut samples, FIRST / 2 - 1, 3.0, 6_000);
         assert_eq!(samples.curve(), None, "one is wanting");
         add(&mut samples, 1, 3.0, 6_000);
         let curve = samples.curve().unwrap();
+        assert!(!samples.are_enough());
         assert_eq!(curve.linked, 5_500);
         for (which, points) in curve.points().iter().enumerate() {
             let efforts: Vec<usize> = Curve::efforts(MEASURED_K[which]).collect();
@@ -128,27 +136,53 @@ mod tests {
             assert_eq!(points.len(), needed);
             for (effort, (at, miss)) in efforts.iter().zip(points) {
                 let expected = 2.0 / *effort as f64;
-                assert_eq!(*at, *effort as f64);
+                assert!((at - *effort as f64).abs() < 0.1);
                 assert!((miss - expected).abs() < 0.001, "{miss}, not {expected}");
             }
         }
+        add(&mut samples, ENOUGH - FIRST, 3.0, 6_000);
+        assert!(samples.are_enough());
+    }
+
+    /// A row that missed nothing at some effort was not searched for with greater ones.
+    #[test]
+    fn what_missed_nothing_misses_nothing_at_greater_efforts() {
+        let mut samples = Samples::default();
+        for number in 0..ENOUGH {
+            let missed = if number % 4 == 0 {
+                vec![0.5, 0.4, 0.0]
+            } else {
+                vec![0.0]
+            };
+            let missed = [missed, vec![0.0]];
+            let one = Sample {
+                linked: 5_000,
+                missed,
+            };
+            samples.add(vec![one], 1, 5_000, Duration::ZERO);
+        }
+        let curve = samples.curve().unwrap();
+        let shares: Vec<f64> = curve.points()[0].iter().map(|point| point.1).collect();
+        assert_eq!(shares.len(), 3);
+        assert!((shares[0] - 0.125).abs() < 1e-9 && (shares[1] - 0.1).abs() < 1e-9);
+        assert_eq!(curve.points()[1].len(), 1);
     }
 
     #[test]
-    fn a_hundred_rows_are_searched_for_by_two_of_three() {
+    fn every_second_row_is_asked_for_a_hundred() {
         let mut samples = Samples::default();
         add(&mut samples, ENOUGH, 1.0, 5_000);
         let of_many = samples.samples.iter();
         let of_many = of_many.filter(|sample| !sample.missed[1].is_empty());
-        assert_eq!(of_many.count(), 64);
-        assert!(samples.asks(0, 1) && samples.asks(1, 1) && !samples.asks(2, 1));
+        assert_eq!(of_many.count(), ENOUGH / 2);
+        assert!(samples.asks_many(0) && !samples.asks_many(1));
     }
 
     #[test]
     fn rows_of_a_graph_half_as_large_do_not_count() {
         let mut samples = Samples::default();
         add(&mut samples, ENOUGH - 1, 5.0, 5_000);
-        add(&mut samples, ENOUGH - 1, 1.0, 10_000);
+        add(&mut samples, FIRST - 1, 1.0, 10_000);
         assert_eq!(samples.curve(), None, "the first are forgotten");
         add(&mut samples, 1, 1.0, 10_000);
         let curve = samples.curve().unwrap();

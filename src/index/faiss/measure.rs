@@ -9,7 +9,7 @@ use super::lineage::Lineage;
 use super::view::RowView;
 use crate::index::dial::{Curve, GOOD_ENOUGH, MEASURED_K, Question};
 use crate::index::pages::{Bitmap, RowSet};
-use crate::index::samples::{ENOUGH, LOOKED_AT};
+use crate::index::samples::LOOKED_AT;
 use crate::index::{DEFAULT_EF, IndexError};
 
 /// Nodes from which a graph is worth measuring: below, a search compares a good part of all rows.
@@ -24,7 +24,7 @@ const PASSING_SAMPLE: u32 = 96;
 const LEAST_SAMPLE: usize = 16;
 /// … or less than the last curve, corrected by checks, as long as the graph has not grown to so many quarters. Where no more wait
 /// they are searched for one by one, until there were enough.
-const LEAST_TO_REPLACE: usize = ENOUGH;
+const LEAST_TO_REPLACE: usize = 96;
 const OUTDATED_QUARTERS: u64 = 32;
 /// A curve is good until the graph has grown to so many quarters of what was measured …
 const STALE_QUARTERS: u64 = 8;

@@ -1,6 +1,5 @@
-//! A few rows about to be linked → what they tell of the graph they are not in yet, kept until enough have told. They are
-//! searched for before they are linked, and what they missed is known after: who waits for them to be linked waits no longer
-//! than the searches take.
+//! A few rows about to be linked → what they tell of the graph they are not in yet, kept by the dial until enough have told.
+//! Rows are not held back for it: they are linked as soon as some were searched for.
 
 use std::borrow::Cow;
 use std::ops::Range;
@@ -16,38 +15,16 @@ use crate::index::quiet::cpu_time;
 use crate::index::samples::Sample;
 
 /// Rows that are looked at at once: a few of what waits.
-const AT_ONCE: u32 = 4;
+const AT_ONCE: usize = 4;
 /// Of the processor's time, after which no other is searched for before those that wait are linked.
 const LONGEST: Duration = Duration::from_millis(2);
 
-type Nearest = Vec<(u32, f32)>;
-
-/// A row with what was found for it at each effort, of 10 rows and of 100.
-struct Probe<'v> {
-    query: Cow<'v, [f32]>,
-    found: [Vec<Nearest>; 2],
-}
-
-/// Of the same graph.
-pub(super) struct Probes<'v> {
-    /// What was searched.
-    part: RowView,
-    probes: Vec<Probe<'v>>,
-    looked_at: usize,
-    began: Duration,
-}
-
 impl RowView {
-    /// Searches for some of the rows of these nodes, the next to be linked; `None` when it is too soon after the last, or
-    /// there is too little to search.
-    pub(super) fn probes(
-        &self,
-        lineage: &Arc<Lineage>,
-        next: Range<u32>,
-    ) -> Result<Option<Probes<'_>>, IndexError> {
+    /// Searches for some of the rows of these nodes, the next to be linked, unless it is too soon after the last.
+    pub(super) fn probe(&self, lineage: &Arc<Lineage>, next: Range<u32>) -> Result<(), IndexError> {
         let began = cpu_time();
         if !self.dial().samples().are_wanted() {
-            return Ok(None);
+            return Ok(());
         }
         let linked = next.start;
         let mut live = self.live().clone();
@@ -55,12 +32,14 @@ impl RowView {
             live.remove(lineage.row(node));
         }
         if live.len() < 2 * MEASURED_K[1] as u64 {
-            return Ok(None);
+            return Ok(());
         }
+        let marks = live.words();
         let part = self.part(lineage, linked, live);
         let nodes = self.dead_or_alive(lineage, linked);
-        let (mut probes, mut looked_at) = (Vec::new(), 0);
-        let step = next.len().div_ceil(AT_ONCE as usize).max(1);
+        let copies_serve = self.dial().curve().is_none() && self.dial().samples().are_rare();
+        let (mut told, mut looked_at) = (Vec::new(), 0);
+        let step = next.len().div_ceil(AT_ONCE).max(1);
         for node in next.step_by(step) {
             if looked_at > 0 && cpu_time().saturating_sub(began) > LONGEST {
                 break;
@@ -70,63 +49,44 @@ impl RowView {
                 continue;
             };
             looked_at += 1;
-            let serves = self.dial().curve().is_none() && self.dial().samples().are_rare();
-            if serves || !nodes.has_copy(lineage, row, &query)? {
-                probes.push(part.probe(query, probes.len())?);
-            }
-        }
-        Ok(Some(Probes {
-            part,
-            probes,
-            looked_at,
-            began,
-        }))
-    }
-
-    /// Searches this view's nodes for a row that comes after so many others.
-    fn probe<'v>(&self, query: Cow<'v, [f32]>, others: usize) -> Result<Probe<'v>, IndexError> {
-        let mut found = [Vec::new(), Vec::new()];
-        for (which, k) in MEASURED_K.into_iter().enumerate() {
-            if !self.dial().samples().asks(others, which) {
-                continue;
-            }
-            for effort in Curve::efforts(k) {
-                found[which].push(self.search(&query, k, effort)?.0);
-            }
-        }
-        Ok(Probe { query, found })
-    }
-
-    /// Compares what was found with what is there.
-    pub(super) fn weigh(&self, probes: Probes<'_>) -> Result<(), IndexError> {
-        let Probes {
-            part,
-            probes,
-            looked_at,
-            began,
-        } = probes;
-        let (queries, found): (Vec<_>, Vec<_>) = probes
-            .into_iter()
-            .map(|probe| (probe.query, probe.found))
-            .unzip();
-        let mut told = Vec::with_capacity(found.len());
-        if !queries.is_empty() {
-            let exact = part.nearest_among(&queries, MEASURED_K[1], &part.live().words())?;
-            for (found, exact) in found.into_iter().zip(exact) {
-                let [few, many] = found;
-                let missed = |found: Vec<Nearest>, k: usize| -> Vec<f64> {
-                    let exact = &exact[..k.min(exact.len())];
-                    let shares = found.iter().map(|found| share_missed(found, exact));
-                    shares.collect()
-                };
-                told.push(Sample {
-                    linked: part.nodes(),
-                    missed: [missed(few, MEASURED_K[0]), missed(many, MEASURED_K[1])],
-                });
+            if copies_serve || !nodes.has_copy(lineage, row, &query)? {
+                let asks_many = self.dial().samples().asks_many(told.len());
+                told.push(part.told(query, asks_many, &marks)?);
             }
         }
         let took = cpu_time().saturating_sub(began);
-        self.dial().gathered(told, looked_at, part.nodes(), took);
+        self.dial().gathered(told, looked_at, linked, took);
         Ok(())
+    }
+
+    /// What a query that is no node tells of this view's nodes, the live ones of which are marked.
+    fn told(
+        &self,
+        query: Cow<'_, [f32]>,
+        asks_many: bool,
+        marks: &[u64],
+    ) -> Result<Sample, IndexError> {
+        let [few, many] = MEASURED_K;
+        let queries = [query];
+        let most = if asks_many { many } else { few };
+        let exact = self.nearest_among(&queries, most, marks)?.concat();
+        let missed = |k: usize| {
+            let mut shares = Vec::new();
+            for effort in Curve::efforts(k) {
+                let (found, _) = self.search(&queries[0], k, effort)?;
+                let share = share_missed(&found, &exact[..k.min(exact.len())]);
+                shares.push(share);
+                // Where all was found, a greater effort finds it too.
+                if share <= 0.0 {
+                    break;
+                }
+            }
+            Ok::<_, IndexError>(shares)
+        };
+        let of_many = asks_many.then(|| missed(many)).transpose()?;
+        Ok(Sample {
+            linked: self.nodes(),
+            missed: [missed(few)?, of_many.unwrap_or_default()],
+        })
     }
 }

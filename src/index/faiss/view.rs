@@ -352,7 +352,6 @@ impl RowView {
         };
         let linked = lineage.linked();
         let end = linked.saturating_add(most).min(self.extent);
-        let mut probes = None;
         let last = self.dial.curve();
         match measure::measuring(linked, lineage.extent(), last.as_deref()) {
             Some(Measuring::AtOnce(least)) => {
@@ -360,13 +359,12 @@ impl RowView {
                     self.dial.measured(curve);
                 }
             }
-            Some(Measuring::ByTheFew) => probes = self.probes(lineage, linked..end)?,
+            Some(Measuring::ByTheFew) => self.probe(lineage, linked..end)?,
             None => {}
         }
         // Dead rows as well: they are alive in views that may still be held, and those trust `linked` too.
         // SAFETY: `self` is a view of the lineage.
-        unsafe { lineage.link(&self.vectors, None, end, &self.spec.options, threads, stop)? };
-        probes.map_or(Ok(()), |probes| self.weigh(probes))
+        unsafe { lineage.link(&self.vectors, None, end, &self.spec.options, threads, stop) }
     }
 
     /// What the index holds in memory: of all its views, as of now.
