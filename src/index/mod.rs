@@ -16,6 +16,7 @@
 //! filter.rs    conditions → which rows may meet them;  filtered.rs  a search among those
 //! many.rs      many queries at once, on every core
 //! dial.rs      a wanted recall → how many candidates a search weighs
+//! samples.rs   what rows tell of the graph before they are linked, a few at a time → a curve
 //! linker.rs    the threads that link rows into the graph, rebuild it when half is dead or lay it out, and check live queries
 //! quiet.rs     a thread that works when no other wants to
 //! view.rs      all indexes at one moment, as the front end sees them
@@ -23,7 +24,7 @@
 //!   rows.rs      the writer's side: vectors, which rows are live, when an id may be used again
 //!   view.rs      the rows at one moment: search, scan, link
 //!   rebuild.rs   another lineage, made beside the one in use;  layout.rs  the same graph, near nodes near in memory
-//!   measure.rs   recall by effort, of rows before they are linked and of live queries
+//!   measure.rs   recall by effort, of rows before they are linked and of live queries;  probe.rs  the same of a few at a time
 //!   lineage.rs   one numbering of nodes, with its codes and its graph
 //!   stored.rs    a graph ↔ checked bytes
 //!   vectors.rs   what is kept of vectors for exact comparison
@@ -63,6 +64,7 @@ mod ordinal;
 mod pages;
 mod quiet;
 mod record;
+mod samples;
 mod snapshot;
 #[cfg(test)]
 mod tests;

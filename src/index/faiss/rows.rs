@@ -186,6 +186,7 @@ impl Rows {
             .rows
             .iter()
             .fold(self.next, |next, row| next.max(row + 1));
+        self.live.make_places(self.next); // as if all had been alive once
         self.named = named;
         Ok(())
     }
