@@ -37,7 +37,8 @@
 //!   graph.cpp          FAISS's HNSW structure, linked while it is searched;  nodes.cpp  its room, copies, what is stored
 //!   lists.rs lists.cpp  FAISS's own indexes, added to while they are searched
 //!   ranges.cpp         ordinals of rows → which lie in a range
-//!   search.cpp         the walk, the scan of what is not linked, exact comparison
+//!   search.cpp         the walk, the scan of what is not linked;  among.cpp  rows that meet a filter, all compared
+//!   rank.cpp rank.h    candidates by codes → the nearest by vectors
 //! ```
 //!
 //! A row's life: `Writer::apply` stores its vector under a new row id, encodes it, and points its key there. `publish`
