@@ -13,6 +13,7 @@
 //! tokens.rs    an array, a jsonb document → the ordinals of what is in it;  json.rs  reads JSON
 //! attributes.rs  ordinals by row (values.rs), and rows by ordinal
 //! filter.rs    conditions → which rows may meet them;  filtered.rs  a search among those
+//! tried.rs     filters searched with of late → their rows, and whether to walk among them
 //! many.rs      many queries at once, on every core
 //! dial.rs      a wanted recall → how many candidates a search weighs
 //! linker.rs    the threads that link rows into the graph, rebuild it when half is dead or lay it out, and check live queries
@@ -66,6 +67,7 @@ mod snapshot;
 #[cfg(test)]
 mod tests;
 mod tokens;
+mod tried;
 mod values;
 pub mod view;
 mod writer;
