@@ -103,8 +103,8 @@ struct Asked {
             std::pop_heap(s.best.begin(), s.best.end(), Nearer());
             s.best.pop_back();
         }
-        // Where not even k were met by then, the walk is far from its end, and slow: all that it meets is a candidate.
-        const uint64_t most_starved = s.best.size() < k ? std::min(filter.most, filter.most_starved) : filter.most_starved;
+        // Until as many are kept as are to be, all that it meets is compared by codes and gone on from: that is slow.
+        const uint64_t most_starved = s.best.size() < *keeps ? std::min(filter.most, filter.most_starved) : filter.most_starved;
         ended = s.computed > (starved ? most_starved : filter.most);
         return !ended;
     }
