@@ -20,7 +20,7 @@ import numpy as np
 import trial
 
 KINDS = ["f32", "f16", "bf16", "i8"]
-PARTS = ["vectors", "mapped", "codes", "graph", "keys", "records", "other"]
+PARTS = ["vectors", "mapped", "codes", "graph", "keys", "records", "filters", "other"]
 # Between two looks at a process that should not grow any more.
 SETTLE = 0.5
 SEARCHES = 100

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwapOption;
 
 use super::DEFAULT_EF;
+use super::samples::{Sample, Samples};
 
 /// The recall that searches are given when nobody asks for another.
 pub const DEFAULT_RECALL: f64 = 0.95;
@@ -19,6 +20,8 @@ pub const DEFAULT_RECALL: f64 = 0.95;
 const EFFORTS: [usize; 10] = [10, 16, 25, 40, 64, 100, 160, 250, 400, 640];
 /// The numbers of rows for which recall is measured; between them the effort is interpolated.
 pub(super) const MEASURED_K: [usize; 2] = [10, 100];
+/// Recall from which a greater effort is not measured.
+pub(super) const GOOD_ENOUGH: f64 = 0.998;
 /// Recall is a share of a sample: below this share of misses it says nothing.
 const LEAST_MISS: f64 = 0.001;
 
@@ -217,7 +220,11 @@ pub(super) struct Dial {
     curve: ArcSwapOption<Curve>,
     /// Bits of the factor by which live queries need more effort than the curve says.
     correction: AtomicU64,
+    /// Bits of what that was last when hardly any node was dead: so much the queries need by what they are.
+    fresh: AtomicU64,
     checks: Mutex<Checks>,
+    /// Of the graph that there is, towards its next curve.
+    samples: Mutex<Samples>,
     slot: Mutex<Slot>,
     asked: Condvar,
     /// What a thread of the index ended of before its time: what it was working on may be half done.
@@ -229,7 +236,9 @@ impl Default for Dial {
         Self {
             curve: ArcSwapOption::empty(),
             correction: AtomicU64::new(1.0_f64.to_bits()),
+            fresh: AtomicU64::new(1.0_f64.to_bits()),
             checks: Mutex::default(),
+            samples: Mutex::default(),
             slot: Mutex::default(),
             asked: Condvar::new(),
             failure: Mutex::default(),
@@ -246,6 +255,36 @@ impl Dial {
     /// A newer curve of the same graph: the correction stays.
     pub(super) fn measured(&self, curve: Curve) {
         self.curve.store(Some(curve.into()));
+        *self.samples() = Samples::default();
+    }
+
+    /// What single rows have told since.
+    pub(super) fn samples(&self) -> MutexGuard<'_, Samples> {
+        lock(&self.samples)
+    }
+
+    /// What a few rows told, as [`Samples::add`] takes it: a curve, if they are enough now.
+    pub(super) fn gathered(
+        &self,
+        told: Vec<Sample>,
+        looked_at: usize,
+        linked: u32,
+        took: Duration,
+    ) {
+        let mut samples = self.samples();
+        samples.add(told, looked_at, linked, took);
+        let (curve, are_rare) = (samples.curve(), samples.are_rare());
+        let are_enough = samples.are_enough() || are_rare;
+        drop(samples);
+        let last = self.curve();
+        match (curve, last) {
+            (Some(curve), _) if are_enough => self.measured(curve),
+            // Better than none, until there are enough.
+            (Some(curve), None) => self.curve.store(Some(curve.of(0).into())),
+            // Where there are hardly any the last curve stays, and no other is tried for at once.
+            (None, Some(last)) if are_rare => self.measured(last.of(linked)),
+            (Some(_), Some(_)) | (None, _) => {}
+        }
     }
 
     /// Another graph took over, of which this is the curve, if one was measured: what checks told of the last one is
@@ -255,7 +294,9 @@ impl Dial {
         let curve = curve.or_else(|| self.curve().map(|last| last.of(0)));
         self.curve.store(curve.map(Into::into));
         *lock(&self.checks) = Checks::default();
+        *self.samples() = Samples::default();
         self.correction.store(1.0_f64.to_bits(), Ordering::Relaxed);
+        self.fresh.store(1.0_f64.to_bits(), Ordering::Relaxed);
     }
 
     /// Candidates to weigh so that `k` rows are found with this recall.
@@ -273,6 +314,19 @@ impl Dial {
     /// By how much searches weigh more candidates than the curve alone would have it.
     pub(super) fn correction(&self) -> f64 {
         f64::from_bits(self.correction.load(Ordering::Relaxed))
+    }
+
+    /// The graph has hardly any dead nodes now.
+    pub(super) fn is_fresh(&self) {
+        let correction = self.correction.load(Ordering::Relaxed);
+        self.fresh.store(correction, Ordering::Relaxed);
+    }
+
+    /// By how much the correction has risen since then: what a graph made anew may save. Queries that always need more than the
+    /// curve says need it of that one too.
+    pub(super) fn risen(&self) -> f64 {
+        let fresh = f64::from_bits(self.fresh.load(Ordering::Relaxed));
+        self.correction() / fresh.max(1.0)
     }
 
     /// See [`DialStats`].
@@ -367,6 +421,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::index::samples::{ENOUGH, FIRST, LOOKED_AT};
 
     /// Misses that halve whenever the effort doubles.
     fn curve() -> Curve {
@@ -440,6 +495,45 @@ mod tests {
         assert_eq!(dial.effort(0.95, 10), 40);
         assert_eq!(dial.curve().unwrap().linked, 0, "measured again soon");
         assert_eq!(dial.stats().recall_measured, None);
+    }
+
+    #[test]
+    fn single_rows_make_a_curve_and_a_measured_one_or_another_graph_forgets_them() {
+        let told = |missed: f64, linked| Sample {
+            linked,
+            missed: MEASURED_K.map(|k| {
+                let shares = Curve::efforts(k).map(|effort| missed / effort as f64);
+                shares.collect()
+            }),
+        };
+        let dial = Dial::default();
+        let tell = |count: usize, missed, linked| {
+            for _ in 0..count {
+                dial.gathered(vec![told(missed, linked)], 1, linked, Duration::ZERO);
+            }
+        };
+        let nodes = || dial.curve().map(|curve| curve.linked);
+        tell(FIRST - 1, 2.0, 5_000);
+        dial.replaced(None);
+        tell(FIRST - 1, 2.0, 5_000);
+        assert_eq!(nodes(), None);
+        tell(1, 2.0, 5_000);
+        assert_eq!(nodes(), Some(0), "until there are enough");
+        let little = dial.effort(0.95, 10);
+        tell(ENOUGH - FIRST, 2.0, 5_000);
+        assert_eq!(nodes(), Some(5_000));
+        assert_eq!(dial.effort(0.95, 10), little);
+        tell(ENOUGH - 1, 4.0, 8_000);
+        dial.measured(curve());
+        tell(ENOUGH - 1, 4.0, 8_000);
+        assert_eq!(nodes(), Some(5_000), "it begins anew");
+        tell(1, 4.0, 8_000);
+        assert_eq!(nodes(), Some(8_000));
+        assert!(dial.effort(0.95, 10).abs_diff(2 * little) <= 2);
+        // Hardly anything but copies: the last is taken to be of this graph.
+        let last = dial.curve().unwrap();
+        dial.gathered(vec![], LOOKED_AT * ENOUGH, 10_000, Duration::ZERO);
+        assert_eq!(*dial.curve().unwrap(), last.of(10_000));
     }
 
     #[test]

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use super::dial::Dial;
 use super::faiss::{Rebuild, RowView, idle_priority};
-use super::quiet::Quiet;
+use super::quiet::{Quiet, cpu_time};
 use super::{IndexError, Snapshot};
 
 /// Rows linked before the newest snapshot is looked at again: a fraction of a second.
@@ -21,7 +21,7 @@ const CALM: u32 = 2_048;
 const BACKLOG: u32 = 4_096;
 /// A graph is rebuilt when it has this many nodes and half of them are dead …
 const REBUILD_FROM: u32 = 4_096;
-/// … or a third, if recall has come to cost this many times the effort of the graph that was measured.
+/// … or a third, if recall has come to cost this many times the effort that it cost when hardly any were.
 const COSTLY: f64 = 1.5;
 /// Codes are laid out once no more than one in so many nodes is to be linked: the others are laid behind them as they come.
 const SETTLED: u32 = 32;
@@ -190,8 +190,8 @@ impl Shared {
             let before = cpu_time();
             // A search that has no memory says so to whoever asked; there will be other queries to check.
             if let Ok(missed) = snapshot.view().missed(&question) {
-                self.dial
-                    .checked(&question, missed, cpu_time().saturating_sub(before));
+                let took = cpu_time().saturating_sub(before);
+                snapshot.view().learn(&question, missed, took);
             }
         }
     }
@@ -393,18 +393,12 @@ fn wants_rebuilding(view: &RowView) -> bool {
 }
 
 /// Whether so many nodes are dead that a rebuild pays.
-fn due(view: &RowView) -> bool {
+pub(super) fn due(view: &RowView) -> bool {
     let (nodes, live) = (u64::from(view.nodes()), view.live().len());
     let half = live * 2 <= nodes;
     let third = live * 3 <= nodes * 2;
     view.nodes() >= REBUILD_FROM
-        && (half || third && view.dial().correction() >= COSTLY || view.outgrown())
-}
-
-/// The processor's time that this thread has taken: who gives way to others is not charged for theirs.
-fn cpu_time() -> Duration {
-    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
-    Duration::try_from(time).unwrap_or_default()
+        && (half || third && view.dial().risen() >= COSTLY || view.outgrown())
 }
 
 /// Threads to link with.

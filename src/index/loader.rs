@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use super::faiss::GraphImage;
 use super::keys::Place;
+use super::left_out::MOST_LEFT_OUT;
 use super::memory::Memory;
 use super::pages::Bitmap;
-use super::writer::MOST_LEFT_OUT;
 use super::{ColumnChange, IndexError, IndexSpec, LeftOut, Snapshot, Writer, record};
 use crate::catalog::{FilterKind, RowKey};
 use crate::lsn::Lsn;
@@ -64,7 +64,7 @@ impl Loader {
     /// An index without rows, which will have that graph, if one is given.
     ///
     /// # Errors
-    /// When the options are beyond what the engine has room for.
+    /// When the options are beyond what the engine has room for, or there is no memory for the rows of the graph.
     pub fn new(spec: IndexSpec, graph: Option<&GraphImage>) -> Result<Self, IndexError> {
         Self::within(spec, graph, &Memory::unlimited())
     }
@@ -80,7 +80,7 @@ impl Loader {
     ) -> Result<Self, IndexError> {
         let mut writer = Writer::within(spec, memory)?;
         if let Some(graph) = graph {
-            writer.rows.expect_graph(graph);
+            writer.rows.expect_graph(graph)?;
         }
         Ok(Self(writer))
     }

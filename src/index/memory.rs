@@ -164,7 +164,7 @@ pub enum Part {
     Vectors,
     /// The same in files, which the system keeps in its cache while there is room; not bounded.
     Mapped,
-    /// 8-bit codes with their scales.
+    /// 8-bit codes with their scales and signs, and where they lie.
     Codes,
     /// Links, levels and node numbers.
     Graph,

@@ -4,6 +4,7 @@
 //! ```text
 //! writer.rs    RowChange → rows, records, key map; publish → Snapshot. The only code that changes an index
 //! keys.rs      a key → where its row is
+//! left_out.rs  rows that cannot be found, and why
 //! memory.rs    bytes by part, counted where they are taken; the bound that all indexes share
 //! loader.rs    stored rows → a writer as it was; which rows changed since they were stored
 //! record.rs    key and INCLUDE values ↔ one byte string
@@ -13,8 +14,10 @@
 //! tokens.rs    an array, a jsonb document → the ordinals of what is in it;  json.rs  reads JSON
 //! attributes.rs  ordinals by row (values.rs), and rows by ordinal
 //! filter.rs    conditions → which rows may meet them;  filtered.rs  a search among those
+//! tried.rs     filters searched with of late → their rows, and whether to walk among them
 //! many.rs      many queries at once, on every core
 //! dial.rs      a wanted recall → how many candidates a search weighs
+//! samples.rs   what rows tell of the graph before they are linked, a few at a time → a curve
 //! linker.rs    the threads that link rows into the graph, rebuild it when half is dead or lay it out, and check live queries
 //! quiet.rs     a thread that works when no other wants to
 //! view.rs      all indexes at one moment, as the front end sees them
@@ -22,7 +25,7 @@
 //!   rows.rs      the writer's side: vectors, which rows are live, when an id may be used again
 //!   view.rs      the rows at one moment: search, scan, link
 //!   rebuild.rs   another lineage, made beside the one in use;  layout.rs  the same graph, near nodes near in memory
-//!   measure.rs   recall by effort, of rows before they are linked and of live queries
+//!   measure.rs   recall by effort, of rows before they are linked and of live queries;  probe.rs  the same of a few at a time
 //!   lineage.rs   one numbering of nodes, with its codes and its graph
 //!   stored.rs    a graph ↔ checked bytes
 //!   vectors.rs   what is kept of vectors for exact comparison
@@ -37,7 +40,8 @@
 //!   graph.cpp          FAISS's HNSW structure, linked while it is searched;  nodes.cpp  its room, copies, what is stored
 //!   lists.rs lists.cpp  FAISS's own indexes, added to while they are searched
 //!   ranges.cpp         ordinals of rows → which lie in a range
-//!   search.cpp         the walk, the scan of what is not linked, exact comparison
+//!   search.cpp         the walk, the scan of what is not linked;  among.cpp  rows that meet a filter, all compared
+//!   rank.cpp rank.h    candidates by codes → the nearest by vectors
 //! ```
 //!
 //! A row's life: `Writer::apply` stores its vector under a new row id, encodes it, and points its key there. `publish`
@@ -53,6 +57,7 @@ mod filter;
 mod filtered;
 mod json;
 mod keys;
+mod left_out;
 mod linker;
 mod loader;
 mod many;
@@ -61,10 +66,12 @@ mod ordinal;
 mod pages;
 mod quiet;
 mod record;
+mod samples;
 mod snapshot;
 #[cfg(test)]
 mod tests;
 mod tokens;
+mod tried;
 mod values;
 pub mod view;
 mod writer;
@@ -75,16 +82,14 @@ pub use faiss::{ColdFile, ColdFiles, GraphImage, GraphSource, MEAN_ROWS};
 pub use filter::Filter;
 pub use filtered::FilterCost;
 pub use keys::Place;
+pub use left_out::{LeftOut, LeftOutRow, LeftOutView};
 pub use loader::{Changed, Loader};
 pub use many::{MAX_QUERIES, MAX_RESULTS};
 pub use memory::{Memory, MemoryParts, Part};
 pub use ordinal::Ordinal;
 pub use snapshot::{Effort, Found, Neighbor, RowId, Snapshot, Stats};
 pub use tokens::JsonPath;
-pub use writer::{
-    ColumnChange, Comparison, LeftOut, LeftOutRow, LeftOutView, Outcome, RowChange, VectorChange,
-    Writer,
-};
+pub use writer::{ColumnChange, Comparison, Outcome, RowChange, VectorChange, Writer};
 
 use crate::catalog::{FilterKind, IndexOptions, Method, Storage, ValueKind};
 use crate::vector::{Dim, Form, Metric};

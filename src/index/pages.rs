@@ -19,6 +19,21 @@ pub(crate) struct Bitmap {
 }
 
 impl Bitmap {
+    /// Every id that has a place in the pages of `other`.
+    pub(crate) fn all_of(other: &Self) -> Self {
+        let full = Arc::new([u64::MAX; PAGE_WORDS]);
+        Self {
+            pages: vec![full; other.pages.len()],
+            ones: (other.pages.len() * PAGE_ROWS) as u64,
+        }
+    }
+
+    /// Has a place for all ids below `rows`.
+    pub(crate) fn make_places(&mut self, rows: u32) {
+        let pages = (rows as usize).div_ceil(PAGE_ROWS).max(self.pages.len());
+        self.pages.resize_with(pages, || Arc::new([0; PAGE_WORDS]));
+    }
+
     /// Whether `row` is in the set.
     pub(crate) fn contains(&self, row: u32) -> bool {
         let (page, word, bit) = Self::place(row);
@@ -233,6 +248,22 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
     use std::collections::{BTreeMap, BTreeSet};
+
+    #[test]
+    fn all_rows_that_have_places_are_in_it() {
+        let mut bitmap = Bitmap::default();
+        bitmap.make_places(32_769);
+        assert_eq!((bitmap.len(), bitmap.contains(32_768)), (0, false));
+        let mut all = Bitmap::all_of(&bitmap);
+        assert_eq!(all.len(), 2 * 32_768);
+        assert!(all.contains(0) && all.contains(65_535) && !all.contains(65_536));
+        assert_eq!(all.iter().count() as u64, all.len());
+        all.remove(1);
+        assert!(!all.contains(1) && all.contains(32_769), "pages are shared");
+        bitmap.insert(70_000);
+        bitmap.make_places(5);
+        assert!(bitmap.contains(70_000));
+    }
 
     proptest! {
         #[test]

@@ -3,6 +3,7 @@
 use std::panic::AssertUnwindSafe;
 use std::sync::mpsc::{self, SyncSender};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use super::IndexError;
 use super::faiss::idle_priority;
@@ -87,4 +88,10 @@ impl Drop for QuietThread {
             let _ended = thread.join();
         }
     }
+}
+
+/// The processor's time that this thread has taken: who gives way to others is not charged for theirs.
+pub(super) fn cpu_time() -> Duration {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    Duration::try_from(time).unwrap_or_default()
 }

@@ -6,10 +6,12 @@ use std::sync::Arc;
 use super::attributes::Attributes;
 use super::faiss::{Rows, check_lists};
 use super::keys::{KeyMap, Place};
+use super::left_out::{LeftOut, LeftOutRows, LeftOutView};
 use super::linker::Linker;
 use super::loader::Changed;
 use super::memory::{Account, Memory, Part};
 use super::pages::Records;
+use super::tried::Tried;
 use super::{IndexError, IndexSpec, Snapshot, record};
 use crate::catalog::{FilterKind, IndexOptions, Method, RowKey};
 use crate::lsn::Lsn;
@@ -24,19 +26,6 @@ pub enum VectorChange {
     LeftOut(LeftOut),
     /// As before.
     Unchanged,
-}
-
-/// Why a row of the table is not findable.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LeftOut {
-    /// The vector is NULL.
-    Null,
-    /// Another number of dimensions than the index has.
-    WrongDimension,
-    /// NaN, infinite, or malformed.
-    NotFinite,
-    /// A zero vector under cosine.
-    Zero,
 }
 
 /// What a change says of an INCLUDE column.
@@ -104,9 +93,6 @@ const M: RangeInclusive<u16> = 2..=100;
 /// pgvector's limits of `ef_construction`.
 const EF_CONSTRUCTION: RangeInclusive<u16> = 4..=1_000;
 
-/// Most rows without a vector: so that no packed place is `u32::MAX`.
-pub(super) const MOST_LEFT_OUT: u32 = (1 << 31) - 1;
-
 /// Nodes from which an index has a linker; below it there is nothing to link or rebuild.
 const LINKER_FROM: u32 = 2_048;
 
@@ -119,19 +105,12 @@ pub struct Writer {
     pub(super) records: Records,
     pub(super) attributes: Attributes,
     pub(super) left_out: LeftOutRows,
+    pub(super) tried: Tried,
     pub(super) keys: KeyMap,
     /// Places written since the last [`take_changed`](Self::take_changed).
     changed: Changed,
     account: Arc<Account>,
     linker: Option<Linker>,
-}
-
-/// Rows of the table without an indexable vector: kept for their key and INCLUDE values.
-#[derive(Debug, Default)]
-pub(super) struct LeftOutRows {
-    pub(super) records: Records,
-    pub(super) reasons: Vec<LeftOut>,
-    pub(super) free: Vec<u32>,
 }
 
 /// What a row's vector is after a change.
@@ -175,6 +154,7 @@ impl Writer {
             records: Records::default(),
             attributes: Attributes::default(),
             left_out: LeftOutRows::default(),
+            tried: Tried::default(),
             keys: KeyMap::default(),
             changed: Changed::default(),
             linker: None,
@@ -450,6 +430,7 @@ impl Writer {
             self.records.clone(),
             self.attributes.clone(),
             self.left_out.len(),
+            self.tried.next(),
         ));
         if self.linker.is_none() && snapshot.view().nodes() >= LINKER_FROM {
             let started = Linker::start(Arc::clone(snapshot.view().dial()));
@@ -477,10 +458,7 @@ impl Writer {
     /// The rows that no snapshot shows, with everything applied so far. The records are shared, not copied.
     #[must_use]
     pub fn left_out(&self) -> LeftOutView {
-        LeftOutView {
-            records: self.left_out.records.clone(),
-            reasons: self.left_out.reasons.clone(),
-        }
+        self.left_out.view()
     }
 
     /// Accounts for what changes by little and cannot be refused.
@@ -495,81 +473,6 @@ impl Writer {
         self.account();
         self.account.set(Part::Filters, self.attributes.bytes());
         self.account.set(Part::Other, self.rows.other_bytes());
-    }
-}
-
-/// The rows without an indexable vector at one moment: what a snapshot does not show and a restart needs.
-#[derive(Clone, Debug)]
-pub struct LeftOutView {
-    records: Records,
-    reasons: Vec<LeftOut>,
-}
-
-/// A row without an indexable vector.
-#[derive(Clone, Copy, Debug)]
-pub struct LeftOutRow<'a> {
-    /// Why it cannot be found.
-    pub reason: LeftOut,
-    record: &'a [u8],
-}
-
-impl LeftOutView {
-    /// Every such row.
-    pub fn rows(&self) -> impl Iterator<Item = (u32, LeftOutRow<'_>)> {
-        let slots = (0_u32..).zip(&self.reasons);
-        slots.filter_map(|(slot, _)| Some((slot, self.row(slot)?)))
-    }
-
-    /// The row in a slot, if there is one.
-    #[must_use]
-    pub fn row(&self, slot: u32) -> Option<LeftOutRow<'_>> {
-        let reason = *self.reasons.get(slot as usize)?;
-        let record = self.records.get(slot);
-        // A free slot's record is empty; a row's begins with its key's length.
-        (!record.is_empty()).then_some(LeftOutRow { reason, record })
-    }
-}
-
-impl<'a> LeftOutRow<'a> {
-    /// The encoded key.
-    #[must_use]
-    pub fn key(&self) -> &'a [u8] {
-        record::key(self.record)
-    }
-
-    /// INCLUDE column `column`, in the form it arrived in (binary); `None` is NULL.
-    #[must_use]
-    pub fn include(&self, column: usize) -> Option<&'a [u8]> {
-        record::include(self.record, column)
-    }
-}
-
-impl LeftOutRows {
-    fn insert(&mut self, reason: LeftOut) -> Result<u32, IndexError> {
-        if let Some(slot) = self.free.pop() {
-            self.reasons[slot as usize] = reason;
-            return Ok(slot);
-        }
-        let slot = u32::try_from(self.reasons.len())
-            .ok()
-            .filter(|slot| *slot < MOST_LEFT_OUT);
-        let slot = slot.ok_or_else(|| IndexError::Full("2^31 rows without a vector".into()))?;
-        self.reasons.push(reason);
-        Ok(slot)
-    }
-
-    fn remove(&mut self, slot: u32) {
-        self.records.set(slot, &[]);
-        self.free.push(slot);
-    }
-
-    fn bytes(&self) -> usize {
-        let lists = self.reasons.capacity() + self.free.capacity() * size_of::<u32>();
-        self.records.bytes() + lists
-    }
-
-    fn len(&self) -> u64 {
-        (self.reasons.len() - self.free.len()) as u64
     }
 }
 

@@ -1,6 +1,7 @@
 //! The indexes as the write path owns them, and what is made for them beside the stream → the published states.
 //! No I/O and no clock of its own. Never shows a part of a transaction.
 
+mod definition;
 mod jobs;
 mod mend;
 mod one;
@@ -20,9 +21,10 @@ use crate::store::{Chunks, Holds};
 use crate::upstream::catalogue::{IndexEntry, Shape};
 use crate::wal::pgoutput::{Datum, Relation};
 use crate::wal::transaction::{Event, RowImage};
+pub(crate) use definition::{Difference, difference, kinds, spec};
 use jobs::Job;
 pub(crate) use jobs::{CatchUpOrder, CaughtUp, CopiedIndex, CopyOrder};
-pub(crate) use one::{Beside, Difference, difference, kinds, needs, spec};
+pub(crate) use one::{Beside, needs};
 use one::{Index, Live, Place, Want};
 pub(crate) use replica::{Replica, Trouble};
 

@@ -1,6 +1,6 @@
 //! Published snapshots → generations on disk, when there is enough that a restart would have to read again; then the journal
 //! is trimmed. Writes what changed since the generation before and shares the rest with it.
-//! Never holds up the applier: a snapshot is written while it goes on.
+//! Never holds up the applier: a snapshot is written while it goes on, by a thread that searches go before.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -28,6 +28,9 @@ const CAUGHT_UP: u64 = 2048;
 const UNSTORED_SHARE: u64 = 8;
 /// Pause after a generation that could not be written, most likely for want of room.
 const PAUSE: Duration = Duration::from_secs(60);
+/// Added to the nice value of the thread that writes: about a tenth of a core that others want. Not nothing, as linking takes
+/// that nobody waits for: on a machine that has no time to spare the journal would only grow.
+const NICER: i32 = 10;
 /// Rows between two looks at whether to stop.
 const STOP_ROWS: usize = 1024;
 
@@ -119,8 +122,7 @@ pub(crate) async fn run(
             continue;
         }
         let (owner, stopping) = (Arc::clone(&directory), stop.clone());
-        // Joined at once; it looks at `stop` itself.
-        let writing = tokio::task::spawn_blocking(move || {
+        let writing = behind_others(move || {
             let written = write(&owner, &kept, &mut known, &stopping);
             (known, written)
         });
@@ -142,6 +144,24 @@ pub(crate) async fn run(
             }
         }
     }
+}
+
+/// Works on a thread of its own (one that became nicer never gets its priority back), until the end: `work` looks itself at
+/// whether it is to stop.
+async fn behind_others<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> std::io::Result<T> {
+    let (answer, done) = oneshot::channel();
+    let work = move || {
+        // Of this thread alone. Were it refused, it would compete as others do.
+        let _nicer = rustix::process::nice(NICER);
+        let _nobody_waits = answer.send(work());
+    };
+    std::thread::Builder::new()
+        .name("keeper".into())
+        .spawn(work)?;
+    done.await
+        .map_err(|_| std::io::Error::other("the thread that writes panicked"))
 }
 
 /// Writes a generation. Blocks; gives up when it is to stop.

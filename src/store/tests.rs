@@ -1,4 +1,7 @@
-//! Directories of others, generations that round-trip, are damaged or interrupted, and the whole store under crashes.
+//! Directories of others, and generations that round-trip, are damaged or interrupted.
+
+mod crash;
+mod sharing;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::PermissionsExt;
@@ -386,77 +389,6 @@ fn return_file(disk: &FaultDisk, path: &Path, bytes: &[u8]) {
 }
 
 /// Names of the files of a generation.
-fn names_in(disk: &FaultDisk, number: u64) -> BTreeSet<String> {
-    let directory = format!("gen-{number:020}/");
-    let files = disk.files().into_iter();
-    let paths = files.map(|path| path.to_string_lossy().into_owned());
-    paths
-        .filter_map(|path| Some(path.strip_prefix(&directory)?.to_owned()))
-        .collect()
-}
-
-#[test]
-fn a_generation_writes_what_changed_and_shares_the_rest() {
-    let disk = FaultDisk::new();
-    let directory = on(&disk).unwrap();
-    directory.adopt(&origin()).unwrap();
-    let mut rows = some_rows(1000);
-    let (mut base, mut changed) = (None::<Chunks>, BTreeSet::new());
-    let mut files: Vec<BTreeSet<String>> = Vec::new();
-    for number in 1..=3 {
-        let mut writer = directory.begin_generation(1, Lsn::new(u64::MAX)).unwrap();
-        let since = base.as_ref().map(|base| (base, &changed));
-        base = Some(write_changes(&mut writer, header(1, number, ""), &rows, since).unwrap());
-        writer.commit().unwrap();
-        files.push(names_in(&disk, number));
-        // One row of a chunk of many, and all that are in the last chunks.
-        changed = BTreeSet::from([10]);
-        rows.insert(10, (0.5, None));
-        for key in 900..1000 {
-            rows.remove(&key);
-        }
-    }
-    let [first, second, third] = &files[..] else {
-        panic!("three generations")
-    };
-    assert!(first.len() > 20, "{} files", first.len());
-    let new: Vec<_> = second.difference(first).collect();
-    assert_eq!(new, ["index-1-dead", "index-1-rows-2-0"]);
-    assert!(first.difference(second).count() >= 2, "the last chunks go");
-    let new: Vec<_> = third.difference(second).collect();
-    assert_eq!(new, ["index-1-rows-3-0"]);
-    assert_eq!(names_in(&disk, 1), BTreeSet::new(), "two are kept");
-    let stored = on(&disk).unwrap().candidates(IndexId(1));
-    assert_eq!(read_rows(&stored[0]).unwrap(), rows);
-    assert_eq!(read_rows(&stored[1]).unwrap(), rows);
-}
-
-#[test]
-fn what_cannot_be_shared_is_written_again() {
-    let disk = FaultDisk::new();
-    let directory = on(&disk).unwrap();
-    directory.adopt(&origin()).unwrap();
-    let rows = some_rows(300);
-    let mut writer = directory.begin_generation(1, Lsn::new(u64::MAX)).unwrap();
-    let base = write_changes(&mut writer, header(1, 1, ""), &rows, None).unwrap();
-    writer.commit().unwrap();
-    for file in names_in(&disk, 1) {
-        if file != "manifest" {
-            let path = Path::new("gen-00000000000000000001").join(file);
-            disk.remove_file(&path).unwrap();
-        }
-    }
-    let none = BTreeSet::new();
-    let mut writer = directory.begin_generation(1, Lsn::new(u64::MAX)).unwrap();
-    write_changes(&mut writer, header(1, 2, ""), &rows, Some((&base, &none))).unwrap();
-    writer.commit().unwrap();
-    assert_eq!(
-        read_rows(&directory.candidates(IndexId(1))[0]).unwrap(),
-        rows
-    );
-    assert!(read_rows(&directory.candidates(IndexId(1))[1]).is_err());
-}
-
 #[test]
 fn a_damaged_origin_means_to_begin_anew() {
     let disk = FaultDisk::new();
@@ -501,111 +433,6 @@ fn whether_the_disk_takes_anything_is_known_without_reading_the_journal() {
         assert!(directory.probe().is_err(), "operation {at}");
         directory.probe().unwrap();
         assert_eq!(disk.files(), files);
-    }
-}
-
-/// A table's state: its rows, and what its last generation and its journal must give again.
-#[derive(Clone, Debug, Default)]
-struct Table {
-    rows: Rows,
-    lsn: u64,
-}
-
-/// Runs steps of committing generations, each of which shares what it can with the one before; returns every state that may
-/// be found, the last one committed last.
-fn run(disk: &FaultDisk, random: &mut Random) -> Vec<Table> {
-    let mut states = Vec::new();
-    let mut table = Table::default();
-    let Ok(directory) = on(disk) else {
-        return states;
-    };
-    if directory.adopt(&origin()).is_err() {
-        return states;
-    }
-    let (mut base, mut changed) = (None, BTreeSet::new());
-    for _ in 0..6 {
-        for _ in 0..random.below(20) {
-            let key = u32::try_from(random.below(60)).unwrap();
-            changed.insert(key);
-            if random.below(4) == 0 {
-                table.rows.remove(&key);
-            } else {
-                let value = vec![b'v'; random.below(100)];
-                let row = (random.below(100) as f32, Some(value));
-                table.rows.insert(key, row);
-            }
-        }
-        table.lsn += 10;
-        let begun = directory.begin_generation(1, Lsn::new(u64::MAX));
-        let written = begun.and_then(|mut writer| {
-            let header = header(1, table.lsn, "");
-            let since = base.as_ref().map(|base| (base, &changed));
-            let chunks = write_changes(&mut writer, header, &table.rows, since)?;
-            writer.blob(IndexId(1), "graph", |file| {
-                file.write_all(&table.lsn.to_le_bytes())
-            })?;
-            // From here it may be found, whether or not the caller learns of it.
-            states.push(table.clone());
-            writer.commit()?;
-            Ok(chunks)
-        });
-        match written {
-            Ok(chunks) => base = Some(chunks),
-            Err(_) => return states,
-        }
-        changed.clear();
-    }
-    states
-}
-
-#[test]
-fn a_crash_at_any_operation_leaves_a_whole_generation() {
-    for seed in 0..8 {
-        let disk = FaultDisk::new();
-        run(&disk, &mut Random::new(seed));
-        for at in 1..=disk.operations() {
-            for fault in [Fault::Stop, Fault::FailOnce] {
-                let disk = FaultDisk::new();
-                disk.arrange(at, fault);
-                let states = run(&disk, &mut Random::new(seed));
-                let crashes = if fault == Fault::Stop { 3 } else { 1 };
-                for crash in 0..crashes {
-                    let after = match fault {
-                        Fault::Stop => disk.reboot(&mut Random::new(seed * 1000 + at * 10 + crash)),
-                        Fault::FailOnce => disk.clone(),
-                    };
-                    let directory = on(&after).unwrap();
-                    let found = directory.candidates(IndexId(1));
-                    for stored in &found {
-                        let state = states.iter().find(|state| state.lsn == stored.lsn.as_u64());
-                        let state = state.expect("a generation that was never written");
-                        assert_eq!(read_rows(stored).unwrap(), state.rows);
-                        let graph = stored.blob("graph").unwrap().unwrap();
-                        assert_eq!(graph, state.lsn.to_le_bytes());
-                    }
-                    // All but the last were committed, and the caller may have trimmed the journal to them.
-                    let committed = states.len().saturating_sub(1);
-                    if committed > 0 {
-                        let newest = found.first().expect("a committed generation is gone");
-                        assert!(newest.lsn.as_u64() >= states[committed - 1].lsn);
-                    }
-                    // It goes on from what it found.
-                    directory.adopt(&origin()).unwrap();
-                    let (mut rows, base) = match found.first().map(read_chunks) {
-                        Some(read) => read.map(|(rows, base)| (rows, Some(base))).unwrap(),
-                        None => (Rows::new(), None),
-                    };
-                    rows.insert(7, (1.5, None));
-                    let changed = BTreeSet::from([7]);
-                    let since = base.as_ref().map(|base| (base, &changed));
-                    let mut writer = directory.begin_generation(1, Lsn::new(u64::MAX)).unwrap();
-                    write_changes(&mut writer, header(1, 999, ""), &rows, since).unwrap();
-                    writer.commit().unwrap();
-                    let newest = on(&after).unwrap().candidates(IndexId(1));
-                    assert_eq!(read_rows(&newest[0]).unwrap(), rows);
-                }
-            }
-        }
     }
 }
 

@@ -100,16 +100,31 @@ impl Codes {
         }
     }
 
-    /// No codes yet, around the same mean, of rows each of which will lie behind the one that comes before it.
-    pub(super) fn laid_out(&self, spec: &IndexSpec, stored: &Vectors) -> Self {
+    /// No codes yet, around a mean, of rows each of which will lie behind the one that comes before it.
+    pub(super) fn laid_out(spec: &IndexSpec, mean: Box<[f32]>, stored: &Vectors) -> Self {
         let places = Places {
-            of: Store::new(1, self.account(), Part::Codes),
+            of: Store::new(1, stored.account(), Part::Codes),
             next: AtomicU32::new(0),
         };
         Self {
             places: Some(places),
-            ..Self::new(spec, Some(self.mean.clone()), stored)
+            ..Self::new(spec, Some(mean), stored)
         }
+    }
+
+    /// The same where these rows, each once, will lie first, in this order, whenever they come.
+    pub(super) fn laid_out_as(
+        spec: &IndexSpec,
+        mean: Box<[f32]>,
+        stored: &Vectors,
+        rows: &[u32],
+    ) -> Result<Self, IndexError> {
+        let codes = Self::laid_out(spec, mean, stored);
+        for row in rows {
+            // SAFETY: nobody else knows the codes.
+            unsafe { codes.take_place(*row)? };
+        }
+        Ok(codes)
     }
 
     /// Where the code of a row is, which was written.

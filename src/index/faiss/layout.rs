@@ -13,6 +13,7 @@ use super::rebuild::Rebuild;
 use super::vectors::Vectors;
 use super::view::RowView;
 use crate::index::IndexError;
+use crate::index::memory::{Charge, Part};
 use crate::vector::Form;
 
 /// Rows from which it pays: the codes of fewer are mostly in the caches. In tests so few that it happens in some.
@@ -27,6 +28,8 @@ const LEAST: u32 = 256;
 pub(super) const OUTRUN: u32 = 4;
 /// Dimensions above which a code is some pages by itself.
 const LARGEST: usize = 4_096;
+/// Bytes of a node in `cells` and `order`, and in the numbers that its links are translated by at the end.
+const SORTING: usize = size_of::<u16>() + 2 * size_of::<u32>();
 /// Nodes worked on for each that could have been linked in the time.
 const QUICKER: u32 = 32;
 
@@ -50,8 +53,10 @@ impl RowView {
         // What others may need in the meantime is left to them.
         let wanted = super::node_bytes(self.spec()) as u64 * u64::from(nodes);
         self.account().memory().check(wanted)?;
-        let codes = old.codes.laid_out(self.spec(), self.vectors());
+        let codes = Codes::laid_out(self.spec(), old.codes.mean().into(), self.vectors());
         codes.make_room(nodes)?; // so that for want of it nothing is done in vain
+        let sorting = Charge::new(Arc::clone(self.account()), Part::Graph);
+        sorting.grow_to(nodes as usize * SORTING)?;
         let count = (nodes / LEAST).clamp(1, CELLS);
         let centres = Codes::new(self.spec(), Some(old.codes.mean().into()), self.vectors());
         for centre in 0..count {
@@ -74,6 +79,7 @@ impl RowView {
             cells: Vec::new(),
             order: Vec::new(),
             copied: 0,
+            _sorting: sorting,
             view: self.part(old, nodes, self.live().clone()),
         }))
     }
@@ -142,6 +148,7 @@ pub(in crate::index) struct Layout {
     /// The nodes by their cells, once all of these are known.
     order: Vec<u32>,
     copied: usize,
+    _sorting: Charge,
     /// Of the nodes that are laid out; it keeps their rows.
     view: RowView,
 }

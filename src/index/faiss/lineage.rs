@@ -91,6 +91,28 @@ impl Lineage {
         }
     }
 
+    /// The nodes of a stored graph and the graph, over the codes that were made for it, with room for so many more.
+    pub(super) fn stored(
+        codes: Arc<Codes>,
+        image: &GraphImage,
+        more: usize,
+    ) -> Result<Self, IndexError> {
+        let new = Self {
+            laid_out: image.laid_out,
+            ..Self::new(codes)
+        };
+        new.reserve(image.rows.len() + more)?;
+        let room = image
+            .nodes()
+            .saturating_add(u32::try_from(more).unwrap_or(u32::MAX));
+        let graph = Graph::load(image, room_for(room), new.codes.account())?;
+        for row in &image.rows {
+            new.push_reserved(*row);
+        }
+        new.graph.store(Some(Arc::new(graph)));
+        Ok(new)
+    }
+
     /// The same graph over other codes of its rows, which lie there, one behind the other, of the nodes that `order` names: these
     /// are numbered anew, in that order. It has each of the first so many nodes once.
     pub(super) fn laid_out(
@@ -185,24 +207,6 @@ impl Lineage {
     /// The lists, once trained.
     pub(super) fn lists(&self) -> Option<Arc<Lists>> {
         self.lists.load_full()
-    }
-
-    /// Takes a graph of the nodes that there are, which nobody has seen yet.
-    pub(super) fn adopt(&self, image: &GraphImage, more: usize) -> Result<(), IndexError> {
-        assert!(
-            self.extent() == 0 && self.graph().is_none(),
-            "a new lineage"
-        );
-        self.reserve(image.rows.len() + more)?;
-        let room = image
-            .nodes()
-            .saturating_add(u32::try_from(more).unwrap_or(u32::MAX));
-        let graph = Graph::load(image, room_for(room), self.codes.account())?;
-        for row in &image.rows {
-            self.push_reserved(*row);
-        }
-        self.graph.store(Some(Arc::new(graph)));
-        Ok(())
     }
 
     /// What searches go through, held.

@@ -2,12 +2,14 @@
 
 use std::borrow::Cow;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::ffi::{self, RawAmong};
 use super::lineage::Lineage;
 use super::view::RowView;
-use crate::index::dial::{Curve, MEASURED_K, Question};
+use crate::index::dial::{Curve, GOOD_ENOUGH, MEASURED_K, Question};
 use crate::index::pages::{Bitmap, RowSet};
+use crate::index::samples::LOOKED_AT;
 use crate::index::{DEFAULT_EF, IndexError};
 
 /// Nodes from which a graph is worth measuring: below, a search compares a good part of all rows.
@@ -20,21 +22,19 @@ const PASSING: u32 = 16_384;
 const PASSING_SAMPLE: u32 = 96;
 /// Fewer say too little …
 const LEAST_SAMPLE: usize = 16;
-/// … or less than the last curve, corrected by checks, as long as the graph has not grown to so many quarters: where rows come a
-/// few at a time no number of searches makes a few of them a sample.
+/// … or less than the last curve, corrected by checks, as long as the graph has not grown to so many quarters. Where no more wait
+/// they are searched for one by one, until there were enough.
 const LEAST_TO_REPLACE: usize = 96;
 const OUTDATED_QUARTERS: u64 = 32;
-/// Rows that are looked at for each that is wanted, as most may be copies.
-const LOOKED_AT: usize = 4;
 /// A curve is good until the graph has grown to so many quarters of what was measured …
 const STALE_QUARTERS: u64 = 8;
 /// … or to so many, when no more rows than these are waiting: there may be no better chance for a long time.
 const LAST_CHANCE_QUARTERS: u64 = 5;
 const LAST_ROWS: u32 = 1_024;
-/// Recall from which a greater effort is not measured.
-const GOOD_ENOUGH: f64 = 0.998;
 /// Recall at 100 is known as well from fewer: each has a hundred rows to miss.
 const SAMPLE_OF_MANY: usize = 64;
+/// While no more than one in so many nodes is dead, what queries need beyond the curve is not for the dead.
+const FRESH: u64 = 10;
 /// Queries whose exact answers are looked for together: what is kept of them has room in the cache beside a block of rows.
 const TOGETHER: usize = 16;
 
@@ -49,16 +49,14 @@ struct Asked<'q> {
 }
 
 impl RowView {
-    /// Measures `lineage`, whose next nodes are about to be linked, if the last curve is of a much smaller graph.
+    /// Measures `lineage`, whose next nodes are about to be linked, by `least` of those that wait, or more.
     pub(super) fn measured(
         &self,
         lineage: &Arc<Lineage>,
         last: Option<&Curve>,
+        least: usize,
     ) -> Result<Option<Curve>, IndexError> {
         let (linked, extent) = (lineage.linked(), lineage.extent());
-        let Some(least) = least_sample(linked, extent, last) else {
-            return Ok(None);
-        };
         let comes_again = u64::from(extent) * 4 >= u64::from(linked) * LAST_CHANCE_QUARTERS;
         let passing = comes_again && linked >= PASSING;
         let size = if passing { PASSING_SAMPLE } else { SAMPLE };
@@ -83,7 +81,10 @@ impl RowView {
                 return Ok(None);
             }
         }
-        part.curve(sample).map(Some)
+        let is_enough = sample.len() >= LEAST_TO_REPLACE;
+        let curve = part.curve(sample)?;
+        // A curve of few rows is better than none, until there were enough.
+        Ok(Some(if is_enough { curve } else { curve.of(0) }))
     }
 
     /// Measures `lineage`, all of whose nodes are linked, by rows that are not among them; `None` when they are too few.
@@ -135,8 +136,7 @@ impl RowView {
         size: u32,
     ) -> Result<(Queries<'_>, Queries<'_>), IndexError> {
         let (mut sample, mut copies) = (Vec::new(), Vec::new());
-        let nodes = (0..linked).map(|node| lineage.row(node)).collect();
-        let nodes = self.part(lineage, linked, nodes);
+        let nodes = self.dead_or_alive(lineage, linked);
         for row in rows {
             if sample.len() == size as usize {
                 break;
@@ -152,8 +152,19 @@ impl RowView {
         Ok((sample, copies))
     }
 
+    /// The first so many nodes, as if all were alive.
+    pub(super) fn dead_or_alive(&self, lineage: &Arc<Lineage>, linked: u32) -> Self {
+        // A walk asks of no rows but those that nodes name, and each of them has a place.
+        self.part(lineage, linked, Bitmap::all_of(self.live()))
+    }
+
     /// Whether a node of this view has the code of a row that is not linked, as far as a walk finds it.
-    fn has_copy(&self, lineage: &Lineage, row: u32, query: &[f32]) -> Result<bool, IndexError> {
+    pub(super) fn has_copy(
+        &self,
+        lineage: &Lineage,
+        row: u32,
+        query: &[f32],
+    ) -> Result<bool, IndexError> {
         let (nearest, _) = self.search(query, 1, DEFAULT_EF)?;
         // SAFETY: rows that nodes name, linked or waiting, here or in the lineage that this one replaces, which has the same
         // codes: they were written and stay (`lineage`).
@@ -207,6 +218,15 @@ impl RowView {
         let all = RowSet::Marked(self.live().words());
         let (exact, _) = self.search_among(query, *k, &all)?;
         Ok(share_missed(&found, &exact))
+    }
+
+    /// Tells the dial what a check found, as [`Dial::checked`](crate::index::dial::Dial::checked) takes it.
+    pub(in crate::index) fn learn(&self, question: &Question, missed: f64, took: Duration) {
+        self.dial().checked(question, missed, took);
+        let dead = u64::from(self.nodes()).saturating_sub(self.live().len());
+        if dead * FRESH <= u64::from(self.nodes()) {
+            self.dial().is_fresh();
+        }
     }
 
     /// The `k` nearest of the marked rows for each of the queries, as sure as codes can be: all signs are read, of few rows codes,
@@ -271,8 +291,17 @@ pub(super) fn held_back(rows: usize) -> usize {
     held as usize
 }
 
-/// How many rows a curve takes that is measured now; `None` when it is not the time.
-fn least_sample(linked: u32, extent: u32, last: Option<&Curve>) -> Option<usize> {
+/// How a graph is measured before its next rows are linked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Measuring {
+    /// At once, by so many of the rows that wait, or more.
+    AtOnce(usize),
+    /// By the few that wait, and those to come.
+    ByTheFew,
+}
+
+/// `None` when it is not the time.
+pub(super) fn measuring(linked: u32, extent: u32, last: Option<&Curve>) -> Option<Measuring> {
     let waiting = extent.saturating_sub(linked);
     let grown_to = |quarters: u64| {
         last.is_none_or(|last| u64::from(linked) * 4 >= u64::from(last.linked) * quarters)
@@ -288,12 +317,18 @@ fn least_sample(linked: u32, extent: u32, last: Option<&Curve>) -> Option<usize>
     } else {
         STALE_QUARTERS
     };
-    let due = linked >= FROM && grown_to(quarters) && waiting as usize >= least;
-    due.then_some(least)
+    if linked < FROM || waiting == 0 || !grown_to(quarters) {
+        return None;
+    }
+    Some(if waiting as usize >= least {
+        Measuring::AtOnce(least)
+    } else {
+        Measuring::ByTheFew
+    })
 }
 
 /// Rows as near as the last of the exact ones count as found: of equal rows any will do.
-fn share_missed(found: &[(u32, f32)], exact: &[(u32, f32)]) -> f64 {
+pub(super) fn share_missed(found: &[(u32, f32)], exact: &[(u32, f32)]) -> f64 {
     let Some((_, last)) = exact.last() else {
         return 0.0;
     };
@@ -304,4 +339,42 @@ fn share_missed(found: &[(u32, f32)], exact: &[(u32, f32)]) -> f64 {
     #[allow(clippy::cast_precision_loss)] // small numbers
     let share = hits.min(exact.len()) as f64 / exact.len() as f64;
     1.0 - share
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_graph_is_measured_when_it_has_grown_by_many_or_by_the_few_that_wait() {
+        use Measuring::{AtOnce, ByTheFew};
+        let points = MEASURED_K.map(|k| Curve::efforts(k).map(|effort| (effort, 0.9)).collect());
+        let curve = Curve::new(points, 8_000);
+        let cases = [
+            // Too small, or nothing waits.
+            (4_095, 4_095 + 5_000, None, None),
+            (4_096, 4_096, None, None),
+            // The first.
+            (4_096, 4_096 + 5_000, None, Some(AtOnce(16))),
+            (4_096, 4_096 + 16, None, Some(AtOnce(16))),
+            (4_096, 4_096 + 15, None, Some(ByTheFew)),
+            (4_096, 4_096 + 1, None, Some(ByTheFew)),
+            // Another: doubled, or the last that wait after a quarter more.
+            (10_000, 10_000 + 2_000, Some(8_000), None),
+            (9_999, 9_999 + 1_000, Some(8_000), None),
+            (10_000, 10_000 + 1_000, Some(8_000), Some(AtOnce(96))),
+            (10_000, 10_000 + 95, Some(8_000), Some(ByTheFew)),
+            (16_000, 16_000 + 2_000, Some(8_000), Some(AtOnce(96))),
+            (64_000, 64_000 + 16, Some(8_000), Some(AtOnce(16))),
+            (64_000, 64_000 + 15, Some(8_000), Some(ByTheFew)),
+            // Of another graph, or by few rows.
+            (4_096, 4_096 + 96, Some(0), Some(AtOnce(96))),
+            (4_096, 4_096 + 95, Some(0), Some(ByTheFew)),
+        ];
+        for (linked, extent, last, expected) in cases {
+            let last = last.map(|last| curve.of(last));
+            let found = measuring(linked, extent, last.as_ref());
+            assert_eq!(found, expected, "{linked} of {extent}, last {last:?}");
+        }
+    }
 }

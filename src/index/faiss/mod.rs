@@ -11,6 +11,7 @@ mod layout;
 mod lineage;
 mod lists;
 mod measure;
+mod probe;
 mod rebuild;
 mod rows;
 mod store;

@@ -120,12 +120,20 @@ impl Rows {
         Ok(())
     }
 
-    /// Rows that are loaded get the codes that a stored graph was linked by. Before the first.
-    pub(in crate::index) fn expect_graph(&mut self, image: &GraphImage) {
+    /// Rows that are loaded get the codes that a stored graph was linked by, where they lay. Before the first.
+    ///
+    /// # Errors
+    /// When there is no memory for them.
+    pub(in crate::index) fn expect_graph(&mut self, image: &GraphImage) -> Result<(), IndexError> {
         if self.lineage.is_some() && self.next == 0 {
-            let codes = Codes::new(&self.spec, Some(image.mean.clone()), &self.vectors);
+            let mean = image.mean.clone();
+            let codes = match image.laid_out() {
+                [] => Codes::new(&self.spec, Some(mean), &self.vectors),
+                rows => Codes::laid_out_as(&self.spec, mean, &self.vectors, rows)?,
+            };
             self.take_codes(&Arc::new(codes));
         }
+        Ok(())
     }
 
     /// Starts a lineage with these codes, around a mean, of all rows; nothing else is kept of vectors if so it was chosen.
@@ -167,7 +175,8 @@ impl Rows {
             .iter()
             .filter(|row| !named.contains(*row))
             .collect();
-        lineage.adopt(image, rest.len() + 1)?;
+        let stored = Lineage::stored(Arc::clone(&lineage.codes), image, rest.len() + 1)?;
+        self.lineage = Some(Arc::new(stored));
         // Nothing fails from here on.
         if let Some(curve) = &image.curve {
             self.dial.measured(curve.clone());
@@ -177,6 +186,7 @@ impl Rows {
             .rows
             .iter()
             .fold(self.next, |next, row| next.max(row + 1));
+        self.live.make_places(self.next); // as if all had been alive once
         self.named = named;
         Ok(())
     }

@@ -1,7 +1,8 @@
 //! A graph while it is searched and linked into → bytes, and bytes → a graph that walks may trust.
 //! Never takes a link, a level or a twin from bytes without having checked where it leads.
 //!
-//! The bytes, all little-endian: magic, m and metric, dimensions, nodes, entry, number of dead nodes; the mean (of bits none); of each node
+//! The bytes, all little-endian: magic, m and metric, dimensions, nodes, entry, number of dead nodes and of those whose codes
+//! lie in the nodes' order (the first); the mean (of bits none); of each node
 //! its row, its levels, 1 + its next twin; all link lists; code and scales of each dead node; the curve of its recall: nodes
 //! when it was measured, points of its two parts (0 without a curve), effort and share missed of each in 64 bits. Live rows are
 //! stored elsewhere, and their codes follow from them and the mean.
@@ -17,8 +18,9 @@ use super::view::RowView;
 use crate::index::dial::Curve;
 use crate::index::pages::Bitmap;
 use crate::index::{IndexError, IndexSpec};
+use crate::vector::Form;
 
-const MAGIC: [u8; 8] = *b"RKTGRPH\x02";
+const MAGIC: [u8; 8] = *b"RKTGRPH\x03";
 /// Nodes whose links are handed to the file at a time.
 const BATCH: usize = 4096;
 
@@ -87,6 +89,7 @@ impl GraphSource<'_> {
             self.nodes,
             self.entry,
             number(dead().count())?,
+            self.lineage.in_order().min(self.nodes),
         ] {
             out.write_all(&field.to_le_bytes())?;
         }
@@ -155,6 +158,8 @@ pub struct GraphImage {
     pub(super) twins: Vec<u32>,
     pub(super) slots: Vec<i32>,
     pub(super) entry: u32,
+    /// The codes of so many first nodes lie in the nodes' order.
+    pub(super) laid_out: u32,
     dead: usize,
     /// Codes of dead rows, in the order of their nodes, and their scales.
     codes: Vec<u8>,
@@ -178,8 +183,8 @@ impl GraphImage {
         if rest.take(MAGIC.len()).ok_or(SHORT)? != MAGIC {
             return Err("not a graph");
         }
-        let header = rest.u32s(6).ok_or(SHORT)?;
-        let [m, metric, dim, nodes, entry, dead] = header[..] else {
+        let header = rest.u32s(7).ok_or(SHORT)?;
+        let [m, metric, dim, nodes, entry, dead, laid_out] = header[..] else {
             return Err(SHORT);
         };
         let shape = Shape {
@@ -193,8 +198,11 @@ impl GraphImage {
             return Err("of another kind of index");
         }
         let (count, dead) = (nodes as usize, dead as usize);
-        if count > MAX_ROWS / 2 || entry >= nodes || dead > count {
+        if count > MAX_ROWS / 2 || entry >= nodes || dead > count || laid_out > nodes {
             return Err("impossible numbers");
+        }
+        if laid_out > 0 && matches!(spec.form(), Form::Bits(_)) {
+            return Err("bits that do not lie as they came");
         }
         let mean = rest
             .f32s(codes::mean_length(spec.form()))
@@ -224,6 +232,7 @@ impl GraphImage {
             twins,
             slots,
             entry,
+            laid_out,
             dead,
             codes: dead_codes,
             scales,
@@ -237,6 +246,11 @@ impl GraphImage {
     #[must_use]
     pub fn nodes(&self) -> u32 {
         u32::try_from(self.rows.len()).unwrap_or(u32::MAX) // it was read from one
+    }
+
+    /// The rows of the nodes whose codes lie in the nodes' order.
+    pub(super) fn laid_out(&self) -> &[u32] {
+        self.rows.get(..self.laid_out as usize).unwrap_or_default()
     }
 
     /// Linked nodes, but for twins, to which no lists of the lowest level lead from the entry.

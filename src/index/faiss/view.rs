@@ -8,6 +8,7 @@ use std::sync::atomic::AtomicBool;
 use super::codes;
 use super::ffi::{self, RawAmong, RawFilter, RawView};
 use super::lineage::Lineage;
+use super::measure::{self, Measuring};
 use super::vectors::Vectors;
 use crate::catalog::Method;
 use crate::index::dial::Dial;
@@ -349,11 +350,18 @@ impl RowView {
         let Some(lineage) = &self.lineage else {
             return Ok(());
         };
+        let linked = lineage.linked();
+        let end = linked.saturating_add(most).min(self.extent);
         let last = self.dial.curve();
-        if let Some(curve) = self.measured(lineage, last.as_deref())? {
-            self.dial.measured(curve);
+        match measure::measuring(linked, lineage.extent(), last.as_deref()) {
+            Some(Measuring::AtOnce(least)) => {
+                if let Some(curve) = self.measured(lineage, last.as_deref(), least)? {
+                    self.dial.measured(curve);
+                }
+            }
+            Some(Measuring::ByTheFew) => self.probe(lineage, linked..end)?,
+            None => {}
         }
-        let end = lineage.linked().saturating_add(most).min(self.extent);
         // Dead rows as well: they are alive in views that may still be held, and those trust `linked` too.
         // SAFETY: `self` is a view of the lineage.
         unsafe { lineage.link(&self.vectors, None, end, &self.spec.options, threads, stop) }

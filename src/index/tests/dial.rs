@@ -4,6 +4,7 @@ use std::borrow::Cow;
 
 use super::*;
 use crate::index::dial::{Dial, Question};
+use crate::index::linker::due;
 
 const ROWS: usize = 12_000;
 const DIM: usize = 24;
@@ -220,6 +221,44 @@ fn a_third_dead_is_rebuilt_when_recall_has_become_dear() {
     assert!(recall >= DEFAULT_RECALL - TOLERANCE, "recall {recall}");
 }
 
+/// Queries that need more than the curve says of any graph do not have one made anew at each third: it would not help them. What
+/// they need because of the dead does.
+#[test]
+fn a_third_dead_is_not_rebuilt_for_queries_that_always_need_more() {
+    let mut clusters = Clusters::new(17, DIM);
+    let rows = std::iter::repeat_with(|| clusters.next()).take(ROWS);
+    let (mut writer, first) = linked(spec(DIM, Metric::L2), rows);
+    let question = |snapshot: &Snapshot| Question {
+        query: vec![0.0; DIM],
+        k: 10,
+        effort: snapshot.candidates(Effort::Recall(DEFAULT_RECALL), 10),
+    };
+    let learn = |snapshot: &Snapshot, missed: f64, until: f64| {
+        let dial = snapshot.view().dial();
+        for _ in 0..1_000 {
+            let took = std::time::Duration::ZERO;
+            snapshot.view().learn(&question(snapshot), missed, took);
+            if dial.correction() >= until {
+                return;
+            }
+        }
+        panic!("a correction of {}", dial.correction());
+    };
+    learn(&first, 0.2, 2.0);
+    let before = first.view().dial().correction();
+    drop(first);
+    for number in 0..ROWS as u64 * 2 / 5 {
+        let dead = RowChange::Delete { key: key(number) };
+        writer.apply(dead).unwrap();
+    }
+    let last = writer.publish(Lsn::new(2));
+    assert!(!due(last.view()), "{before} before any was dead");
+    learn(&last, 0.2, before * 1.2);
+    assert!(!due(last.view()), "a fifth more");
+    learn(&last, 0.9, before * 1.6);
+    assert!(due(last.view()), "much more than before");
+}
+
 /// What curves are measured by: many queries compared with the rows together find what each finds alone, of rows that die and
 /// rows that have copies too.
 #[test]
@@ -267,23 +306,57 @@ fn exact_answers_of_many_are_those_of_each() {
     }
 }
 
-/// Where rows come a few at a time, those that wait say too little of the graph to replace what many have said.
+/// Where rows come a few at a time, those that wait say too little of the graph to replace what many have said, until many have
+/// come.
 #[test]
 fn a_few_rows_replace_no_curve() {
     let mut clusters = Clusters::new(12, DIM);
     let rows = std::iter::repeat_with(|| clusters.next()).take(ROWS);
     let (mut writer, mut last) = linked(spec(DIM, Metric::L2), rows);
     let curve = last.view().dial().curve().unwrap();
-    // Far enough for a last chance to measure.
+    let mut changed_at = None;
+    // Far enough for a last chance to measure, and a commit of twenty for each that would be enough of one each.
     for number in 0..ROWS as u64 / 2 {
         let row = upsert(1_000_000 + number, clusters.next());
         writer.apply(row).unwrap();
         if number % 20 == 19 {
             last = writer.publish(Lsn::new(2 + number));
             wait_until("linking", || last.stats().unlinked == 0);
+            if last.view().dial().curve().unwrap() != curve {
+                changed_at.get_or_insert(last.stats().live);
+            }
         }
     }
-    assert_eq!(last.view().dial().curve().unwrap(), curve);
+    let due = u64::from(curve.linked) * 5 / 4;
+    let changed_at = changed_at.expect("another curve");
+    assert!(changed_at > due + 20 * 20, "due at {due}, at {changed_at}");
+}
+
+/// Where rows of a first curve were few, the next few go on, until they are enough.
+#[test]
+fn a_curve_of_few_rows_is_soon_replaced() {
+    let mut clusters = Clusters::new(16, DIM);
+    let rows = std::iter::repeat_with(|| clusters.next()).take(4_096);
+    let (mut writer, mut last) = linked(spec(DIM, Metric::L2), rows);
+    assert_eq!(last.view().dial().curve(), None);
+    let mut commit = |count: u64, from: u64| {
+        for number in from..from + count {
+            writer.apply(upsert(number, clusters.next())).unwrap();
+        }
+        last = writer.publish(Lsn::new(from));
+        wait_until("linking", || last.stats().unlinked == 0);
+        last.view().dial().curve().unwrap()
+    };
+    let first = commit(20, 5_000);
+    let mut number = 5_020;
+    let mut next = commit(5, number);
+    assert_eq!(next, first, "a few rows and a few more");
+    while next == first {
+        number += 5;
+        assert!(number < 8_000, "no other curve");
+        next = commit(5, number);
+    }
+    assert!(next.linked >= 4_096);
 }
 
 /// Rows that exchange their vectors, again and again, some at a time: to the graph they are what its dead nodes are, and finding

@@ -523,7 +523,7 @@ fn marked_rows_are_compared_with_what_is_nearest_found() {
 }
 
 /// Hundreds of rows that codes cannot tell apart, all as near as the last of the answer: they are compared by their vectors, and
-/// the others are not.
+/// the others are not; nor is any compared by its code twice, but for those that tell beforehand how near the nearest are.
 #[test]
 fn only_what_codes_cannot_tell_apart_is_compared_by_vectors() {
     const ROWS: usize = 9_000;
@@ -555,5 +555,5 @@ fn only_what_codes_cannot_tell_apart_is_compared_by_vectors() {
     let (expected, _) = snapshot.view().scan(&query, 13).unwrap();
     let distances = |ranked: &[(u32, f32)]| ranked.iter().map(|row| row.1).collect::<Vec<_>>();
     assert_eq!(distances(&ranked), distances(&expected));
-    assert!(computed < 5 * ROWS as u64 / 2, "{computed}");
+    assert!(computed < 5 * ROWS as u64 / 4, "{computed}");
 }

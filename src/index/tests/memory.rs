@@ -49,6 +49,36 @@ fn every_part_is_counted_and_given_back() {
 }
 
 #[test]
+fn a_layout_is_counted_while_it_lasts() {
+    let memory = Memory::limited(64 << 20);
+    let mut random = Random(15);
+    let writer = Writer::within(spec(DIM, Metric::L2), &memory).unwrap();
+    let rows = 5_000_u64;
+    let changes = (0..rows).map(|number| upsert(number, random.vector(DIM)));
+    let (_writer, snapshot) = linked_with(writer, changes);
+    let held = || snapshot.stats().memory;
+    let before = held();
+    let more = |part| held().of(part) - before.of(part);
+    let mut layout = snapshot.view().lay_out().unwrap().unwrap();
+    while !layout.go_on(100).unwrap() {}
+    // Codes a second time, and 4 bytes a row that say where they lie; what nodes are sorted by.
+    assert!(more(Part::Codes) >= rows * (64 + 16 + 4));
+    assert!(more(Part::Graph) >= rows * 10);
+    let laid_out = layout.finish().unwrap();
+    assert!(more(Part::Graph) >= rows * (2 * 16 * 4 + 12));
+    assert_eq!(memory.used(), held().total());
+    drop(laid_out);
+    assert_eq!(held(), before);
+
+    let other = Charge::new(Account::new(Arc::clone(&memory)), Part::Vectors);
+    let room = usize::try_from(memory.room()).unwrap();
+    other.grow_to(room - 100 * 1024).unwrap();
+    let refused = snapshot.view().lay_out();
+    assert!(matches!(refused, Err(IndexError::Memory { .. })));
+    assert_eq!(held(), before);
+}
+
+#[test]
 fn at_the_bound_an_index_refuses_rows_and_stays_as_it_was() {
     let memory = Memory::limited(4 << 20);
     let mut random = Random(6);

@@ -13,6 +13,7 @@ mod own;
 mod recall;
 mod storage;
 mod stored;
+mod trickle;
 
 use std::sync::Arc;
 

@@ -1,6 +1,7 @@
 //! An index written down and loaded again: it searches as before, goes on, and never takes in what cannot be.
 
 use super::*;
+use crate::catalog::Storage;
 
 fn delete(number: u64) -> RowChange {
     RowChange::Delete { key: key(number) }
@@ -280,4 +281,108 @@ fn what_cannot_have_been_stored_is_refused() {
     changed.sort_unstable();
     let free = [0, 1, 2, 4, 5, 6].map(Place::Row);
     assert_eq!(changed, free);
+}
+
+/// An index most of whose codes were laid out, with rows that came after that, and dead ones among all.
+fn laid_out(spec: IndexSpec) -> (Writer, Arc<Snapshot>) {
+    let mut next = clusters(spec, 21);
+    let (mut writer, mut snapshot) = linked(spec, (0..6000).map(|_| next()));
+    let mut lsn = 1;
+    wait_until("a layout", || {
+        lsn += 1;
+        snapshot = writer.publish(Lsn::new(lsn));
+        !snapshot.stats().scattered && snapshot.stats().unlinked == 0
+    });
+    for number in (0..6600).step_by(5) {
+        let change = if number % 2 == 0 && number < 6000 {
+            delete(number)
+        } else {
+            set(number, Vector::from_words(spec.form(), next()).unwrap())
+        };
+        writer.apply(change).unwrap();
+    }
+    let snapshot = writer.publish(Lsn::new(lsn + 1));
+    wait_until("linking", || snapshot.stats().unlinked == 0);
+    (writer, snapshot)
+}
+
+#[test]
+fn what_was_laid_out_is_loaded_as_it_lay() {
+    for storage in [Storage::F32, Storage::I8] {
+        let mut spec = spec(24, Metric::L2);
+        spec.options.storage = storage;
+        let (_writer, snapshot) = laid_out(spec);
+        let stored = store(&snapshot);
+        let graph = GraphImage::read(stored.graph.as_ref().unwrap(), &spec).unwrap();
+        let mut writer = load(spec, &stored, Some(&graph));
+        let loaded = writer.publish(Lsn::new(1));
+        let stats = loaded.stats();
+        assert!(!stats.scattered, "it would be laid out again");
+        assert_eq!(stats.unlinked, 0);
+        assert_eq!(stats.live, snapshot.stats().live);
+        let (mut queries, mut same) = (clusters(spec, 22), 0);
+        for _ in 0..200 {
+            let query = Vector::new(queries()).unwrap();
+            let before = snapshot.search(&query, 10, 64).unwrap();
+            let after = loaded.search(&query, 10, 64).unwrap();
+            let walk = |found: &Found| (found.neighbors.clone(), found.distances);
+            same += usize::from(walk(&before) == walk(&after));
+        }
+        // Where codes are all there is, they are read and coded again: in the last bits of a scale they may differ.
+        let least = if storage == Storage::I8 { 180 } else { 200 };
+        assert!(
+            same >= least,
+            "{storage:?}: {same} of 200 walks are the same"
+        );
+        assert_eq!(store(&loaded).graph, stored.graph, "{storage:?}");
+        // Rows go on coming, to ids and places that were in use and to others.
+        for number in 0..3000 {
+            writer.apply(upsert(number * 3, queries())).unwrap();
+        }
+        let snapshot = writer.publish(Lsn::new(2));
+        wait_until("linking", || snapshot.stats().unlinked == 0);
+        let queries: Vec<_> = (0..100).map(|_| queries()).collect();
+        let recall = recall(&snapshot, &queries, 10, 100);
+        assert!(recall > 0.95, "{storage:?}: {recall}");
+    }
+}
+
+#[test]
+fn a_layout_that_cannot_be_is_refused_and_one_that_does_not_fit_does_no_harm() {
+    let spec = spec(24, Metric::L2);
+    let (_writer, snapshot) = laid_out(spec);
+    let stored = store(&snapshot);
+    let bytes = stored.graph.as_ref().unwrap();
+    /// Behind the magic and six other numbers.
+    const LAID_OUT: usize = 8 + 6 * 4;
+    let with = |laid_out: u32| {
+        let mut bytes = bytes.clone();
+        bytes[LAID_OUT..LAID_OUT + 4].copy_from_slice(&laid_out.to_le_bytes());
+        GraphImage::read(&bytes, &spec)
+    };
+    let graph = GraphImage::read(bytes, &spec).unwrap();
+    assert!(with(graph.nodes()).is_ok());
+    assert!(with(graph.nodes() + 1).is_err());
+    // A row is there that was dead: the graph is not taken, and rows lie where it said.
+    let mut loader = Loader::new(spec, Some(&graph)).unwrap();
+    let there: Vec<Place> = stored.rows.iter().map(|(place, ..)| *place).collect();
+    let dead = (0..).map(Place::Row).find(|place| !there.contains(place));
+    let again = (dead.unwrap(), vec![7; 9], stored.rows[0].2.clone());
+    for (place, key, vector) in stored.rows.iter().chain([&again]) {
+        let vector = Ok(Vector::new(vector.clone()).unwrap());
+        loader
+            .row(*place, &RowKey::from_encoded(key), &vector, &[])
+            .unwrap();
+    }
+    assert!(loader.adopt(&graph).is_err());
+    let mut writer = loader.finish();
+    let loaded = writer.publish(Lsn::new(1));
+    wait_until("linking", || loaded.stats().unlinked == 0);
+    for (_, key, vector) in stored.rows.iter().step_by(20) {
+        let query = Vector::new(vector.clone()).unwrap();
+        let found = loaded.search(&query, 10, 64).unwrap().neighbors;
+        assert_eq!(found.len(), 10);
+        let nearest = found.iter().map(|n| loaded.key(n.row).unwrap());
+        assert!(nearest.into_iter().any(|found| found == key), "{found:?}");
+    }
 }

@@ -5,7 +5,8 @@ use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use super::one::{needs, rename};
+use super::definition::rename;
+use super::one::needs;
 use crate::catalog::{IndexDefinition, IndexId, RowKey};
 use crate::index::{IndexError, Outcome, RowChange, Writer};
 use crate::ingest::mending::{MAX_LACKING, Watch};
