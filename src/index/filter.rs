@@ -10,30 +10,30 @@ pub struct Filter {
     conditions: Vec<Condition>,
 }
 
-/// A column's value, or something in it, lies in one of these ranges, both ends included. NULL lies in none.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Condition {
-    column: usize,
-    /// In order, apart, none empty.
-    ranges: Vec<(Ordinal, Ordinal)>,
-}
+/// One of these holds: a column's value, or something in it, lies in one of these ranges, both ends included, in order, apart,
+/// none empty. NULL lies in none. A column is there once.
+type Condition = Vec<(usize, Vec<(Ordinal, Ordinal)>)>;
 
 impl Filter {
     /// Adds a condition: INCLUDE column `column`, from 0, lies in one of the ranges.
-    pub fn add(&mut self, column: usize, mut ranges: Vec<(Ordinal, Ordinal)>) {
-        ranges.retain(|(low, high)| low <= high);
-        ranges.sort_unstable();
-        let mut apart: Vec<(Ordinal, Ordinal)> = Vec::with_capacity(ranges.len());
-        for (low, high) in ranges {
-            match apart.last_mut() {
-                Some((_, last)) if low <= *last => *last = high.max(*last),
-                Some(_) | None => apart.push((low, high)),
+    pub fn add(&mut self, column: usize, ranges: Vec<(Ordinal, Ordinal)>) {
+        self.add_any(vec![(column, ranges)]);
+    }
+
+    /// Adds a condition: some of these columns lies in one of its ranges.
+    pub fn add_any(&mut self, mut columns: Vec<(usize, Vec<(Ordinal, Ordinal)>)>) {
+        columns.sort_by_key(|(column, _)| *column);
+        let mut condition = Condition::with_capacity(columns.len());
+        for (column, ranges) in columns {
+            match condition.last_mut() {
+                Some((last, all)) if *last == column => all.extend(ranges),
+                Some(_) | None => condition.push((column, ranges)),
             }
         }
-        self.conditions.push(Condition {
-            column,
-            ranges: apart,
-        });
+        for (_, ranges) in &mut condition {
+            *ranges = apart(std::mem::take(ranges));
+        }
+        self.conditions.push(condition);
     }
 
     /// Whether it has no condition: every row meets it.
@@ -46,16 +46,33 @@ impl Filter {
     #[cfg(test)]
     pub(crate) fn allows(&self, ordinal: impl Fn(usize) -> Ordinal) -> bool {
         self.conditions.iter().all(|condition| {
-            let own = ordinal(condition.column);
-            let mut ranges = condition.ranges.iter();
-            ranges.any(|(low, high)| (*low..=*high).contains(&own))
+            condition.iter().any(|(column, ranges)| {
+                let own = ordinal(*column);
+                ranges
+                    .iter()
+                    .any(|(low, high)| (*low..=*high).contains(&own))
+            })
         })
     }
 
     /// The columns with a condition.
     pub fn columns(&self) -> impl Iterator<Item = usize> + '_ {
-        self.conditions.iter().map(|condition| condition.column)
+        self.conditions.iter().flatten().map(|(column, _)| *column)
     }
+}
+
+/// The same ranges in order, apart, none empty.
+fn apart(mut ranges: Vec<(Ordinal, Ordinal)>) -> Vec<(Ordinal, Ordinal)> {
+    ranges.retain(|(low, high)| low <= high);
+    ranges.sort_unstable();
+    let mut apart: Vec<(Ordinal, Ordinal)> = Vec::with_capacity(ranges.len());
+    for (low, high) in ranges {
+        match apart.last_mut() {
+            Some((_, last)) if low <= *last => *last = high.max(*last),
+            Some(_) | None => apart.push((low, high)),
+        }
+    }
+    apart
 }
 
 /// Bits of a word of a bitmap.
@@ -65,11 +82,59 @@ const WORDS_A_ROW: usize = 16;
 /// Entries of the rarest condition that are looked at to see how many meet the others too.
 const SAMPLE: usize = 64;
 
+/// A condition on the rows of one snapshot: one of these columns lies in its ranges.
+#[derive(Debug)]
+struct Test<'a>(Vec<(&'a Column, &'a [(Ordinal, Ordinal)])>);
+
+impl<'a> Test<'a> {
+    /// `None` when nothing can be told of one of the columns.
+    fn new(condition: &'a Condition, attributes: &'a Attributes) -> Option<Self> {
+        let columns = condition.iter().map(|(column, ranges)| {
+            let column = attributes.column(*column)?;
+            Some((column, ranges.as_slice()))
+        });
+        columns.collect::<Option<_>>().map(Self)
+    }
+
+    /// Entries that name its rows: at least as many as rows.
+    fn count(&self) -> usize {
+        let columns = self.0.iter();
+        columns.map(|(column, ranges)| column.count(ranges)).sum()
+    }
+
+    /// Every row that meets it, others, and some twice.
+    fn rows(&self) -> impl Iterator<Item = u32> {
+        let columns = self.0.iter();
+        columns.flat_map(|(column, ranges)| column.rows(ranges))
+    }
+
+    fn is_met(&self, row: u32) -> bool {
+        let mut columns = self.0.iter();
+        columns.any(|(column, ranges)| column.is_in(row, ranges))
+    }
+
+    /// Of a bitmap of rows, leaves those that meet it.
+    fn retain(&self, marks: &mut [u64]) {
+        if let [(column, ranges)] = self.0.as_slice() {
+            return column.retain(ranges, marks);
+        }
+        let mut met = vec![0; marks.len()];
+        for (column, ranges) in &self.0 {
+            let mut of_column = marks.to_vec();
+            column.retain(ranges, &mut of_column);
+            for (met, own) in met.iter_mut().zip(of_column) {
+                *met |= own;
+            }
+        }
+        marks.copy_from_slice(&met);
+    }
+}
+
 /// A filter on the rows of one snapshot. The rarest condition is the first.
 #[derive(Debug)]
 pub(super) struct Matcher<'a> {
     live: &'a Bitmap,
-    tests: Vec<(&'a Column, &'a [(Ordinal, Ordinal)])>,
+    tests: Vec<Test<'a>>,
     /// Entries of the first condition.
     entries: usize,
 }
@@ -81,14 +146,10 @@ impl<'a> Matcher<'a> {
         attributes: &'a Attributes,
         live: &'a Bitmap,
     ) -> Option<Self> {
-        let mut tests: Vec<_> = filter
-            .conditions
-            .iter()
-            .filter_map(|condition| {
-                let column = attributes.column(condition.column)?;
-                let ranges = condition.ranges.as_slice();
-                Some((column.count(ranges), (column, ranges)))
-            })
+        let conditions = filter.conditions.iter();
+        let mut tests: Vec<_> = conditions
+            .filter_map(|condition| Test::new(condition, attributes))
+            .map(|test| (test.count(), test))
             .collect();
         tests.sort_by_key(|(count, _)| *count);
         let entries = tests.first()?.0;
@@ -104,22 +165,23 @@ impl<'a> Matcher<'a> {
         self.entries
     }
 
-    /// How many rows are gone through, condition by condition, to name those that meet it, if that is how it is done.
+    /// How many rows are gone through, column by column, to name those that meet it, if that is how it is done.
     pub(super) fn swept(&self) -> Option<usize> {
-        let (column, ranges) = self.tests.first()?;
         let rows = self.live.pages().len() * super::pages::PAGE_WORDS * WORD;
-        let swept = column.is_swept(ranges, self.entries, rows);
-        swept.then(|| rows * self.tests.len())
+        let columns = &self.tests.first()?.0;
+        let mut each = columns.iter();
+        let swept = each.all(|(column, ranges)| column.is_swept(ranges, self.entries, rows));
+        swept.then(|| rows * self.tests.iter().map(|test| test.0.len()).sum::<usize>())
     }
 
     /// About how many rows meet it.
     pub(super) fn estimate(&self) -> usize {
-        let Some((column, ranges)) = self.tests.first() else {
+        let Some(rarest) = self.tests.first() else {
             return 0;
         };
         let step = (self.entries / SAMPLE).max(1);
         let (mut seen, mut met) = (0, 0);
-        for row in column.rows(ranges).step_by(step) {
+        for row in rarest.rows().step_by(step) {
             seen += 1;
             met += usize::from(self.is_met(row));
         }
@@ -134,17 +196,15 @@ impl<'a> Matcher<'a> {
 
     /// Whether a live row meets the filter.
     pub(super) fn allows(&self, row: u32) -> bool {
-        self.tests
-            .iter()
-            .all(|(column, ranges)| column.is_in(row, ranges))
+        self.tests.iter().all(|test| test.is_met(row))
     }
 
     /// Every live row that meets the filter.
     pub(super) fn rows(&self) -> RowSet {
-        let Some((column, ranges)) = self.tests.first() else {
+        let Some(rarest) = self.tests.first() else {
             return RowSet::Listed(Vec::new());
         };
-        let named = column.rows(ranges);
+        let named = rarest.rows();
         let words = self.live.pages().len() * super::pages::PAGE_WORDS;
         if self.entries * WORDS_A_ROW < words {
             let mut rows: Vec<u32> = named.filter(|row| self.is_met(*row)).collect();
@@ -168,8 +228,8 @@ impl<'a> Matcher<'a> {
                 *mark &= live;
             }
         }
-        for (column, ranges) in &self.tests {
-            column.retain(ranges, &mut marks);
+        for test in &self.tests {
+            test.retain(&mut marks);
         }
         RowSet::Marked(marks)
     }

@@ -1,7 +1,7 @@
 //! A query and a filter → the nearest rows that meet it: all that meet it compared one by one where they are few, else a
 //! walk through the graph that keeps only them. Never fewer than asked for while that many meet the filter.
 
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use super::IndexError;
 use super::faiss::Pace;
@@ -42,11 +42,12 @@ pub struct FilterCost {
 pub(super) struct Filtered<'a> {
     snapshot: &'a Snapshot,
     matcher: Matcher<'a>,
+    filter: &'a Filter,
     k: usize,
     ef: usize,
     approach: Approach,
     /// All rows that meet the filter, once they were wanted.
-    rows: OnceLock<RowSet>,
+    rows: OnceLock<Arc<RowSet>>,
 }
 
 impl<'a> Filtered<'a> {
@@ -59,12 +60,17 @@ impl<'a> Filtered<'a> {
     ) -> Option<Self> {
         let matcher = Matcher::new(filter, snapshot.attributes(), snapshot.view().live())?;
         let ef = snapshot.candidates(effort, k).max(k);
+        let mut approach = snapshot.approach(&matcher, k, ef);
+        if approach.walk.is_some() && snapshot.tried().does_without(filter) {
+            approach.walk = None;
+        }
         Some(Self {
             snapshot,
+            matcher,
+            filter,
             k,
             ef,
-            approach: snapshot.approach(&matcher, k, ef),
-            matcher,
+            approach,
             rows: OnceLock::new(),
         })
     }
@@ -72,16 +78,19 @@ impl<'a> Filtered<'a> {
     /// As [`Snapshot::search_filtered`].
     pub(super) fn search(&self, query: &Vector) -> Result<Found, IndexError> {
         let (view, query, k) = (self.snapshot.view(), query.as_slice(), self.k);
+        let tried = self.snapshot.tried();
         let mut wasted = 0;
         if let Some(pace) = self.approach.walk {
             let allowed = |row| self.matcher.allows(row);
             let (rows, distances) = view.search_allowed(query, k, self.ef, pace, &allowed)?;
+            tried.walked(self.filter, rows.len() < k);
             if rows.len() >= k {
                 return Ok(Found::of((rows, distances), false));
             }
             wasted = distances;
         }
-        let rows = self.rows.get_or_init(|| self.matcher.rows());
+        let name = || tried.rows(self.filter, || self.matcher.rows());
+        let rows = self.rows.get_or_init(name);
         let (ranked, distances) = view.search_among(query, k, rows)?;
         let exhausted = ranked.len() == rows.len();
         Ok(Found::of((ranked, distances + wasted), exhausted))
@@ -122,7 +131,7 @@ impl Snapshot {
         let approach = self.approach(&matcher, k, self.candidates(effort, k));
         Some(FilterCost {
             rows: approach.rows,
-            exact: approach.walk.is_none(),
+            exact: approach.walk.is_none() || self.tried().starves(filter),
         })
     }
 

@@ -14,6 +14,7 @@
 //! tokens.rs    an array, a jsonb document → the ordinals of what is in it;  json.rs  reads JSON
 //! attributes.rs  ordinals by row (values.rs), and rows by ordinal
 //! filter.rs    conditions → which rows may meet them;  filtered.rs  a search among those
+//! tried.rs     filters searched with of late → their rows, and whether to walk among them
 //! many.rs      many queries at once, on every core
 //! dial.rs      a wanted recall → how many candidates a search weighs
 //! samples.rs   what rows tell of the graph before they are linked, a few at a time → a curve
@@ -39,7 +40,8 @@
 //!   graph.cpp          FAISS's HNSW structure, linked while it is searched;  nodes.cpp  its room, copies, what is stored
 //!   lists.rs lists.cpp  FAISS's own indexes, added to while they are searched
 //!   ranges.cpp         ordinals of rows → which lie in a range
-//!   search.cpp         the walk, the scan of what is not linked, exact comparison
+//!   search.cpp         the walk, the scan of what is not linked;  among.cpp  rows that meet a filter, all compared
+//!   rank.cpp rank.h    candidates by codes → the nearest by vectors
 //! ```
 //!
 //! A row's life: `Writer::apply` stores its vector under a new row id, encodes it, and points its key there. `publish`
@@ -69,6 +71,7 @@ mod snapshot;
 #[cfg(test)]
 mod tests;
 mod tokens;
+mod tried;
 mod values;
 pub mod view;
 mod writer;

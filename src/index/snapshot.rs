@@ -8,6 +8,7 @@ use super::faiss::{GraphSource, Ranked, RowView};
 use super::keys::Place;
 use super::memory::MemoryParts;
 use super::pages::Records;
+use super::tried::Tried;
 use super::{DialStats, IndexError, IndexSpec, record};
 use crate::catalog::Method;
 use crate::lsn::Lsn;
@@ -105,6 +106,7 @@ pub struct Snapshot {
     attributes: Attributes,
     left_out: u64,
     settled: AtomicBool,
+    tried: Tried,
 }
 
 impl Snapshot {
@@ -115,6 +117,7 @@ impl Snapshot {
         records: Records,
         attributes: Attributes,
         left_out: u64,
+        tried: Tried,
     ) -> Self {
         Self {
             spec,
@@ -124,6 +127,7 @@ impl Snapshot {
             attributes,
             left_out,
             settled: AtomicBool::new(false),
+            tried,
         }
     }
 
@@ -259,6 +263,11 @@ impl Snapshot {
     /// What filters compare.
     pub(super) fn attributes(&self) -> &Attributes {
         &self.attributes
+    }
+
+    /// What searches with filters found out.
+    pub(super) fn tried(&self) -> &Tried {
+        &self.tried
     }
 
     /// The graph as far as it is linked, to be stored; `None` when there is none yet.

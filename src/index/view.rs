@@ -2,7 +2,7 @@
 //! Immutable; a change is a new view.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use crate::catalog::{IndexDefinition, IndexId};
 use crate::index::{Memory, Snapshot};
@@ -100,6 +100,8 @@ pub struct View {
     pub behind_since: Option<SystemTime>,
     /// The catalogue was read once: `indexes` are all of them.
     pub complete: bool,
+    /// When the newest reading of the catalogue was begun that `indexes` come of.
+    pub catalogue_read: Option<Instant>,
     /// What all indexes hold in memory, as of now; absent until something is followed.
     pub memory: Option<Arc<Memory>>,
     /// By id. Ready or not.

@@ -11,6 +11,7 @@ use super::linker::Linker;
 use super::loader::Changed;
 use super::memory::{Account, Memory, Part};
 use super::pages::Records;
+use super::tried::Tried;
 use super::{IndexError, IndexSpec, Snapshot, record};
 use crate::catalog::{FilterKind, IndexOptions, Method, RowKey};
 use crate::lsn::Lsn;
@@ -104,6 +105,7 @@ pub struct Writer {
     pub(super) records: Records,
     pub(super) attributes: Attributes,
     pub(super) left_out: LeftOutRows,
+    pub(super) tried: Tried,
     pub(super) keys: KeyMap,
     /// Places written since the last [`take_changed`](Self::take_changed).
     changed: Changed,
@@ -152,6 +154,7 @@ impl Writer {
             records: Records::default(),
             attributes: Attributes::default(),
             left_out: LeftOutRows::default(),
+            tried: Tried::default(),
             keys: KeyMap::default(),
             changed: Changed::default(),
             linker: None,
@@ -427,6 +430,7 @@ impl Writer {
             self.records.clone(),
             self.attributes.clone(),
             self.left_out.len(),
+            self.tried.next(),
         ));
         if self.linker.is_none() && snapshot.view().nodes() >= LINKER_FROM {
             let started = Linker::start(Arc::clone(snapshot.view().dial()));

@@ -51,6 +51,8 @@ pub(crate) struct Applier {
     shown: Lsn,
     /// The catalogue was read once.
     complete: bool,
+    /// When the reading of the catalogue was begun that was taken last.
+    catalogue_read: Option<Instant>,
     /// Whom the copy under way waits for.
     copy_waits: Option<String>,
     /// Transactions that a reading of the catalogue waits for, each with the number of its request.
@@ -85,6 +87,7 @@ impl Applier {
             slot: None,
             shown: Lsn::ZERO,
             complete: false,
+            catalogue_read: None,
             copy_waits: None,
             unanswered: Vec::new(),
             requests: 0,
@@ -228,7 +231,12 @@ impl Applier {
                 self.streaming = streaming;
                 self.error = error;
             }
-            Control::Catalogue { request, entries } => {
+            Control::Catalogue {
+                request,
+                began,
+                entries,
+            } => {
+                self.catalogue_read = Some(began);
                 self.unanswered.retain(|(number, _)| *number > request);
                 self.catalogue_error = None;
                 self.complete = true;
@@ -361,6 +369,7 @@ impl Applier {
             slot: self.slot.clone(),
             behind_since,
             complete: self.complete,
+            catalogue_read: self.catalogue_read,
             memory: Some(Arc::clone(&self.indexes.memory)),
             indexes,
         }));

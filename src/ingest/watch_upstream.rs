@@ -2,7 +2,7 @@
 //! what the catalogue shows to be amiss, mended. Never interprets what it reads.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, watch};
 use tokio_postgres::Config;
@@ -51,6 +51,7 @@ impl Watcher {
         let mut stop = self.stop.clone();
         loop {
             let request = self.requests.borrow_and_update().clone();
+            let began = Instant::now();
             let read = tokio::select! {
                 biased;
                 () = stopped(&mut stop) => return,
@@ -60,7 +61,12 @@ impl Watcher {
             let told = match read {
                 Ok(entries) => {
                     let request = request.number;
-                    self.tell(Control::Catalogue { request, entries }).await
+                    let told = Control::Catalogue {
+                        request,
+                        began,
+                        entries,
+                    };
+                    self.tell(told).await
                 }
                 Err(error) => {
                     session = None;
@@ -113,6 +119,7 @@ impl Watcher {
         if state.is_some_and(|state| NOT_INSTALLED.contains(&state)) {
             let none = Control::Catalogue {
                 request: 0,
+                began: Instant::now(),
                 entries: Vec::new(),
             };
             self.tell(none).await?;

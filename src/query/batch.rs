@@ -11,10 +11,11 @@ use pg_query::protobuf::{
 };
 
 use super::expression::{self, QueryStep};
-use super::knn::{KnnQuery, column_ref};
+use super::knn::KnnQuery;
 use super::operand::{self, QueryCast, QueryVector};
 use super::parse::Token;
 use super::splice::Lateral;
+use super::tables::column_ref;
 use super::{RelayReason, parse};
 use crate::catalog::quoted_identifier;
 use crate::vector::VectorType;

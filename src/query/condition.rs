@@ -1,24 +1,26 @@
 //! A WHERE clause → those of its conditions that compare a column with constants, in a form that an index may use.
 //! What is not recognised is left out: PostgreSQL applies the whole clause to every row that an index proposes.
 
-use pg_query::protobuf::a_const::Val;
-use pg_query::protobuf::node::Node as Tree;
-use pg_query::protobuf::{
-    AExpr, AExprKind, BoolExprType, BoolTestType, Node, NullTestType, RangeVar, TypeCast, TypeName,
-};
+mod constants;
 
-use super::knn::{column_of, column_ref};
+use pg_query::protobuf::node::Node as Tree;
+use pg_query::protobuf::{AExpr, AExprKind, BoolExprType, BoolTestType, Node, NullTestType};
+
 use super::parse;
+use super::tables::{Searched, column_ref};
 use crate::catalog::{Comparison, FilterKind, ValueKind};
+use constants::{bounds, cast_to, items, operand, several};
 
 /// Most steps into a document.
 const MAX_STEPS: usize = 32;
-/// Most conditions that are used.
-const MAX_CONDITIONS: usize = 32;
+/// Most groups of conditions that are used.
+const MAX_GROUPS: usize = 32;
+/// Most conditions that one group has: each is compared with the rows on its own.
+const MAX_ALTERNATIVES: usize = 64;
 /// Most values of an IN list that is used: each is looked up on its own.
 pub const MAX_VALUES: usize = 1_000;
 
-/// A condition that every row of the answer meets.
+/// A condition on a column.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Condition {
     /// The column's name.
@@ -42,8 +44,9 @@ pub enum Step {
     Many(Operand),
 }
 
-/// What holds for a column's value, or what is somewhere in it; of these only [`IsNot`](Self::IsNot) and
-/// [`Null`](Self::Null) hold for NULL, and nothing compared with NULL holds.
+/// What holds for a column's value, or what is somewhere in it; of these only [`IsNot`](Self::IsNot),
+/// [`Null`](Self::Null), [`Distinct`](Self::Distinct) and [`NotDistinct`](Self::NotDistinct) hold for NULL, and only the latter two
+/// say something of NULL when compared with it; any other comparison with it holds for nothing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Test {
     /// `column <operator> operand`
@@ -56,6 +59,10 @@ pub enum Test {
     Any(Operand),
     /// `column <> operand`
     Differs(Operand),
+    /// `column IS DISTINCT FROM operand`
+    Distinct(Operand),
+    /// `column IS NOT DISTINCT FROM operand`
+    NotDistinct(Operand),
     /// `column NOT BETWEEN operand AND operand`
     Outside(Operand, Operand),
     /// `column NOT IN (operand, …)`
@@ -115,33 +122,54 @@ pub enum OperandValue {
     Parameter(u16),
 }
 
-/// The recognised conditions among those that the clause connects by AND.
-pub(super) fn conditions(clause: Option<&Node>, table: &RangeVar) -> Vec<Condition> {
-    let mut found = Vec::new();
-    if let Some(clause) = clause {
-        collect(clause, true, table, &mut found);
-    }
-    found.truncate(MAX_CONDITIONS);
+/// What is recognised of a clause: of each group every row of the answer meets one condition at least.
+pub(super) fn conditions(clause: Option<&Node>, table: Searched<'_>) -> Vec<Vec<Condition>> {
+    let mut found = clause.map_or_else(Vec::new, |clause| groups(clause, true, table));
+    found.truncate(MAX_GROUPS);
     found
 }
 
-/// Collects what must be `wanted`: true, or false. What is NULL is neither, under NOT as without it.
-fn collect(node: &Node, wanted: bool, table: &RangeVar, found: &mut Vec<Condition>) {
-    if let Some(Tree::BoolExpr(operation)) = &node.node {
-        let wanted = match BoolExprType::try_from(operation.boolop) {
-            Ok(BoolExprType::AndExpr) if wanted => true,
-            Ok(BoolExprType::OrExpr) if !wanted => false,
-            Ok(BoolExprType::NotExpr) => !wanted,
-            Ok(BoolExprType::AndExpr | BoolExprType::OrExpr | BoolExprType::Undefined) | Err(_) => {
-                return;
-            }
-        };
-        for part in &operation.args {
-            collect(part, wanted, table, found);
+/// What follows from an expression's being as `wanted`: true, or false. What is NULL is neither, under NOT as without it.
+fn groups(node: &Node, wanted: bool, table: Searched<'_>) -> Vec<Vec<Condition>> {
+    let Some(Tree::BoolExpr(operation)) = &node.node else {
+        let condition = condition(node, wanted, table);
+        return condition.into_iter().map(|one| vec![one]).collect();
+    };
+    let parts = |wanted| {
+        let parts = operation.args.iter();
+        parts.map(move |part| groups(part, wanted, table))
+    };
+    match (BoolExprType::try_from(operation.boolop), wanted) {
+        (Ok(BoolExprType::NotExpr), _) => parts(!wanted).flatten().collect(),
+        (Ok(BoolExprType::AndExpr), true) | (Ok(BoolExprType::OrExpr), false) => {
+            parts(wanted).flatten().collect()
         }
-    } else {
-        found.extend(condition(node, wanted, table));
+        (Ok(BoolExprType::AndExpr), false) | (Ok(BoolExprType::OrExpr), true) => {
+            one_of(parts(wanted))
+        }
+        (Ok(BoolExprType::Undefined) | Err(_), _) => Vec::new(),
     }
+}
+
+/// What follows where one of several expressions is as wanted, of each of which its groups follow: a group of each together, in
+/// every way to choose them. Nothing, if of one of them nothing does.
+fn one_of(parts: impl Iterator<Item = Vec<Vec<Condition>>>) -> Vec<Vec<Condition>> {
+    let mut all: Vec<Vec<Condition>> = vec![Vec::new()];
+    for mut part in parts {
+        if all.len().saturating_mul(part.len()) > MAX_GROUPS {
+            part.truncate(1);
+        }
+        let together = all.iter().flat_map(|before| {
+            let groups = part.iter();
+            groups.map(|group| before.iter().chain(group).cloned().collect())
+        });
+        all = together.collect();
+        all.retain(|group: &Vec<Condition>| group.len() <= MAX_ALTERNATIVES);
+        if all.is_empty() {
+            break;
+        }
+    }
+    all
 }
 
 /// What a condition is about.
@@ -165,7 +193,7 @@ impl Subject<'_> {
 }
 
 /// A column, or a part of a document in one.
-fn subject<'a>(node: &'a Node, table: &'a RangeVar) -> Option<Subject<'a>> {
+fn subject<'a>(node: &'a Node, table: Searched<'a>) -> Option<Subject<'a>> {
     if let Some(column) = column(node, table) {
         return Some(Subject {
             column,
@@ -209,7 +237,7 @@ fn subject<'a>(node: &'a Node, table: &'a RangeVar) -> Option<Subject<'a>> {
     clippy::wildcard_enum_match_arm,
     reason = "what is not named here is not recognised"
 )]
-fn condition(node: &Node, wanted: bool, table: &RangeVar) -> Option<Condition> {
+fn condition(node: &Node, wanted: bool, table: Searched<'_>) -> Option<Condition> {
     match node.node.as_ref()? {
         Tree::ColumnRef(_) | Tree::TypeCast(_) => {
             Some(subject(node, table)?.meets(Test::Is(wanted)))
@@ -263,6 +291,8 @@ fn opposite(test: Test) -> Option<Test> {
             Comparison::AtLeast => Test::Compare(Comparison::Less, operand),
         },
         Test::Differs(operand) => Test::Compare(Comparison::Equal, operand),
+        Test::Distinct(operand) => Test::NotDistinct(operand),
+        Test::NotDistinct(operand) => Test::Distinct(operand),
         Test::Between(low, high) => Test::Outside(low, high),
         Test::Outside(low, high) => Test::Between(low, high),
         Test::In(operands) => Test::NotIn(operands),
@@ -288,7 +318,7 @@ fn operator(expression: &AExpr) -> Option<&str> {
     }
 }
 
-fn comparison(expression: &AExpr, table: &RangeVar) -> Option<Condition> {
+fn comparison(expression: &AExpr, table: Searched<'_>) -> Option<Condition> {
     let (left, right) = (expression.lexpr.as_deref()?, expression.rexpr.as_deref()?);
     let operator = operator(expression)?;
     let of = |node| subject(node, table);
@@ -326,10 +356,18 @@ fn comparison(expression: &AExpr, table: &RangeVar) -> Option<Condition> {
                 Some(of(right)?.meets(test))
             }
         },
+        AExprKind::AexprDistinct if operator == "=" => {
+            let (subject, other) = either(left, right, table)?;
+            Some(subject.meets(Test::Distinct(operand(other)?)))
+        }
+        AExprKind::AexprNotDistinct if operator == "=" => {
+            let (subject, other) = either(left, right, table)?;
+            Some(subject.meets(Test::NotDistinct(operand(other)?)))
+        }
         AExprKind::Undefined
-        | AExprKind::AexprOpAll
         | AExprKind::AexprDistinct
         | AExprKind::AexprNotDistinct
+        | AExprKind::AexprOpAll
         | AExprKind::AexprNullif
         | AExprKind::AexprLike
         | AExprKind::AexprIlike
@@ -339,13 +377,27 @@ fn comparison(expression: &AExpr, table: &RangeVar) -> Option<Condition> {
     }
 }
 
-/// `left <operator> right`
-fn by_operator(operator: &str, left: &Node, right: &Node, table: &RangeVar) -> Option<Condition> {
-    let of = |node| subject(node, table);
-    let either = || match of(left) {
+/// Which of two sides is about a column, and the other one.
+fn either<'a>(
+    left: &'a Node,
+    right: &'a Node,
+    table: Searched<'a>,
+) -> Option<(Subject<'a>, &'a Node)> {
+    match subject(left, table) {
         Some(left) => Some((left, right)),
-        None => Some((of(right)?, left)),
-    };
+        None => Some((subject(right, table)?, left)),
+    }
+}
+
+/// `left <operator> right`
+fn by_operator(
+    operator: &str,
+    left: &Node,
+    right: &Node,
+    table: Searched<'_>,
+) -> Option<Condition> {
+    let of = |node| subject(node, table);
+    let either = || either(left, right, table);
     let (subject, test) = match operator {
         "@>" => (of(left)?, Test::Contains(several(right)?)),
         "<@" => (of(right)?, Test::Contains(several(left)?)),
@@ -396,126 +448,8 @@ fn turned(comparison: Comparison) -> Comparison {
     }
 }
 
-fn column<'a>(node: &'a Node, table: &'a RangeVar) -> Option<&'a str> {
-    column_of(&column_ref(node)?, table)
-}
-
-/// The items of a list that is not too long.
-fn items(node: &Node) -> Option<&[Node]> {
-    match &node.node {
-        Some(Tree::List(list)) if list.items.len() <= MAX_VALUES => Some(&list.items),
-        Some(_) | None => None,
-    }
-}
-
-fn bounds(node: &Node) -> Option<(Operand, Operand)> {
-    match items(node)? {
-        [low, high] => Some((operand(low)?, operand(high)?)),
-        _ => None,
-    }
-}
-
-fn operand(node: &Node) -> Option<Operand> {
-    if let Some(Tree::TypeCast(cast)) = &node.node {
-        return Some(Operand {
-            value: value(cast.arg.as_deref()?)?,
-            cast: Some(cast_to(cast)?),
-        });
-    }
-    let value = value(node)?;
-    Some(Operand { value, cast: None })
-}
-
-/// An array or a document: `ARRAY[…]`, perhaps cast, or one operand.
-fn several(node: &Node) -> Option<Items> {
-    let (inner, cast) = match &node.node {
-        Some(Tree::TypeCast(cast)) => (cast.arg.as_deref()?, Some(cast_to(cast)?)),
-        Some(_) | None => (node, None),
-    };
-    let Some(Tree::AArrayExpr(array)) = &inner.node else {
-        return operand(node).map(Items::Whole);
-    };
-    let element = match cast {
-        Some(FilterKind::Array(kind)) => Some(FilterKind::One(kind)),
-        Some(FilterKind::One(_) | FilterKind::Jsonb) => return None,
-        None => None,
-    };
-    if array.elements.len() > MAX_VALUES {
-        return None;
-    }
-    let operands = array.elements.iter().map(|node| {
-        let operand = operand(node)?;
-        Some(Operand {
-            cast: operand.cast.or(element),
-            ..operand
-        })
-    });
-    operands.collect::<Option<_>>().map(Items::Each)
-}
-
-#[expect(
-    clippy::wildcard_enum_match_arm,
-    reason = "what is not named here is not recognised"
-)]
-fn value(node: &Node) -> Option<OperandValue> {
-    match node.node.as_ref()? {
-        Tree::ParamRef(parameter) => {
-            let number = u16::try_from(parameter.number).ok()?;
-            (number > 0).then_some(OperandValue::Parameter(number))
-        }
-        Tree::AConst(constant) if constant.isnull => Some(OperandValue::Null),
-        Tree::AConst(constant) => Some(match constant.val.as_ref()? {
-            Val::Ival(number) => OperandValue::Number(number.ival.to_string()),
-            Val::Fval(number) => OperandValue::Number(number.fval.clone()),
-            Val::Sval(text) => OperandValue::Text(text.sval.clone()),
-            Val::Boolval(value) => OperandValue::Bool(value.boolval),
-            Val::Bsval(_) => return None,
-        }),
-        _ => None,
-    }
-}
-
-/// A type that values are read of, without a modifier: that would change them.
-fn cast_to(cast: &TypeCast) -> Option<FilterKind> {
-    let name = cast.type_name.as_ref()?;
-    match name.array_bounds.len() {
-        0 if is_jsonb(name) => Some(FilterKind::Jsonb),
-        0 => element_type(name).map(FilterKind::One),
-        1 => element_type(name).map(FilterKind::Array),
-        _ => None,
-    }
-}
-
-fn is_jsonb(name: &TypeName) -> bool {
-    let names = parse::names(&name.names);
-    let is_jsonb =
-        names.is_some_and(|names| matches!(names.as_slice(), ["jsonb"] | ["pg_catalog", "jsonb"]));
-    is_jsonb && !name.setof && !name.pct_type && name.typmods.is_empty()
-}
-
-fn element_type(name: &TypeName) -> Option<ValueKind> {
-    if name.setof || name.pct_type || !name.typmods.is_empty() {
-        return None;
-    }
-    let name = match parse::names(&name.names)?.as_slice() {
-        [name] | ["pg_catalog", name] => *name,
-        _ => return None,
-    };
-    Some(match name {
-        "bool" => ValueKind::Bool,
-        "int2" => ValueKind::Int2,
-        "int4" => ValueKind::Int4,
-        "int8" => ValueKind::Int8,
-        "float4" => ValueKind::Float4,
-        "float8" => ValueKind::Float8,
-        "numeric" => ValueKind::Numeric,
-        "text" | "varchar" => ValueKind::Text,
-        "uuid" => ValueKind::Uuid,
-        "date" => ValueKind::Date,
-        "timestamp" => ValueKind::Timestamp,
-        "timestamptz" => ValueKind::Timestamptz,
-        _ => return None,
-    })
+fn column<'a>(node: &'a Node, table: Searched<'a>) -> Option<&'a str> {
+    table.column_of(&column_ref(node)?)
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use pg_query::protobuf::{
 };
 use serde_json::{Map, Value, json};
 
-use super::{expression, knn, parse, quote};
+use super::{expression, parse, quote, tables};
 use crate::vector::Expression;
 
 /// The access method that makes an index Rektor's.
@@ -293,7 +293,7 @@ impl<'a> Indexed<'a> {
         let found = element.expr.as_deref().and_then(expression::on_column);
         let found = found.and_then(|on| {
             Some(Self {
-                column: knn::column_of(&on.column, table)?,
+                column: tables::Searched::alone(table).column_of(&on.column)?,
                 expression: on.expression,
                 dimensions: on.dimensions,
             })

@@ -2,8 +2,8 @@
 
 use pg_query::protobuf::node::Node as Tree;
 use pg_query::protobuf::{
-    DiscardMode, Node, TransactionStmt, TransactionStmtKind, VariableSetKind, VariableSetStmt,
-    a_const::Val,
+    AlterTableType, DiscardMode, Node, TransactionStmt, TransactionStmtKind, VariableSetKind,
+    VariableSetStmt, a_const::Val,
 };
 
 use super::survey::Survey;
@@ -23,6 +23,9 @@ pub struct Effect {
     pub prepared: bool,
     /// DISCARD ALL or DEALLOCATE ALL: every prepared statement of the session is gone, Rektor's own included.
     pub discards_prepared: bool,
+    /// It may bring rows into a table, or change values, without a change of rows in the stream: a partition is attached, a table
+    /// inherits, a column is rewritten. What a function does is not seen.
+    pub unstreamed: bool,
     /// Transaction control.
     pub transaction: Option<TransactionEffect>,
 }
@@ -34,6 +37,7 @@ impl Effect {
         writes: true,
         prepared: true,
         discards_prepared: true,
+        unstreamed: false, // it is no statement, or too long for one that does
         transaction: None,
     };
 
@@ -51,6 +55,7 @@ impl Effect {
         writes: false,
         prepared: false,
         discards_prepared: false,
+        unstreamed: false,
         transaction: None,
     };
 }
@@ -146,6 +151,17 @@ pub(super) fn of(tree: &Tree) -> Effect {
         Tree::DoStmt(_) | Tree::CallStmt(_) => Effect {
             settings: true,
             writes: true,
+            unstreamed: matches!(tree, Tree::DoStmt(_)),
+            ..harmless
+        },
+        Tree::AlterTableStmt(alter) => Effect {
+            writes: true,
+            unstreamed: alter.cmds.iter().any(is_unstreamed),
+            ..harmless
+        },
+        Tree::CreateStmt(create) => Effect {
+            writes: true,
+            unstreamed: !create.inh_relations.is_empty() && create.partbound.is_none(),
             ..harmless
         },
         _ => Effect {
@@ -153,6 +169,19 @@ pub(super) fn of(tree: &Tree) -> Effect {
             ..harmless
         },
     }
+}
+
+/// Whether a part of ALTER TABLE brings rows or changes values.
+fn is_unstreamed(command: &Node) -> bool {
+    let Some(Tree::AlterTableCmd(command)) = &command.node else {
+        return true;
+    };
+    matches!(
+        AlterTableType::try_from(command.subtype),
+        Ok(AlterTableType::AtAttachPartition
+            | AlterTableType::AtAddInherit
+            | AlterTableType::AtAlterColumnType)
+    )
 }
 
 fn transaction(statement: &TransactionStmt) -> Effect {

@@ -5,9 +5,10 @@ use pg_query::protobuf::a_const::Val;
 use pg_query::protobuf::node::Node as Tree;
 use pg_query::protobuf::{FuncCall, Node};
 
-use super::knn::{KnnQuery, column_ref};
+use super::knn::KnnQuery;
 use super::operand::{self, QueryCast};
 use super::parse;
+use super::tables::column_ref;
 use crate::vector::{Expression, NumberType, Part, VectorType};
 
 /// An expression over a column.

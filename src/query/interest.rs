@@ -16,7 +16,7 @@ pub struct Interest {
     /// `verify_index`: what it tells must be found out before it runs.
     pub verify: bool,
     /// `set_config`, an isolation level, or a statement that begins with SET, RESET, DISCARD, COMMIT, ROLLBACK, PREPARE,
-    /// EXECUTE, DEALLOCATE, CALL, DO, …: its [`Effect`](super::Effect) may be more than writing.
+    /// EXECUTE, DEALLOCATE, CALL, DO, …, or names ATTACH, INHERIT, or TYPE together with ALTER: its [`Effect`](super::Effect) may be more than writing.
     pub settings: bool,
     /// It may write. Says the same as [`Effect::writes`](super::Effect::writes) without a parse, and errs on the same side.
     pub writes: bool,
@@ -60,6 +60,7 @@ pub fn interest(sql: &[u8]) -> Interest {
         }
     }
     scan.found.ddl |= scan.index && scan.alters;
+    scan.found.settings |= scan.kind && scan.alters;
     scan.found
 }
 
@@ -125,6 +126,8 @@ struct Scan<'a> {
     /// INDEX was seen, and one of DROP, ALTER, REINDEX.
     index: bool,
     alters: bool,
+    /// TYPE was seen.
+    kind: bool,
     /// `--` was seen: what precedes a bracket on another line may be a comment.
     line_comment: bool,
     /// The last word.
@@ -140,6 +143,7 @@ impl<'a> Scan<'a> {
             found: Interest::default(),
             index: false,
             alters: false,
+            kind: false,
             line_comment: false,
             last: (0, 0),
         }
@@ -184,12 +188,15 @@ impl<'a> Scan<'a> {
             }
             b"faiss" | b"rektor" => self.found.ddl = true,
             b"index" => self.index = true,
+            b"type" => self.kind = true,
             b"drop" | b"alter" | b"reindex" => self.alters = true,
             b"stat_indexes" | b"stat_progress" | b"stat_replication" | b"stat_queries" => {
                 self.found.stat = true;
             }
             b"verify_index" => self.found.verify = true,
-            b"set_config" | b"isolation" | b"snapshot" => self.found.settings = true,
+            b"set_config" | b"isolation" | b"snapshot" | b"attach" | b"inherit" | b"inherits" => {
+                self.found.settings = true;
+            }
             b"insert" | b"update" | b"delete" | b"merge" | b"into" | b"prepared"
             | b"constraints" => self.found.writes = true,
             // U&"\0066aiss" may spell anything.

@@ -5,8 +5,7 @@ use std::ops::Range;
 use pg_query::protobuf::a_const::Val;
 use pg_query::protobuf::node::Node as Tree;
 use pg_query::protobuf::{
-    AConst, AExprKind, Alias, LimitOption, Node, RangeVar, ResTarget, SelectStmt, SetOperation,
-    SortByDir, SortByNulls,
+    AConst, AExprKind, LimitOption, Node, ResTarget, SelectStmt, SortByDir, SortByNulls,
 };
 
 use super::RelayReason;
@@ -18,6 +17,7 @@ use super::operand::{self, Bound, MAX_ROWS, QueryVector};
 use super::parse::{self, Token};
 use super::splice::{Around, Lateral, SortKey, Splices};
 use super::survey::Survey;
+use super::tables::{alias, searched, tables, visible};
 use crate::vector::{Expression, Metric};
 
 /// A statement in the shape `SELECT … FROM table [WHERE …] ORDER BY column <op> query [ASC] LIMIT k [OFFSET n]`.
@@ -49,8 +49,8 @@ pub struct KnnQuery {
     pub limit: Bound,
     /// OFFSET.
     pub offset: Bound,
-    /// Conditions of WHERE that an index may use; every row of the answer meets them all, and perhaps others.
-    pub conditions: Vec<Condition>,
+    /// Conditions of WHERE that an index may use: of each group every row of the answer meets one at least, and perhaps others.
+    pub conditions: Vec<Vec<Condition>>,
     /// Functions called anywhere in the statement that are not well known, as `name` or `schema.name`, lower case as the
     /// catalogue has them. The claim holds only if upstream says that every one of that name is an ordinary function
     /// (`prokind = 'f'`), not volatile, and returns no set.
@@ -147,11 +147,17 @@ fn one_level(
     tokens: &[Token],
     each: Option<(&Joined<'_>, &Lateral)>,
 ) -> Result<KnnQuery, RelayReason> {
-    let table = only_table(select)?;
+    let tables = tables(select)?;
     plain(select)?;
     let (distance, sort_key) = sort_key(select)?;
     let distance = Distance::of(distance, each.map(|(joined, _)| joined))?;
-    let column = distance.column_of(table)?;
+    let searched = searched(&tables, &distance.on.column)?;
+    if searched.joined && each.is_some() {
+        return Err(RelayReason::NotOneTable);
+    }
+    let table = searched.table;
+    let column = searched.column_of(&distance.on.column);
+    let column = column.ok_or(RelayReason::NotADistance)?;
     let (query, steps, batch) = match each {
         Some((joined, _)) if joined.is_hidden_by(visible(table)) => {
             return Err(RelayReason::QueryNotConstant);
@@ -199,7 +205,7 @@ fn one_level(
         steps,
         limit,
         offset,
-        conditions: condition::conditions(select.where_clause.as_deref(), table),
+        conditions: condition::conditions(select.where_clause.as_deref(), searched),
         unknown_functions: survey.unknown_functions.into_iter().collect(),
         unknown_types: survey.unknown_types.into_iter().collect(),
         parameters: greatest_parameter(text.sql, text.tokens)?,
@@ -207,38 +213,6 @@ fn one_level(
         around: None,
         batch,
     })
-}
-
-fn alias(table: &RangeVar) -> Option<&Alias> {
-    table.alias.as_ref()
-}
-
-/// The one table of FROM.
-fn only_table(select: &SelectStmt) -> Result<&RangeVar, RelayReason> {
-    if SetOperation::try_from(select.op) != Ok(SetOperation::SetopNone) {
-        return Err(RelayReason::SetOperation);
-    }
-    if select.with_clause.is_some() {
-        return Err(RelayReason::With);
-    }
-    let [item] = select.from_clause.as_slice() else {
-        return Err(RelayReason::NotOneTable);
-    };
-    let table = match &item.node {
-        Some(Tree::RangeVar(table)) => table,
-        Some(Tree::RangeTableSample(_)) => return Err(RelayReason::TableSample),
-        Some(_) | None => return Err(RelayReason::NotOneTable),
-    };
-    if !table.inh {
-        return Err(RelayReason::Only);
-    }
-    if !table.catalogname.is_empty() {
-        return Err(RelayReason::DatabaseQualified);
-    }
-    if alias(table).is_some_and(|alias| !alias.colnames.is_empty()) {
-        return Err(RelayReason::ColumnAliases);
-    }
-    Ok(table)
 }
 
 /// Refuses every clause that makes rows of the table something else than rows of the answer.
@@ -472,39 +446,6 @@ impl<'a> Distance<'a> {
             (Some(_), Some(_)) | (None, None) => return Err(RelayReason::NotADistance),
         };
         Ok(Self { on, metric, query })
-    }
-
-    /// The column's name, if it is that table's.
-    fn column_of(&self, table: &RangeVar) -> Result<&'a str, RelayReason> {
-        column_of(&self.on.column, table).ok_or(RelayReason::NotADistance)
-    }
-}
-
-/// The name that the statement knows the table by.
-fn visible(table: &RangeVar) -> &str {
-    alias(table).map_or(&table.relname, |alias| &alias.aliasname)
-}
-
-/// The column's name, if a name written in that way means a column of the table.
-pub(super) fn column_of<'a>(names: &[&'a str], table: &RangeVar) -> Option<&'a str> {
-    match names {
-        [column] => Some(column),
-        [qualifier, column] if *qualifier == visible(table) => Some(column),
-        [schema, qualifier, column]
-            if alias(table).is_none()
-                && *schema == table.schemaname
-                && *qualifier == table.relname =>
-        {
-            Some(column)
-        }
-        _ => None,
-    }
-}
-
-pub(super) fn column_ref(node: &Node) -> Option<Vec<&str>> {
-    match &node.node {
-        Some(Tree::ColumnRef(column)) => parse::names(&column.fields),
-        Some(_) | None => None,
     }
 }
 

@@ -32,6 +32,7 @@ mod reason;
 mod splice;
 mod statement;
 mod survey;
+mod tables;
 mod verify;
 
 #[cfg(test)]

@@ -4,8 +4,9 @@
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
 pub enum RelayReason {
     // ---- the statement's shape -------------------------------------------------------------------------------------
-    /// Another number of tables than one in FROM, or something that is not a table.
-    #[error("FROM is not one table")]
+    /// Something else in FROM than tables, or tables that are joined and of which it is not plain which one is searched, or
+    /// which may give NULLs.
+    #[error("FROM is not one table, or tables joined with it")]
     NotOneTable,
     /// `FROM ONLY`.
     #[error("FROM ONLY")]
@@ -161,6 +162,9 @@ pub enum RelayReason {
     /// The index's definition changed since the statement was prepared.
     #[error("the index's definition has changed")]
     StaleGeneration,
+    /// This session has done what may bring rows that no stream tells of, and the catalogue was not read since.
+    #[error("the session has altered a table, and the index may not know it yet")]
+    Unstreamed,
     /// The index has not yet applied the position that this session's consistency asks for.
     #[error("the index lags behind what this session must see")]
     Lagging,

@@ -106,6 +106,10 @@ pub(super) struct Facts {
     pinned: Option<Arc<View>>,
     /// What the session must see: its own commits.
     own_commits: Lsn,
+    /// The open transaction, or statement, may bring rows that no stream tells of.
+    unstreamed: bool,
+    /// When the last such one ended.
+    unstreamed_until: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -127,6 +131,7 @@ impl Facts {
             self.changed_in_transaction = true;
         }
         self.may_have_written |= effect.writes;
+        self.unstreamed |= effect.unstreamed;
         match effect.transaction {
             Some(TransactionEffect::Begin(None)) | None => {}
             Some(TransactionEffect::Begin(Some(_)) | TransactionEffect::Isolation(_)) => {
@@ -151,7 +156,10 @@ impl Facts {
     }
 
     /// No transaction is open any more.
-    pub(super) fn transaction_ended(&mut self) {
+    pub(super) fn transaction_ended(&mut self, now: impl FnOnce() -> Instant) {
+        if std::mem::take(&mut self.unstreamed) {
+            self.unstreamed_until = Some(now());
+        }
         if self.changed_in_transaction {
             self.known = None;
             self.changed_in_transaction = false;
@@ -159,6 +167,13 @@ impl Facts {
         self.imported_snapshot = false;
         self.wrote = false;
         self.pinned = None;
+    }
+
+    /// Whether a view, for which the catalogue was begun to be read at that moment, may lack what this session has brought into
+    /// a table. (In its own transaction nothing is answered from an index that comes after it: that has written.)
+    pub(super) fn outruns(&self, catalogue: Option<Instant>) -> bool {
+        self.unstreamed_until
+            .is_some_and(|until| catalogue.is_none_or(|read| read <= until))
     }
 
     /// Whether the open transaction is known to have written.
@@ -430,7 +445,7 @@ mod tests {
         });
         facts.learn("s".into(), &answer(&[(7, Some("t"))]), now);
         assert!(facts.wrote());
-        facts.transaction_ended();
+        facts.transaction_ended(Instant::now);
         assert!(!facts.wrote());
         assert!(
             facts.get("s", now).is_none(),
@@ -471,6 +486,22 @@ mod tests {
         assert!(facts.get("s", now).is_none());
         let (settings, _) = facts.last("s").unwrap();
         assert_eq!(facts.must_see(settings), Lsn::new(16));
+    }
+
+    #[test]
+    fn what_no_stream_tells_is_waited_for() {
+        let (mut facts, now) = (Facts::default(), Instant::now());
+        let later = |seconds| now + Duration::from_secs(seconds);
+        assert!(!facts.outruns(None));
+        facts.note(Effect {
+            unstreamed: true,
+            ..Effect::default()
+        });
+        facts.transaction_ended(|| later(1));
+        assert!(facts.outruns(None) && facts.outruns(Some(now)));
+        assert!(!facts.outruns(Some(later(2))));
+        facts.transaction_ended(|| later(3));
+        assert!(!facts.outruns(Some(later(2))), "it did nothing of the kind");
     }
 
     #[test]

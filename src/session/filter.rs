@@ -16,6 +16,8 @@ const UNKNOWN: u32 = 705;
 
 /// NULL.
 const NULL: (Ordinal, Ordinal) = (Ordinal::NULL, Ordinal::NULL);
+/// Every value.
+const NOT_NULL: (Ordinal, Ordinal) = (Ordinal::LEAST, Ordinal::GREATEST);
 
 /// Any of them.
 type Ranges = Vec<(Ordinal, Ordinal)>;
@@ -39,19 +41,46 @@ pub(super) fn read(
 ) -> Filter {
     let parameters = Parameters { query, types, bind };
     let mut filter = Filter::default();
-    for condition in &query.conditions {
-        let mut columns = index.include.iter().enumerate();
-        let column = columns.find(|(_, column)| column.name == condition.column);
-        if let Some((number, column)) = column
-            && let Some(kind) = FilterKind::of(column)
-            && let Some(all) = parameters.conditions(condition, kind)
-        {
-            for ranges in all.into_iter().take(MAX_PARTS) {
-                filter.add(number, ranges);
-            }
+    for group in &query.conditions {
+        let each = group.iter().map(|condition| {
+            let (number, kind) = column(condition, index)?;
+            Some((number, parameters.conditions(condition, kind)?))
+        });
+        if let Some(each) = each.collect::<Option<Vec<_>>>() {
+            one_of(each)
+                .into_iter()
+                .for_each(|group| filter.add_any(group));
         }
     }
     filter
+}
+
+/// The INCLUDE column that a condition is about, if filters can use it.
+fn column(condition: &Condition, index: &IndexDefinition) -> Option<(usize, FilterKind)> {
+    let mut columns = index.include.iter().enumerate();
+    let (number, column) = columns.find(|(_, column)| column.name == condition.column)?;
+    Some((number, FilterKind::of(column)?))
+}
+
+/// Columns with the ranges that they may lie in.
+type Group = Vec<(usize, Ranges)>;
+
+/// Several conditions of which one holds, of each of which all parts hold: a part of each together, in every way to choose them.
+fn one_of(conditions: Vec<(usize, Vec<Ranges>)>) -> Vec<Group> {
+    let mut all: Vec<Group> = vec![Vec::new()];
+    for (number, parts) in conditions {
+        let used = (MAX_PARTS / all.len().max(1)).max(1);
+        let together = all.iter().flat_map(|before| {
+            let parts = parts.iter().take(used);
+            parts.map(move |part| {
+                let mut group = before.clone();
+                group.push((number, part.clone()));
+                group
+            })
+        });
+        all = together.collect();
+    }
+    all
 }
 
 /// The columns that the filter may be about: the index must know them under the names that they have.
@@ -60,7 +89,7 @@ pub(super) fn columns<'a>(
     index: &'a IndexDefinition,
 ) -> impl Iterator<Item = &'a IncludeColumn> {
     let named = |column: &&IncludeColumn| {
-        let mut conditions = query.conditions.iter();
+        let mut conditions = query.conditions.iter().flatten();
         conditions.any(|condition| condition.column == column.name)
     };
     index.include.iter().filter(named)
@@ -120,11 +149,24 @@ impl Parameters<'_> {
             Test::In(operands) => equal(all(operands)?),
             Test::Any(array) => equal(self.elements(array, kind)?),
             Test::Differs(operand) => others(vec![self.value(operand, kind)?]),
+            Test::NotIn(none) if none.is_empty() => None, // `<> ALL (ARRAY[])` is true, for NULL too
             Test::NotIn(operands) => others(all(operands)?),
             Test::NotAny(array) if self.is_null(array) => Some(Vec::new()),
             Test::NotAny(array) => match self.elements(array, kind)? {
-                none if none.is_empty() => None, // that is true, for NULL too
+                none if none.is_empty() => None, // likewise
                 elements => others(elements),
+            },
+            Test::Distinct(operand) => match self.value(operand, kind)? {
+                Some(constant) => {
+                    let mut ranges = index::others(among, &[constant])?;
+                    ranges.push(NULL);
+                    Some(ranges)
+                }
+                None => Some(vec![NOT_NULL]),
+            },
+            Test::NotDistinct(operand) => match self.value(operand, kind)? {
+                Some(constant) => equal(vec![Some(constant)]),
+                None => Some(vec![NULL]),
             },
             Test::Is(wanted) => equal(vec![Some(Constant::Bool(*wanted))]),
             Test::IsNot(value) => {
@@ -132,7 +174,7 @@ impl Parameters<'_> {
                 Some(vec![other, NULL])
             }
             Test::Null(true) => Some(vec![NULL]),
-            Test::Null(false) => Some(vec![(Ordinal::LEAST, Ordinal::GREATEST)]),
+            Test::Null(false) => Some(vec![NOT_NULL]),
             Test::Element(..)
             | Test::Contains(_)
             | Test::Overlaps(_)

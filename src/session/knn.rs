@@ -220,6 +220,9 @@ impl Session {
             Ok(index) => index,
             Err(reason) => return Ok(Err(reason.into())),
         };
+        if self.facts.outruns(view.catalogue_read) {
+            return Ok(Err(RelayReason::Unstreamed.into()));
+        }
         if index.definition.include != definition.include {
             request.filter = Filter::default(); // it is about the columns of another state of the index
         }

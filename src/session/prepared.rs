@@ -62,6 +62,7 @@ impl Analysis {
                 writes: all.writes || statement.effect.writes,
                 prepared: all.prepared || statement.effect.prepared,
                 discards_prepared: all.discards_prepared || statement.effect.discards_prepared,
+                unstreamed: all.unstreamed || statement.effect.unstreamed,
                 transaction: all.transaction.or(statement.effect.transaction),
             })
     }

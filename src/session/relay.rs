@@ -412,7 +412,7 @@ impl Session {
         };
         if self.transaction == Transaction::Idle && self.pending.is_empty() {
             self.book.clear_portals();
-            self.facts.transaction_ended();
+            self.facts.transaction_ended(std::time::Instant::now);
         }
     }
 

@@ -435,6 +435,46 @@ pub const CASES: &[Case] = &[
     (
         "select i.id from item i join plain p on p.id = i.id order by i.embedding <-> $1 limit 10",
         &[],
+        Nominate,
+    ),
+    (
+        "select i.id, p.id from plain p, item as i where p.id % 20 = i.category and p.id < 100 and i.category = $2 order by i.embedding <-> $1, p.id limit 10",
+        &["3"],
+        Relay,
+    ),
+    (
+        "select item.id, max_id from item join (select max(id) as max_id from plain) m on true order by item.embedding <-> $1 limit 10",
+        &[],
+        Relay,
+    ),
+    (
+        "select i.id, p.id, i.embedding <-> $1 as distance from item i left join plain p on p.id = i.id + 1 where i.category in (1, 2) order by distance limit 30",
+        &[],
+        Nominate,
+    ),
+    (
+        "select item.*, parted.part from public.item inner join parted using (id) where item.price > 100 order by item.embedding <-> $1 limit 12 offset 3",
+        &[],
+        Nominate,
+    ),
+    (
+        "select i.id, p.id from plain p left join item i on i.id = p.id order by i.embedding <-> $1 limit 10",
+        &[],
+        Relay,
+    ),
+    (
+        "select i.id, p.id from plain p left join item i on i.id = p.id + 200 order by i.embedding <-> $1 limit 310",
+        &[],
+        Relay,
+    ),
+    (
+        "select i.id from item i join by_bigint b on b.id = i.id * 10000000000 join plain p on p.id = i.id where i.id > 290 order by i.embedding <-> $1 limit 50",
+        &[],
+        Exact,
+    ),
+    (
+        "select id from item i join plain p using (id) order by embedding <-> $1 limit 10",
+        &[],
         Relay,
     ),
     (

@@ -342,6 +342,16 @@ const CONDITIONS: &[(&str, &[&str])] = &[
     ("not (meta ->> 'n')::bigint < 48", &[]),
     ("(meta -> 'by' ->> 'id')::float8 > 1195", &[]),
     ("(meta #>> '{by,id}')::int = any ('{96,98}')", &[]),
+    ("tags @> '{t3,t23}' or (meta ->> 'n')::int = 4", &[]),
+    (
+        "meta @> '{\"n\": 4, \"lang\": \"en\"}' or 'a' = any (tags)",
+        &[],
+    ),
+    (
+        "meta ->> 'lang' is not distinct from $2 and 8 = any (ints)",
+        &["fr"],
+    ),
+    ("meta is null or (id < 500 and meta ->> 'n' = '9')", &[]),
     // recognised in part
     (
         "tags @> '{t3}' and not tags @> '{t13}' and meta ->> 'n' <> '8'",

@@ -161,7 +161,24 @@ const CONDITIONS: &[(&str, &[&str])] = &[
     ),
     ("n <> 1.5 and n between 1.49 and 1.51", &[]),
     ("f4 <> $2 and f4 < 0.5", &["0.3"]),
+    ("i4 is distinct from 7 and i2 = 3 and i4 > 40", &[]),
+    ("i4 is not distinct from $2", &["7"]),
+    (
+        "i4 is not distinct from null and i2 is distinct from 1",
+        &[],
+    ),
+    ("i4 = 7 or i8 = 30000000000", &[]),
+    ("i4 = 7 or t = $2 or b is null", &["text 3"]),
+    // as ORMs exclude: rows without a value stay
+    ("not (i4 >= 3 and i4 is not null)", &[]),
+    ("not (i4 = 5 and b) and i4 between 4 and 6", &[]),
+    (
+        "(i4 = 5 or (i4 = 6 and (b or d = '2020-02-29'))) and i8 > 0",
+        &[],
+    ),
+    ("i4 <> all (array[]::int[]) and i2 = 3", &[]),
     // recognised in part
+    ("i4 = 5 or (i4 = 6 and t like '%1')", &[]),
     ("i4 = 5 and t like '%1'", &[]),
     ("i4 = 5 and (b or i2 = 3)", &[]),
     ("i4 = 5 and j = '{}' and ch = 'c0'", &[]),

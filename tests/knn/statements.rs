@@ -98,7 +98,8 @@ pub(super) fn widen(pair: &mut Pair, server: Server) {
     if server.has_pgvector() {
         pair.query("load 'vector'");
     }
-    pair.query("set hnsw.ef_search = 1000; set seq_page_cost = 1e6; set random_page_cost = 1e6");
+    // Such costs would have everything compiled.
+    pair.query("set hnsw.ef_search = 1000; set seq_page_cost = 1e6; set random_page_cost = 1e6; set jit = off");
 }
 
 /// Each condition, with its parameters after the query vector, in a statement of either limit: the rows that exact SQL gives,

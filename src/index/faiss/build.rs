@@ -1,7 +1,7 @@
 //! Compiles the C++ shim against the headers that faiss-sys installs, for the same processors as FAISS itself.
 
 fn main() {
-    const SOURCES: [&str; 10] = [
+    const SOURCES: [&str; 12] = [
         "kernels.cpp",
         "bits.cpp",
         "codes.cpp",
@@ -11,9 +11,11 @@ fn main() {
         "nodes.cpp",
         "lists.cpp",
         "search.cpp",
+        "rank.cpp",
+        "among.cpp",
         "ranges.cpp",
     ];
-    const HEADERS: [&str; 7] = [
+    const HEADERS: [&str; 8] = [
         "shim.h",
         "kernels.h",
         "codes.h",
@@ -21,6 +23,7 @@ fn main() {
         "vectors.h",
         "distance.h",
         "graph.h",
+        "rank.h",
     ];
     let folder = std::path::Path::new("src/index/faiss");
     for file in SOURCES.iter().chain(&HEADERS).chain(&["build.rs"]) {

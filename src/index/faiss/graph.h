@@ -136,6 +136,7 @@ struct Scratch {
     std::vector<uint32_t, Counted<uint32_t>> marked;   // the nodes whose bits are set
     std::vector<Candidate> frontier;  // nearest on top
     std::vector<Candidate> best;      // farthest on top
+    std::vector<Candidate> noted;     // while all allowed rows are compared: what may be as near as the best (among.cpp)
     Coded query;
     Coded other;
     std::vector<std::vector<uint32_t>> chosen[2];  // while linking: by half, and level

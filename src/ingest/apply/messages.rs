@@ -1,6 +1,7 @@
 //! What the applier is told by the other tasks, and what it tells them.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -45,9 +46,10 @@ pub(crate) enum Control {
         streaming: bool,
         error: Option<String>,
     },
-    /// The catalogue was read, in answer to requests up to this number.
+    /// The catalogue was read, in answer to requests up to this number; when that was begun.
     Catalogue {
         request: u64,
+        began: Instant,
         entries: Vec<IndexEntry>,
     },
     /// The catalogue cannot be read.

@@ -10,7 +10,11 @@ fn recognised(condition: &str) -> Vec<String> {
     let StatementKind::Knn(query) = kind else {
         panic!("{sql}: {kind:?}");
     };
-    query.conditions.iter().map(show).collect()
+    let group = |group: &Vec<Condition>| {
+        let conditions: Vec<_> = group.iter().map(show).collect();
+        conditions.join(" | ")
+    };
+    query.conditions.iter().map(group).collect()
 }
 
 fn operand_value(value: &OperandValue) -> String {
@@ -70,6 +74,8 @@ fn show(condition: &Condition) -> String {
         Test::In(operands) => format!("{column} in {}", list(operands)),
         Test::Any(array) => format!("{column} any {}", operand(array)),
         Test::Differs(right) => format!("{column} differs {}", operand(right)),
+        Test::Distinct(right) => format!("{column} distinct {}", operand(right)),
+        Test::NotDistinct(right) => format!("{column} not distinct {}", operand(right)),
         Test::Outside(low, high) => format!("{column} not {}..{}", operand(low), operand(high)),
         Test::NotIn(operands) => format!("{column} not in {}", list(operands)),
         Test::NotAny(array) => format!("{column} not any {}", operand(array)),
@@ -132,7 +138,6 @@ fn negations_nulls_and_casts_are_recognised() {
     check("a <> 5 and 5 != i.b", &["a differs 5", "b differs 5"]);
     check("not a <> 5 and not (not a < 5)", &["a Equal 5", "a Less 5"]);
     check("not (a < 5 or b >= $2)", &["a AtLeast 5", "b Less $2"]);
-    check("not (a < 5 and b >= $2)", &[]);
     check(
         "not ((a = 1 or not b > 2) or c)",
         &["a differs 1", "b Greater 2", "c is false"],
@@ -160,6 +165,72 @@ fn negations_nulls_and_casts_are_recognised() {
     check("(a ->> 'k')::int >= 5", &["a.'k' text::Int4 AtLeast 5"]);
     check("not (a -> 'k')::boolean", &["a.'k'::Bool is false"]);
     check("not (a @> '{}' or b ? 'k')", &[]);
+}
+
+#[test]
+fn one_of_several_conditions_is_recognised() {
+    let check = |condition: &str, expected: &[&str]| {
+        assert_eq!(recognised(condition), expected, "{condition}");
+    };
+    check("a = 5 or b is null", &["a Equal 5 | b is null"]);
+    check("not (a < 5 and b >= $2)", &["a AtLeast 5 | b Less $2"]);
+    // as Django excludes
+    check(
+        "not (a = 5 and a is not null)",
+        &["a differs 5 | a is null"],
+    );
+    check(
+        "a = 1 or (b = 2 and (c = 3 or d = 4)) or e = 5",
+        &[
+            "a Equal 1 | b Equal 2 | e Equal 5",
+            "a Equal 1 | c Equal 3 | d Equal 4 | e Equal 5",
+        ],
+    );
+    // what is not recognised makes no difference to what must hold beside it
+    check("a = 1 or (b = 2 and c = d)", &["a Equal 1 | b Equal 2"]);
+    check(
+        "a = 1 or a ->> 'k' = 'x'",
+        &["a Equal 1 | a.'k' text Equal 'x'"],
+    );
+    check("a is distinct from 5", &["a distinct 5"]);
+    check("5 is not distinct from a", &["a not distinct 5"]);
+    check("not a is distinct from $2", &["a not distinct $2"]);
+    let every = |words: &str, count: usize| vec![words; count].join(" or ");
+    assert_eq!(recognised(&every("a = 1", MAX_ALTERNATIVES)).len(), 1);
+    assert_eq!(recognised(&every("a = 1", MAX_ALTERNATIVES + 1)), [""; 0]);
+    assert_eq!(recognised(&every("(a = 1 and b = 2)", 5)).len(), 32);
+    assert_eq!(recognised(&every("(a = 1 and b = 2)", 6)).len(), 32);
+}
+
+/// Beside other tables only what is qualified is surely the searched table's.
+#[test]
+fn conditions_beside_joined_tables_are_qualified() {
+    for (from, expected) in [
+        ("items i join other o on o.id = i.id", &["a Equal 1"][..]),
+        (
+            "other o left join third on i.a = 5, items i",
+            &["a Equal 1"],
+        ),
+        ("items i left join other o using (id)", &["a Equal 1"]),
+        (
+            "other o right join (items i natural join third) on i.a = 2",
+            &["a Equal 1"],
+        ),
+    ] {
+        let sql = format!(
+            "select * from {from} where i.a = 1 and b = 2 and o.c = 3 order by i.v <-> $1 limit 5"
+        );
+        let kind = analyze(&sql).unwrap().remove(0).kind;
+        let StatementKind::Knn(query) = kind else {
+            panic!("{sql}: {kind:?}");
+        };
+        assert_eq!(
+            (query.table.as_str(), query.alias.as_deref()),
+            ("items", Some("i"))
+        );
+        let shown: Vec<_> = query.conditions.iter().flatten().map(show).collect();
+        assert_eq!(shown, expected, "{sql}");
+    }
 }
 
 #[test]
@@ -208,13 +279,14 @@ fn everything_else_is_left_to_postgres() {
     for condition in [
         "a = b",
         "a + 1 = 5",
-        "a = 5 or a = 6",
-        "not (a = 5 and b = 6)",
+        "a = 5 or a + 1 = 6",
+        "a = 5 or b = c",
+        "not (a = 5 and b = c)",
         "a between symmetric 2 and 1",
         "a = all ('{1}')",
         "a < any ('{1}')",
         "(a = 5) is not true",
-        "a is distinct from 5",
+        "a is distinct from b",
         "a like 'x'",
         "a = 'x' collate \"C\"",
         "a collate \"C\" = 'x'",
@@ -263,7 +335,7 @@ fn everything_else_is_left_to_postgres() {
         assert_eq!(recognised(condition), [""; 0], "{condition}");
     }
     assert_eq!(
-        recognised("a = b and c = 1 and (d = 1 or e = 2)"),
+        recognised("a = b and c = 1 and (d = 1 or e = f)"),
         ["c Equal 1"]
     );
 }

@@ -14,6 +14,34 @@ fn reasons() {
             R::NotOneTable,
         ),
         (
+            "SELECT * FROM u LEFT JOIN t ON true ORDER BY t.e <-> $1 LIMIT 1",
+            R::NotOneTable,
+        ),
+        (
+            "SELECT * FROM t RIGHT JOIN u ON true ORDER BY t.e <-> $1 LIMIT 1",
+            R::NotOneTable,
+        ),
+        (
+            "SELECT * FROM t FULL JOIN u ON true ORDER BY t.e <-> $1 LIMIT 1",
+            R::NotOneTable,
+        ),
+        (
+            "SELECT * FROM u LEFT JOIN (v JOIN t ON true) ON true ORDER BY t.e <-> $1 LIMIT 1",
+            R::NotOneTable,
+        ),
+        (
+            "SELECT * FROM (t JOIN u ON true) AS t ORDER BY t.e <-> $1 LIMIT 1",
+            R::NotOneTable,
+        ),
+        (
+            "SELECT * FROM t JOIN f(1) u ON true ORDER BY t.e <-> $1 LIMIT 1",
+            R::NotOneTable,
+        ),
+        (
+            "SELECT * FROM u JOIN ONLY t ON true ORDER BY t.e <-> $1 LIMIT 1",
+            R::Only,
+        ),
+        (
             "SELECT * FROM f(1) t ORDER BY e <-> $1 LIMIT 1",
             R::NotOneTable,
         ),

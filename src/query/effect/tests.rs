@@ -23,6 +23,10 @@ fn effects() {
         writes: true,
         ..none
     };
+    let unstreamed = Effect {
+        unstreamed: true,
+        ..writes
+    };
     let begin = |level| Effect {
         transaction: Some(Begin(level)),
         ..none
@@ -124,9 +128,17 @@ fn effects() {
             "DO ''",
             Effect {
                 settings: true,
-                ..writes
+                ..unstreamed
             },
         ),
+        ("ALTER TABLE t ATTACH PARTITION p DEFAULT", unstreamed),
+        ("ALTER TABLE t ADD a int, INHERIT u", unstreamed),
+        ("ALTER TABLE t ALTER a SET DATA TYPE int", unstreamed),
+        ("ALTER TABLE t ALTER a TYPE int USING b", unstreamed),
+        ("CREATE TABLE t () INHERITS (u)", unstreamed),
+        ("CREATE TABLE p PARTITION OF t DEFAULT", writes),
+        ("ALTER TABLE t ADD a int, ALTER b DROP NOT NULL", writes),
+        ("ALTER TABLE t DETACH PARTITION p", writes),
         (
             "CALL p()",
             Effect {

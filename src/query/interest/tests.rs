@@ -91,6 +91,10 @@ fn what_matters_is_seen() {
         ("CALL p()", "gw"),
         ("DO $$ begin perform 1; end $$", "gw"),
         ("SET TRANSACTION SNAPSHOT 'x'", "g"),
+        ("ALTER TABLE t ATTACH PARTITION p DEFAULT", "gw"),
+        ("ALTER TABLE t INHERIT u", "gw"),
+        ("alter table t alter a type int", "gw"),
+        ("CREATE TABLE t () INHERITS (u)", "gw"),
         // writes
         ("INSERT INTO t VALUES (1)", "w"),
         ("WITH x AS (DELETE FROM t RETURNING *) SELECT * FROM x", "w"),

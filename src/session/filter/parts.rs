@@ -46,6 +46,8 @@ impl Parameters<'_> {
             | Test::In(_)
             | Test::Any(_)
             | Test::Differs(_)
+            | Test::Distinct(_)
+            | Test::NotDistinct(_)
             | Test::Outside(..)
             | Test::NotIn(_)
             | Test::NotAny(_)
@@ -109,6 +111,8 @@ impl Parameters<'_> {
             | Test::In(_)
             | Test::Any(_)
             | Test::Differs(_)
+            | Test::Distinct(_)
+            | Test::NotDistinct(_)
             | Test::Outside(..)
             | Test::NotIn(_)
             | Test::NotAny(_)
@@ -125,6 +129,7 @@ impl Parameters<'_> {
         let value = |operand| self.value(operand, ValueKind::Text);
         let texts = match test {
             Test::Compare(Comparison::Equal, operand) => vec![value(operand)?],
+            Test::NotDistinct(operand) => vec![Some(value(operand)??)],
             Test::In(operands) if self.is_of_one_type(operands, ValueKind::Text) => {
                 operands.iter().map(value).collect::<Option<_>>()?
             }
@@ -133,6 +138,7 @@ impl Parameters<'_> {
             | Test::In(_)
             | Test::Between(..)
             | Test::Differs(_)
+            | Test::Distinct(_)
             | Test::Outside(..)
             | Test::NotIn(_)
             | Test::NotAny(_)
@@ -186,7 +192,11 @@ impl Parameters<'_> {
             | ValueKind::Timestamp
             | ValueKind::Timestamptz => return None,
         };
-        if matches!(test, Test::Is(_) | Test::IsNot(_) | Test::Null(_)) {
+        // Of NULL nothing is known here.
+        if matches!(
+            test,
+            Test::Is(_) | Test::IsNot(_) | Test::Null(_) | Test::Distinct(_) | Test::NotDistinct(_)
+        ) {
             return None;
         }
         let ranges = self.ranges(test, kind, ValueKind::Numeric)?;
@@ -205,6 +215,8 @@ impl Parameters<'_> {
             Test::Compare(..)
             | Test::Between(..)
             | Test::Outside(..)
+            | Test::Distinct(_)
+            | Test::NotDistinct(_)
             | Test::In(_)
             | Test::NotIn(_)
             | Test::Any(_)

@@ -39,6 +39,7 @@ impl One {
         });
         let entries = vec![entry(1, Metric::L2)];
         applier.control(Control::Catalogue {
+            began: std::time::Instant::now(),
             request: 0,
             entries,
         });

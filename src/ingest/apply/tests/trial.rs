@@ -118,6 +118,7 @@ impl Trial {
     fn redefine(&mut self) {
         let entries = self.entries.clone();
         self.applier.control(Control::Catalogue {
+            began: std::time::Instant::now(),
             request: 0,
             entries,
         });
