@@ -19,6 +19,22 @@ const ROWS: usize = 400;
 /// Statements in a run of the suite, on each server.
 const ROUNDS: usize = 600;
 
+/// What changes the meaning of constants, plans, or how soon changes are seen.
+const SETTINGS: &[&str] = &[
+    "set timezone = 'Asia/Kolkata'",
+    "set timezone = 'America/Los_Angeles'",
+    "set timezone = 'UTC'",
+    "set datestyle = 'German'",
+    "set datestyle = 'ISO, MDY'",
+    "set rektor.consistency = 'strong'",
+    "set rektor.consistency = 'session'",
+    "set seq_page_cost = 1; set random_page_cost = 4",
+    "set seq_page_cost = 1e6; set random_page_cost = 1e6",
+    "set plan_cache_mode = force_generic_plan",
+    "set plan_cache_mode = auto",
+    "set extra_float_digits = 3",
+];
+
 /// What a run needs.
 struct Run {
     random: Random,
@@ -157,25 +173,8 @@ impl Run {
         (format!("{sql} of {parameters:?}"), bytes, times + 2)
     }
 
-    /// Something that changes what constants mean, or how soon changes are seen.
     fn setting(&mut self) -> &'static str {
-        *any(
-            &mut self.random,
-            &[
-                "set timezone = 'Asia/Kolkata'",
-                "set timezone = 'America/Los_Angeles'",
-                "set timezone = 'UTC'",
-                "set datestyle = 'German'",
-                "set datestyle = 'ISO, MDY'",
-                "set rektor.consistency = 'strong'",
-                "set rektor.consistency = 'session'",
-                "set seq_page_cost = 1; set random_page_cost = 4",
-                "set seq_page_cost = 1e6; set random_page_cost = 1e6",
-                "set plan_cache_mode = force_generic_plan",
-                "set plan_cache_mode = auto",
-                "set extra_float_digits = 3",
-            ],
-        )
+        any(&mut self.random, SETTINGS)
     }
 
     fn step(&mut self, number: usize, pair: &mut Pair) {
@@ -252,7 +251,7 @@ fn answers_are_exact(server: Server) {
         wire.run("create table k (key int primary key, label text); insert into k select n, 'k' || n from generate_series(0, 8) n");
         let insert = run.insert(ROWS);
         wire.run(&insert);
-        if seed % 2 == 0 {
+        if seed.is_multiple_of(2) {
             wire.run("update r set v = null where id = 1");
         }
     });

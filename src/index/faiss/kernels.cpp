@@ -30,18 +30,18 @@ inline const uint8_t* beside(const Sieve& sieve, uint32_t row) {
 }
 
 // Which of four rows pass, a bit each, given the sums of their bits.
-inline unsigned within(const Sieve& sieve, const Look& look, const uint8_t* const* rows, __m128i sums) {
+inline unsigned within(const Sieve& sieve, const uint8_t* const* rows, __m128i sums) {
     __m128 scale = _mm_loadu_ps(reinterpret_cast<const float*>(rows[0]));
     __m128 square = _mm_loadu_ps(reinterpret_cast<const float*>(rows[1]));
     __m128 shift = _mm_loadu_ps(reinterpret_cast<const float*>(rows[2]));
     __m128 factor = _mm_loadu_ps(reinterpret_cast<const float*>(rows[3]));
     _MM_TRANSPOSE4_PS(scale, square, shift, factor);
-    const __m128i twice = _mm_sub_epi32(_mm_add_epi32(sums, sums), _mm_set1_epi32(look.total));
-    const __m128 dots = _mm_mul_ps(_mm_mul_ps(_mm_cvtepi32_ps(twice), factor), _mm_set1_ps(look.weight));
+    const __m128i twice = _mm_sub_epi32(_mm_add_epi32(sums, sums), _mm_set1_epi32(sieve.total));
+    const __m128 dots = _mm_mul_ps(_mm_mul_ps(_mm_cvtepi32_ps(twice), factor), _mm_set1_ps(sieve.weight));
     const __m128 addend = sieve.addend == 1 ? square : sieve.addend == 2 ? shift : _mm_setzero_ps();
     const __m128 beyond = _mm_sub_ps(_mm_add_ps(addend, _mm_set1_ps(sieve.base)), dots);
-    const __m128 off = _mm_sub_ps(_mm_mul_ps(_mm_mul_ps(factor, factor), _mm_set1_ps(look.of_factor)),
-                                  _mm_mul_ps(square, _mm_set1_ps(look.of_square)));
+    const __m128 off = _mm_sub_ps(_mm_mul_ps(_mm_mul_ps(factor, factor), _mm_set1_ps(sieve.of_factor)),
+                                  _mm_mul_ps(square, _mm_set1_ps(sieve.of_square)));
     // Also what is not a number passes.
     const __m128 far = _mm_and_ps(_mm_cmpgt_ps(beyond, _mm_setzero_ps()), _mm_cmpgt_ps(_mm_mul_ps(beyond, beyond), off));
     return ~static_cast<unsigned>(_mm_movemask_ps(far)) & 15u;
@@ -62,18 +62,14 @@ inline unsigned within(const Sieve& sieve, const Look& look, const uint8_t* cons
     }
 
 // Four rows at once. What is beside rows is fetched so many rows ahead, as memory brings it while others are summed up; with 0
-// beside all of them at first, as their order is none that memory could foresee. Where there is more of it than one cache line,
-// that one first, and the others of the rows that pass by what is in it.
+// beside all of them at first, as their order is none that memory could foresee.
 #define REKTOR_SIFT(name, target_name, sums_name, ahead)                                                      \
     __attribute__((target(target_name))) size_t name(const Sieve& sieve, const uint32_t* rows, size_t count,  \
                                                      size_t known, uint32_t* passed, const uint8_t** codes) { \
-        const bool twice = sieve.first.stride < sieve.whole.stride;                                           \
-        const Look& look = twice ? sieve.first : sieve.whole;                                                 \
-        const size_t signs_end = kSignsAt + look.stride / 8;                                                  \
         const uint8_t* all[ahead == 0 ? kSifted + 3 : 4];                                                     \
         for (size_t i = 0; ahead == 0 && i < count; i++) {                                                    \
             all[i] = beside(sieve, rows[i]);                                                                  \
-            prefetch(all[i], signs_end);                                                                      \
+            prefetch(all[i], sieve.signs_end);                                                                \
         }                                                                                                     \
         for (size_t i = count; ahead == 0 && i < count + 3; i++) {                                            \
             all[i] = all[count - 1];                                                                          \
@@ -85,40 +81,15 @@ inline unsigned within(const Sieve& sieve, const Look& look, const uint8_t* cons
                 four[j] = beside(sieve, rows[i + j < count ? i + j : count - 1]);                             \
             }                                                                                                 \
             for (size_t j = i + ahead; ahead != 0 && j < i + ahead + 4 && j < known; j++) {                   \
-                prefetch(beside(sieve, rows[j]), signs_end);                                                  \
+                prefetch(beside(sieve, rows[j]), sieve.signs_end);                                            \
             }                                                                                                 \
-            unsigned near = within(sieve, look, four, sums_name(sieve.query, four, look.stride));             \
+            unsigned near = within(sieve, four, sums_name(sieve.query, four, sieve.stride));                  \
             near &= count - i < 4 ? (1u << (count - i)) - 1 : 15u;                                            \
             for (; near != 0; near &= near - 1) {                                                             \
-                const size_t which = static_cast<size_t>(__builtin_ctz(near));                                \
-                passed[found++] = static_cast<uint32_t>(i + which);                                           \
-                if (twice) {                                                                                  \
-                    prefetch(four[which] + 64, kSignsAt + sieve.whole.stride / 8 - 64);                       \
-                } else {                                                                                      \
-                    codes[found - 1] = place(sieve.codes, rows[i + which], sieve.stride);                     \
-                    prefetch(codes[found - 1], sieve.stride);                                                 \
-                }                                                                                             \
-            }                                                                                                 \
-        }                                                                                                     \
-        if (!twice) {                                                                                         \
-            return found;                                                                                     \
-        }                                                                                                     \
-        const size_t left = found;                                                                            \
-        found = 0;                                                                                            \
-        for (size_t i = 0; i < left; i += 4) {                                                                \
-            const uint8_t* four[4];                                                                           \
-            uint32_t at[4];                                                                                   \
-            for (size_t j = 0; j < 4; j++) {                                                                  \
-                at[j] = passed[i + j < left ? i + j : left - 1];                                              \
-                four[j] = beside(sieve, rows[at[j]]);                                                         \
-            }                                                                                                 \
-            unsigned near = within(sieve, sieve.whole, four, sums_name(sieve.query, four, sieve.whole.stride));\
-            near &= left - i < 4 ? (1u << (left - i)) - 1 : 15u;                                              \
-            for (; near != 0; near &= near - 1) {                                                             \
-                const uint32_t one = at[__builtin_ctz(near)];                                                 \
-                codes[found] = place(sieve.codes, rows[one], sieve.stride);                                   \
+                const size_t at = i + static_cast<size_t>(__builtin_ctz(near));                               \
+                codes[found] = place(sieve.codes, rows[at], sieve.stride);                                    \
                 prefetch(codes[found], sieve.stride);                                                         \
-                passed[found++] = one;                                                                        \
+                passed[found++] = static_cast<uint32_t>(at);                                                  \
             }                                                                                                 \
         }                                                                                                     \
         return found;                                                                                         \

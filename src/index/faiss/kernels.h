@@ -11,32 +11,25 @@ namespace rektor {
 
 // Where the signs of a row begin, after four floats: scale, square, shift and factor.
 constexpr size_t kSignsAt = 4 * sizeof(float);
-// Signs in the first cache line of what stands beside a row: a first look is at no more.
-constexpr size_t kFirstSigns = (64 - kSignsAt) * 8;
 // Most rows sifted at once.
 constexpr size_t kSifted = 256;
 
-// What rows must pass by their signs (signs.h), or by the first of them: with S, the sum of the query's components whose bit is set,
+// What rows must pass by their signs (signs.h): with S, the sum of the query's components whose bit is set,
 // beyond = base + (square, shift or nothing) − weight × factor × (2S − total) must not be above 0, or its square not above
 // of_factor × factor² − of_square × square.
-struct Look {
-    size_t stride;  // signs, from the first on
-    int32_t total;
-    float weight;
-    float of_factor;
-    float of_square;
-};
-
 struct Sieve {
     const float* const* scales;  // chunks of `beside` floats a row
     size_t beside;
+    size_t signs_end;            // of their bytes that are used
     const uint8_t* const* codes; // chunks of stride bytes a row
     size_t stride;
     const int8_t* query;
+    int32_t total;
+    float weight;
     float base;
     uint32_t addend;  // 1 the square, 2 the shift, 0 none
-    Look first;       // of as many as are in the first cache line: the others are fetched for rows that pass it
-    Look whole;
+    float of_factor;
+    float of_square;
 };
 
 struct Kernels {

@@ -4,7 +4,6 @@
 #include <immintrin.h>
 
 #include <algorithm>
-#include <numeric>
 
 namespace rektor {
 namespace {
@@ -85,8 +84,6 @@ void code_turned(Query& query, size_t stride, Coded& s) {
     const Rounded rounded = round_all(x, stride, s.signed_bytes);
     query.turned = s.signed_bytes.data();
     query.turned_total = rounded.total;
-    const auto first = s.signed_bytes.begin();
-    query.turned_first = std::accumulate(first, first + static_cast<ptrdiff_t>(std::min(stride, kFirstSigns)), 0);
     query.turned_step = rounded.step;
 }
 

@@ -26,33 +26,23 @@ void sign_query(const RektorCodes& codes, Query& query, Coded& coded);
 // The same to a row as a query, by where its code is.
 void sign_row_query(const RektorCodes& codes, uint32_t place, Query& query, Coded& coded);
 
-// How many deviations more the first look allows: hardly a row is lost by it that the whole would not lose.
-constexpr float kFirstMore = 0.5f;
-
-// What rows must pass by so many of their signs, if these are off by up to so many deviations. Of b of D signs <s, x>, which f is made
-// of, is b / D of the whole, but for what components differ in size: as those of a vector of random direction, whose sizes have a
-// variance of π / 2 − 1 of their mean squared.
-inline Look look_at(const RektorCodes& codes, const Query& q, size_t signs, float across, float deviations) {
-    constexpr float kSizes = 0.5708f;
-    const float dim = static_cast<float>(codes.stride);
-    const float times = dim / static_cast<float>(signs);
-    const float twice = q.addend == 1 ? 2 : 1;
-    const float allowed = deviations * deviations * twice * twice;
-    const float rounding = dim * q.turned_step * q.turned_step / 12;
-    return {signs, signs == codes.stride ? q.turned_total : q.turned_first, times * twice * q.turned_step,
-            allowed * (across + rounding) * times, allowed * (across - kSizes * (times - 1) * q.square) / dim};
-}
-
 // Of rows, given by where their codes are, those that may be nearer than `reach`, if signs are off by up to so many deviations: their places among them and
 // their distances; how many. count ≤ kBatch; the query has signs.
 // Where the rows are the first of some in order, `known` of these are there, else 0.
 inline size_t distances_within(const Kernels& kernels, const RektorCodes& codes, const Query& q, const uint32_t* places,
                                size_t count, float reach, float deviations, uint32_t* which, float* found, size_t known = 0) {
+    const float dim = static_cast<float>(codes.stride);
+    const float twice = q.addend == 1 ? 2 : 1;
     const float across = q.addend == 1 ? std::min(q.square, std::max(q.whole(reach), 0.0f)) : q.square;
-    const Sieve sieve{codes.scales,    codes.beside, codes.codes,
-                      codes.stride,    q.turned,     q.bias - reach,
-                      q.addend,        look_at(codes, q, std::min(codes.stride, kFirstSigns), across, deviations + kFirstMore),
-                      look_at(codes, q, codes.stride, across, deviations)};
+    const float allowed = deviations * deviations * twice * twice;
+    const float rounding = dim * q.turned_step * q.turned_step / 12;
+    const Sieve sieve{codes.scales,         codes.beside,
+                      kSignsAt + codes.stride / 8,
+                      codes.codes,          codes.stride,
+                      q.turned,             q.turned_total,
+                      twice * q.turned_step, q.bias - reach,
+                      q.addend,             allowed * (across + rounding),
+                      allowed * across / dim};
     const uint8_t* near[kBatch];
     const auto sift = known == 0 ? kernels.sift : kernels.sweep;
     const size_t count_near = sift(sieve, places, count, known, which, near);

@@ -76,13 +76,11 @@ enum Test {
 
 impl Test {
     fn add_to(&self, filter: &mut Filter) {
-        match self {
-            Self::Either(tests) => filter.add_any(tests.iter().map(Self::ranges).collect()),
-            test => {
-                let (column, ranges) = test.ranges();
-                filter.add(column, ranges);
-            }
+        if let Self::Either(tests) = self {
+            return filter.add_any(tests.iter().map(Self::ranges).collect());
         }
+        let (column, ranges) = self.ranges();
+        filter.add(column, ranges);
     }
 
     fn ranges(&self) -> (usize, Vec<(Ordinal, Ordinal)>) {
