@@ -174,7 +174,7 @@ impl Run {
     }
 
     fn setting(&mut self) -> &'static str {
-        any(&mut self.random, SETTINGS)
+        SETTINGS[self.random.below(SETTINGS.len())]
     }
 
     fn step(&mut self, number: usize, pair: &mut Pair) {
