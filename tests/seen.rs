@@ -331,7 +331,9 @@ fn explain_says_how_and_why() {
                 "DISTINCT",
             ),
             (
-                format!("explain select i.id from item i, item j order by i.v <-> '{q}' limit 5"),
+                format!(
+                    "explain select i.id from item i, generate_series(1, 2) j order by i.v <-> '{q}' limit 5"
+                ),
                 "table",
             ),
             (
