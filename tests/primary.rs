@@ -216,6 +216,8 @@ fn it_can_wait_for_us() {
             let states = direct.column("select sync_state from pg_stat_replication");
             states.contains(&"sync".to_owned()).then_some(())
         });
+        // Commits wait from when the checkpointer has read the new settings, which it does before a checkpoint.
+        direct.run("checkpoint");
         let mut application = database.connect();
         application.run("set synchronous_commit = remote_apply");
         for rows in 1..=50 {
