@@ -102,6 +102,33 @@ fn real_embeddings_are_found() {
     }
 }
 
+/// A table that was empty when its index was made, and grew by commits of one row: the dial has a curve of it as well.
+#[test]
+fn a_table_that_grows_row_by_row_is_found_at_the_target() {
+    let database = Server::Pg18.shared().database();
+    let rektor = Rektor::start(&database);
+    let mut wire = rektor.connect();
+    let queries = load(&mut wire);
+    wire.run(
+        "alter table package rename to loaded; create table package (like loaded including all)",
+    );
+    rektor.create_index(
+        "create index package_idx on package using faiss (v vector_cosine_ops)",
+        "package_idx",
+    );
+    for id in wire.column("select id from loaded order by id") {
+        wire.run(&format!(
+            "insert into package select * from loaded where id = {id}"
+        ));
+    }
+    rektor.catch_up(&mut wire);
+    wait_linked(&rektor);
+    let found = recall(&rektor, &queries, "true");
+    assert!(found >= RECALL_WANTED, "recall {found}");
+    let estimated = wire.value("select recall_estimated >= .95 from rektor.stat_indexes");
+    assert_eq!(estimated, "t", "no curve");
+}
+
 #[test]
 fn every_method_finds_them() {
     let database = Server::Pg18.shared().database();
