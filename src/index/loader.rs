@@ -30,6 +30,11 @@ impl Changed {
         }
     }
 
+    /// Adds all of these rows.
+    pub(super) fn merge_rows(&mut self, rows: &Bitmap) {
+        self.rows.merge(rows);
+    }
+
     /// Adds what `other` has.
     pub fn merge(&mut self, other: &Self) {
         self.rows.merge(&other.rows);

@@ -53,6 +53,14 @@ pub struct IndexState {
     pub audit: Audit,
 }
 
+impl IndexState {
+    /// The position up to which it serves; `None` while it does not, from which no lag can be told.
+    #[must_use]
+    pub fn serves_to(&self) -> Option<Lsn> {
+        self.snapshot.as_ref().map(|_| self.applied)
+    }
+}
+
 /// What comparing an index with its table found, since the start of this process.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Audit {

@@ -311,6 +311,9 @@ impl Writer {
             self.account.check()?;
         }
         let place = self.store(&new)?;
+        if let Some(rows) = self.rows.take_recoded() {
+            self.changed.merge_rows(rows);
+        }
         if !matches!(new, NewVector::Kept(_)) || *self.record(place) != *record {
             self.changed.insert(place);
         }

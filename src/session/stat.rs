@@ -84,8 +84,8 @@ fn one_index(index: &IndexState, view: &View) -> Value {
         "rows": stats.map(|stats| stats.live),
         "phase": phase,
         "percent": percent,
-        "applied_lsn": lsn(index.applied),
-        "lag_bytes": view.upstream.bytes_since(index.applied),
+        "applied_lsn": index.serves_to().map(lsn),
+        "lag_bytes": index.serves_to().map(|applied| view.upstream.bytes_since(applied)),
         "memory_bytes": stats.map(|stats| stats.memory.total()),
         "memory_parts": stats.map(|stats| parts(&stats.memory)),
         "error": error,
@@ -115,8 +115,8 @@ fn parts(memory: &MemoryParts) -> Value {
 
 /// `rektor.stat_replication`
 fn replication(view: &View, slot: &str) -> Value {
-    let applied = view.indexes.iter().map(|index| index.applied).min();
-    let applied = applied.unwrap_or(view.received);
+    let applied = view.indexes.iter().filter_map(|index| index.serves_to());
+    let applied = applied.min().unwrap_or(view.received);
     json!([{
         "slot_name": slot,
         "streaming": view.streaming,

@@ -89,7 +89,7 @@ mod names {
     );
     pub(super) const INDEX_LAG: Name = (
         "rektor_index_lag_bytes",
-        "WAL bytes that upstream has written and the index does not show",
+        "WAL bytes that upstream has written and the index does not show; absent while it does not serve",
     );
     pub(super) const INDEX_PHASE: Name = (
         "rektor_index_phase",
@@ -272,7 +272,6 @@ fn indexes(page: &Page, view: &View) -> Result<(), prometheus::Error> {
             (&unlinked, stats.unlinked),
             (&dead, stats.dead),
             (&memory, stats.memory.total()),
-            (&lag, view.upstream.bytes_since(index.applied)),
         ] {
             gauges
                 .get_metric_with_label_values(label)?
@@ -283,12 +282,12 @@ fn indexes(page: &Page, view: &View) -> Result<(), prometheus::Error> {
                 .get_metric_with_label_values(&[&name, part.name()])?
                 .set(as_f64(bytes));
         }
-        let serves = index.snapshot.is_some();
-        if let Some(seconds) = view
-            .lag_seconds(index.behind_since, SystemTime::now())
-            .filter(|_| serves)
-        {
-            lag_times.get_metric_with_label_values(label)?.set(seconds);
+        if let Some(applied) = index.serves_to() {
+            lag.get_metric_with_label_values(label)?
+                .set(as_f64(view.upstream.bytes_since(applied)));
+            if let Some(seconds) = view.lag_seconds(index.behind_since, SystemTime::now()) {
+                lag_times.get_metric_with_label_values(label)?.set(seconds);
+            }
         }
         let at = index.audit.audited_at;
         let since = at.and_then(|at| at.duration_since(SystemTime::UNIX_EPOCH).ok());

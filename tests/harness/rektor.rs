@@ -5,6 +5,7 @@ use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::{Arc, Mutex, mpsc};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use super::faults::Faults;
@@ -38,6 +39,8 @@ struct Running {
     /// Gets a line once connections are accepted.
     accepts: mpsc::Receiver<String>,
     accepted: bool,
+    /// Reads what it writes to standard error, to its end.
+    reads: Option<JoinHandle<()>>,
 }
 
 /// `rektor` with these arguments, to its end.
@@ -153,7 +156,7 @@ impl<'a> Rektor<'a> {
         });
         let mut stderr = child.stderr.take().unwrap();
         let log = Arc::clone(&self.log);
-        std::thread::spawn(move || {
+        let reads = std::thread::spawn(move || {
             let mut chunk = [0; 4096];
             while let Ok(n @ 1..) = stderr.read(&mut chunk) {
                 log.lock()
@@ -167,6 +170,7 @@ impl<'a> Rektor<'a> {
             adopted,
             accepts,
             accepted: false,
+            reads: Some(reads),
         });
     }
 
@@ -228,7 +232,10 @@ impl<'a> Rektor<'a> {
 
     /// Its exit status, if it has ended by itself.
     pub fn exited(&mut self) -> Option<ExitStatus> {
-        self.running.as_mut()?.child.try_wait().unwrap()
+        let running = self.running.as_mut()?;
+        let status = running.child.try_wait().unwrap()?;
+        running.read_to_end();
+        Some(status)
     }
 
     /// What it has written to standard error, over all its runs.
@@ -299,7 +306,16 @@ impl<'a> Rektor<'a> {
 }
 
 impl Running {
-    fn forget(&self) {
+    /// The process has ended; nothing of what it wrote is missing from the log afterwards.
+    fn read_to_end(&mut self) {
+        if let Some(reads) = self.reads.take() {
+            reads.join().unwrap();
+        }
+    }
+
+    /// The process has ended.
+    fn forget(&mut self) {
+        self.read_to_end();
         let _ = std::fs::remove_file(&self.adopted); // the guard would kill nobody
     }
 }

@@ -140,6 +140,7 @@ unsafe extern "C" {
         graph: *mut RawGraph,
         view: *const RawView,
         node: u32,
+        linked: u32,
         ef_construction: u32,
     ) -> i32;
     pub(super) fn rektor_graph_entry(graph: *const RawGraph) -> u64;

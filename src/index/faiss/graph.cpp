@@ -396,9 +396,12 @@ extern "C" uint64_t rektor_visited_bytes() {
     return rektor::visited_bytes.load(std::memory_order_relaxed);
 }
 
-extern "C" int32_t rektor_graph_link(RektorGraph* graph, const RektorView* view, uint32_t node, uint32_t ef) {
+extern "C" int32_t rektor_graph_link(RektorGraph* graph, const RektorView* view, uint32_t node, uint32_t linked,
+                                     uint32_t ef) {
+    RektorView now = *view;
+    now.linked = linked;  // walks begin at any of these
     try {
-        link(*graph, *view, node, ef, scratch());
+        link(*graph, now, node, ef, scratch());
         return 0;
     } catch (const std::exception&) {
         return -1;

@@ -232,14 +232,20 @@ impl Graph {
         let start = self.linked();
         let serial = end.min(SERIAL_FIRST.max(start));
         let next = AtomicU32::new(start);
+        // What each thread is at, if any: all nodes below the least are complete. A thread stores before it takes a node, so
+        // whoever takes a later one knows of it.
+        let at: Vec<AtomicU32> = (0..threads.max(1)).map(|_| u32::MAX.into()).collect();
         let failed = AtomicBool::new(false);
-        let work = |end: u32| {
+        let work = |thread: &AtomicU32, end: u32| {
             let view = &view;
+            thread.store(next.load(Ordering::Relaxed), Ordering::Release);
             while !stop.load(Ordering::Relaxed) && !failed.load(Ordering::Relaxed) {
-                let node = next.fetch_add(1, Ordering::Relaxed);
+                let node = next.fetch_add(1, Ordering::AcqRel);
                 if node >= end {
                     break;
                 }
+                thread.store(node, Ordering::Release);
+                let complete = at.iter().map(|node| node.load(Ordering::Acquire)).min();
                 // SAFETY: a node below the capacity, given to this thread alone; the rest is the caller's promise.
                 let linked = !wanted(node)
                     || unsafe {
@@ -247,6 +253,7 @@ impl Graph {
                             self.raw.as_ptr(),
                             view.0,
                             node,
+                            complete.unwrap_or(0),
                             u32::from(ef_construction),
                         )
                     } == 0;
@@ -254,19 +261,23 @@ impl Graph {
                     failed.store(true, Ordering::Relaxed);
                 }
             }
+            thread.store(u32::MAX, Ordering::Release);
         };
-        work(serial);
+        let this = &at[0];
+        work(this, serial);
         next.store(serial, Ordering::Relaxed);
         if end - serial >= PARALLEL_FROM && threads > 1 {
             std::thread::scope(|scope| {
-                for _ in 1..threads {
+                for thread in &at[1..] {
                     // Where no more threads are allowed, this one does it all.
-                    let _helper = std::thread::Builder::new().spawn_scoped(scope, || work(end));
+                    let work = &work;
+                    let _helper =
+                        std::thread::Builder::new().spawn_scoped(scope, move || work(thread, end));
                 }
-                work(end);
+                work(this, end);
             });
         } else {
-            work(end);
+            work(this, end);
         }
         if failed.load(Ordering::Relaxed) {
             return Err(IndexError::Full("no memory to link a row".into()));

@@ -38,6 +38,8 @@ pub(in crate::index) struct Rows {
     vectors: Arc<Vectors>,
     live: Bitmap,
     dial: Arc<Dial>,
+    /// Stored vectors became codes; nobody was told yet.
+    recoded: bool,
     /// None for an index that is only scanned.
     lineage: Option<Arc<Lineage>>,
     /// Inserted since the last view: no nodes yet.
@@ -67,6 +69,7 @@ impl Rows {
             vectors: Arc::clone(&vectors),
             live: Bitmap::default(),
             dial: Arc::default(),
+            recoded: false,
             lineage: match spec.options.method {
                 Method::Hnsw | Method::Ivf | Method::Factory => {
                     Some(Arc::new(Lineage::new(codes())))
@@ -233,6 +236,12 @@ impl Rows {
         Ok(())
     }
 
+    /// The live rows, if their stored vectors became others since this was asked: of what was kept as it came only codes are
+    /// left now, under cosine those of another length.
+    pub(in crate::index) fn take_recoded(&mut self) -> Option<&Bitmap> {
+        std::mem::take(&mut self.recoded).then_some(&self.live)
+    }
+
     /// The row, a live one, is not live in the next view.
     pub(in crate::index) fn remove(&mut self, row: u32) {
         self.live.remove(row);
@@ -322,6 +331,7 @@ impl Rows {
         self.retiring.append(&mut dropped);
         self.take_codes(&codes);
         self.lineage = Some(Arc::new(lineage));
+        self.recoded |= self.vectors.are_codes();
         Ok(())
     }
 

@@ -88,9 +88,10 @@ RektorGraph* rektor_graph_new(uint32_t m, uint32_t metric, uint32_t capacity, co
 void rektor_graph_free(RektorGraph* graph);
 // Bytes that it holds when so many of its nodes are linked.
 size_t rektor_graph_bytes(const RektorGraph* graph, uint32_t nodes);
-// Links a node. Several threads may link different nodes, and any number search, at the same time.
-// 0 when done, -1 when there is no memory.
-int32_t rektor_graph_link(RektorGraph* graph, const RektorView* view, uint32_t node, uint32_t ef_construction);
+// Links a node. All nodes below `linked` are linked or left out, whatever the view says. Several threads may link different
+// nodes, and any number search, at the same time. 0 when done, -1 when there is no memory.
+int32_t rektor_graph_link(RektorGraph* graph, const RektorView* view, uint32_t node, uint32_t linked,
+                          uint32_t ef_construction);
 
 // What storing a graph takes, while it is searched and linked into. `nodes` of its nodes are linked; others do not occur.
 // Level in the high half, node in the low half; UINT64_MAX when nothing is linked.

@@ -91,6 +91,48 @@ fn a_loaded_index_searches_as_the_one_that_was_stored() {
     }
 }
 
+/// Where codes are all that is kept, rows that were stored before there were codes are stored again.
+#[test]
+fn rows_that_became_codes_are_stored_anew() {
+    let mut spec = spec(24, Metric::Cosine);
+    spec.options.storage = Storage::I8;
+    let mut next = clusters(spec, 23);
+    let mut vectors = || -> Vec<f32> { next().into_iter().map(|x| 10.0 * x).collect() };
+    let mut writer = Writer::new(spec).unwrap();
+    let early: Vec<_> = (0..1_500).map(|_| vectors()).collect();
+    for (number, vector) in (0..).zip(&early) {
+        writer.apply(upsert(number, vector.clone())).unwrap();
+    }
+    let mut stored = store(&writer.publish(Lsn::new(1)));
+    assert_eq!(writer.take_changed().places().count(), 1_500);
+    for number in 1_500..6_000 {
+        writer.apply(upsert(number, vectors())).unwrap();
+    }
+    let snapshot = writer.publish(Lsn::new(2));
+    wait_until("linking", || snapshot.stats().unlinked == 0);
+    let (changed, now) = (writer.take_changed(), store(&snapshot));
+    stored.rows.retain(|(place, ..)| !changed.contains(*place));
+    let changes = now.rows.into_iter();
+    stored
+        .rows
+        .extend(changes.filter(|(place, ..)| changed.contains(*place)));
+    assert_eq!(stored.rows.len(), 6_000);
+    let graph = GraphImage::read(now.graph.as_ref().unwrap(), &spec).unwrap();
+    let loaded = load(spec, &stored, Some(&graph)).publish(Lsn::new(3));
+    let finds_itself = |(number, vector): &(u64, &Vec<f32>)| {
+        let found = loaded.search(&Vector::new((*vector).clone()).unwrap(), 10, 64);
+        let own = key(*number);
+        let mut keys = found
+            .unwrap()
+            .neighbors
+            .into_iter()
+            .filter_map(|near| loaded.key(near.row));
+        keys.any(|key| key == own.as_bytes())
+    };
+    let found = (0..).zip(&early).filter(finds_itself).count();
+    assert!(found > 1_480, "{found} of 1500 rows");
+}
+
 #[test]
 fn a_loaded_index_goes_on() {
     let spec = spec(24, Metric::L2);

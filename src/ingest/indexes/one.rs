@@ -247,6 +247,8 @@ impl Index {
 
     /// Gives its writer to a job that catches up from the journal, with all that was applied before `position`.
     pub(super) fn send_away(&mut self, job: u64, position: Lsn) -> Option<Replica> {
+        // What was applied with the same batch may not be shown yet, and could not be before it has caught up.
+        self.publish(position);
         let live = self.live.as_mut()?;
         let applied = live.shown(position);
         match std::mem::replace(&mut live.place, Place::Nowhere) {

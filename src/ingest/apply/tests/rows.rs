@@ -69,6 +69,14 @@ impl One {
         self.events.push(event);
     }
 
+    fn change(&mut self, commit_lsn: Lsn, row: RowImage) {
+        self.event(Event::Change(Change {
+            commit_lsn,
+            relation: relation(),
+            row,
+        }));
+    }
+
     fn begin(&mut self) -> Lsn {
         self.number += 1;
         Lsn::new(self.number * 10)
@@ -89,11 +97,7 @@ impl One {
     fn transaction(&mut self, rows: impl IntoIterator<Item = RowImage>) {
         let commit_lsn = self.begin();
         for row in rows {
-            self.event(Event::Change(Change {
-                commit_lsn,
-                relation: relation(),
-                row,
-            }));
+            self.change(commit_lsn, row);
         }
         self.commit(commit_lsn);
     }
@@ -287,11 +291,7 @@ fn an_index_that_catches_up_is_compared_when_it_has() {
     let watched = one.watch(&[1]).unwrap();
     let commit_lsn = one.begin();
     for key in 0..100 {
-        one.event(Event::Change(Change {
-            commit_lsn,
-            relation: relation(),
-            row: insert(key, (None, key)),
-        }));
+        one.change(commit_lsn, insert(key, (None, key)));
     }
     let passed = one.whole(commit_lsn).passed();
     one.applier.item(Item::Passed(passed));
@@ -301,6 +301,26 @@ fn an_index_that_catches_up_is_compared_when_it_has() {
     assert!(settled.try_recv().is_err());
     join_at_once(&mut one.applier, &mut one.orders);
     assert!(one.watch(&[1]).is_ok());
+}
+
+#[test]
+fn what_came_just_before_a_transaction_that_passed_by_is_shown() {
+    let mut one = One::new(Rows::new());
+    one.rows.insert(7, (Some([7.0, 7.0]), 7));
+    let commit_lsn = one.begin();
+    one.change(commit_lsn, insert(7, (Some([7.0, 7.0]), 7)));
+    let before = Item::Transaction(one.whole(commit_lsn));
+    let shown = one.end();
+    let commit_lsn = one.begin();
+    one.change(commit_lsn, insert(8, (Some([8.0, 8.0]), 8)));
+    let passed = Item::Passed(one.whole(commit_lsn).passed());
+    // In one batch.
+    one.applier.take(before);
+    one.applier.take(passed);
+    one.applier.show();
+    assert_eq!(one.state().applied, shown);
+    let expected = findable(one.rows.clone(), Metric::L2);
+    assert_eq!(held(&one.state()), Some(expected));
 }
 
 proptest! {
