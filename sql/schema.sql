@@ -1,4 +1,4 @@
--- Schema rektor: what an index is. Its rows are written by the functions of create_index.sql in the client's own
+-- Schema rektor: what an index is. Its rows are written by the functions of functions.sql in the client's own
 -- session; every Rektor learns of them from the replication stream. Run as one transaction, again and again if need be.
 
 create schema if not exists rektor;

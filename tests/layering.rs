@@ -22,10 +22,6 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("admin", &["lsn", "catalog", "upstream"]),
     ("config", &["lsn", "vector", "catalog", "session"]),
     (
-        "admin",
-        &["lsn", "vector", "catalog", "wal", "upstream", "config"],
-    ),
-    (
         "ingest",
         &[
             "lsn", "vector", "catalog", "wal", "index", "upstream", "store",

@@ -21,7 +21,7 @@ from packages where released >= '2026-01-01' and downloads <= 2000 order by embe
 begin;
 insert into packages select 0, 'my-own-numpy', now(), 15001, embedding from packages where name = 'numpy';
 commit;
-select name from packages order by embedding <=> $1, id limit 3 \bind :numpy \g
+select name from packages order by embedding <=> $1 limit 3 \bind :numpy \g
 delete from packages where id = 0;
 
 select index_name, phase, rows, applied_lsn, lag_bytes from rektor.stat_indexes;

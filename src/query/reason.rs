@@ -138,9 +138,6 @@ pub enum RelayReason {
     Failed,
 
     // ---- what only the session knows -------------------------------------------------------------------------------
-    /// The session's database has no indexes of Rektor's.
-    #[error("this database is not indexed")]
-    OtherDatabase,
     /// SERIALIZABLE: the rewritten statement would take other predicate locks.
     #[error("isolation level SERIALIZABLE")]
     Serializable,
@@ -171,9 +168,6 @@ pub enum RelayReason {
     /// No SELECT on the key columns.
     #[error("no SELECT privilege on the key columns")]
     NoKeyPrivilege,
-    /// The table relays always.
-    #[error("the table is set to relay")]
-    TurnedOff,
     /// `client_encoding` is not UTF8.
     #[error("client_encoding is not UTF8")]
     ClientEncoding,

@@ -195,7 +195,7 @@ impl<'a> Rektor<'a> {
     /// Takes note of its end, if it has ended by itself.
     pub fn ended(&mut self) -> Option<ExitStatus> {
         let status = self.exited()?;
-        if let Some(running) = self.running.take() {
+        if let Some(mut running) = self.running.take() {
             running.forget();
         }
         Some(status)

@@ -143,6 +143,12 @@ impl RowView {
         })
     }
 
+    /// Whether searches wait while rows are linked: lists are locked, a graph is not. Then the thread that links must not be one
+    /// that others keep from running.
+    pub(in crate::index) fn linking_locks(&self) -> bool {
+        self.spec.options.method != Method::Hnsw
+    }
+
     /// Whether lists were trained with so few of the rows that are live now that others would serve them better.
     pub(in crate::index) fn outgrown(&self) -> bool {
         let lists = self.lineage.as_ref().and_then(|lineage| lineage.lists());
