@@ -182,6 +182,14 @@ fn component_from_text(kind: VectorType, element: &str) -> Result<f32, VectorErr
         element
     };
     let component: f32 = element.parse().map_err(|_| VectorError::Malformed)?;
+    // What is too small for `real` PostgreSQL refuses, and pgvector takes for 0.
+    let digits = element.split(['e', 'E']).next().unwrap_or_default();
+    if kind == VectorType::RealArray
+        && component == 0.0
+        && digits.contains(|c| ('1'..='9').contains(&c))
+    {
+        return Err(VectorError::Malformed);
+    }
     if kind == VectorType::Halfvec {
         Ok(half::f16::from_f32(component).to_f32())
     } else {

@@ -130,6 +130,13 @@ fn text_forms() {
     check(VectorType::Vector, "[1,2.5,-3e-1]", Ok(&[1.0, 2.5, -0.3]));
     check(VectorType::Vector, " [ 1 , 2 ] ", Ok(&[1.0, 2.0]));
     check(VectorType::RealArray, "{1,\"2\"}", Ok(&[1.0, 2.0]));
+    check(VectorType::RealArray, "{1,-0.0e9}", Ok(&[1.0, 0.0]));
+    check(
+        VectorType::RealArray,
+        "{1,1e-60}",
+        Err(VectorError::Malformed),
+    );
+    check(VectorType::Vector, "[1,1e-60]", Ok(&[1.0, 0.0]));
     check(
         VectorType::Halfvec,
         "[0.1]",
