@@ -311,9 +311,11 @@ impl Session {
         self.forward(frame, Some(Kind::Close));
     }
 
-    /// A relayed simple query.
-    pub(super) fn relay_query(&mut self, frame: &Frame, effect: Effect) {
-        self.statement_relayed(effect);
+    /// A relayed simple query, with the effects of its statements.
+    pub(super) fn relay_query(&mut self, frame: &Frame, effects: impl IntoIterator<Item = Effect>) {
+        for effect in effects {
+            self.statement_relayed(effect);
+        }
         self.book.remove_statement(b"");
         self.book.remove_portal(b"");
         self.forward(
