@@ -98,6 +98,8 @@ pub(super) struct Facts {
     may_have_written: bool,
     /// The open transaction has an id.
     wrote: bool,
+    /// Settings were others since its position was last read: a commit may not have waited for its WAL to be written.
+    set_since: bool,
     /// Settings were changed in this transaction, and its end may change them back.
     changed_in_transaction: bool,
     /// SET TRANSACTION SNAPSHOT was seen in this transaction.
@@ -131,6 +133,7 @@ impl Facts {
         if effect.settings && !ends {
             self.known = None;
             self.changed_in_transaction = true;
+            self.set_since = true;
         }
         self.may_have_written |= effect.writes;
         self.unstreamed |= effect.unstreamed;
@@ -199,6 +202,11 @@ impl Facts {
         self.wrote
     }
 
+    /// Whether a commit since the position was last read may not be written yet, whatever the settings are now.
+    pub(super) fn may_be_unwritten(&self) -> bool {
+        self.set_since
+    }
+
     /// What is known of a subject, when no look-up is needed.
     pub(super) fn get(&self, subject: &str, now: Instant) -> Option<(&Settings, Claimable)> {
         let known = self.known.as_ref().filter(|known| {
@@ -229,6 +237,7 @@ impl Facts {
         if !answer.wrote {
             self.may_have_written = false;
         }
+        self.set_since &= self.changed_in_transaction; // its end changes them back
         let mut subjects = match self.known.take() {
             Some(known)
                 if now.duration_since(known.at) < MAX_AGE

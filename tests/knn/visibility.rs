@@ -68,9 +68,42 @@ fn a_session_sees_its_own_writes() {
             "set synchronous_commit = off".to_owned(),
             format!("insert into item values (10008, 1, 1, 'async', '{f}')"),
             "delete from item where id > 10000; reset synchronous_commit".to_owned(),
+            format!(
+                "begin; set local synchronous_commit = off; insert into item values (10010, 1, 1, 'local', '{a}'); commit"
+            ),
         ] {
             pair.query(&write);
             nearest(&mut pair, &format!("{server:?} after {write}"), &v);
+        }
+        let insert =
+            |id, vector: &str| format!("insert into item values ({id}, 1, 1, 'async', '{vector}')");
+        for queries in [
+            &[
+                "begin",
+                "set local synchronous_commit = off",
+                &insert(10011, &b),
+                "commit",
+            ][..],
+            &[
+                "begin",
+                "set local synchronous_commit = off",
+                "",
+                &insert(10012, &c),
+                "commit",
+            ],
+            &[
+                "set synchronous_commit = off",
+                &insert(10013, &d),
+                "reset synchronous_commit",
+            ],
+        ] {
+            for sql in queries {
+                match *sql {
+                    "" => nearest(&mut pair, "between", &v),
+                    sql => drop(pair.query(sql)),
+                }
+            }
+            nearest(&mut pair, &format!("{server:?} after {queries:?}"), &v);
         }
         let line = format!("10009\t1\t1\tcopied\t{v}\n");
         pair.exchange("copy", &query("copy item from stdin"), 1, line.as_bytes());

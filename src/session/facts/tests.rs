@@ -119,6 +119,23 @@ fn a_transaction_that_wrote_stays_so_until_it_ends() {
 }
 
 #[test]
+fn settings_count_until_a_position_is_read_outside_their_transaction() {
+    let (mut facts, now) = (Facts::default(), Instant::now());
+    facts.learn("s".into(), &answer(&[]), now);
+    assert!(!facts.may_be_unwritten());
+    facts.note(Effect {
+        settings: true,
+        ..Effect::default()
+    });
+    facts.learn("s".into(), &answer(&[]), now);
+    assert!(facts.may_be_unwritten(), "SET LOCAL, and a commit follows");
+    facts.transaction_ended(Instant::now);
+    assert!(facts.may_be_unwritten());
+    facts.learn("s".into(), &answer(&[]), now);
+    assert!(!facts.may_be_unwritten());
+}
+
+#[test]
 fn a_failed_transaction_keeps_its_view() {
     let (mut facts, view) = (Facts::default(), Arc::new(View::default()));
     let settings = answer(&[(4, Some("repeatable read"))]).settings;
