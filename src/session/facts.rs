@@ -226,8 +226,8 @@ impl Facts {
     /// Takes note of an answer. The transaction that wrote goes on being one that may have written.
     pub(super) fn learn(&mut self, subject: String, answer: &Answer, now: Instant) {
         let wanted = match answer.settings.consistency {
-            Consistency::Session => self.may_have_written,
-            Consistency::Eventual => false,
+            // `eventual` does not wait for it; but the session may want to see its own commits later.
+            Consistency::Session | Consistency::Eventual => self.may_have_written,
             Consistency::Strong => true,
         };
         if wanted && let Some(lsn) = answer.lsn {

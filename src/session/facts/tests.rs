@@ -101,6 +101,19 @@ fn a_session_sees_its_own_commits_and_waits_for_no_others() {
 }
 
 #[test]
+fn a_commit_before_an_eventual_search_is_seen_by_a_later_one() {
+    let (mut facts, now) = (Facts::default(), Instant::now());
+    facts.note(Effect {
+        writes: true,
+        ..Effect::default()
+    });
+    let eventual = answer(&[(0, Some("eventual")), (8, Some("0/30"))]);
+    facts.learn("s".into(), &eventual, now);
+    assert_eq!(facts.must_see(&eventual.settings), Lsn::ZERO);
+    assert_eq!(facts.must_see(&answer(&[]).settings), Lsn::new(48));
+}
+
+#[test]
 fn a_transaction_that_wrote_stays_so_until_it_ends() {
     let now = Instant::now();
     let mut facts = Facts::default();
