@@ -1,6 +1,7 @@
 -- What a session must know before it answers a k-NN statement from an index, in one row. Runs in the client's own session.
 -- $1 the table as the statement writes it, $2 its OID as the index knows it, $3, $4 and $8 the columns the index knows, by
--- number, name and type, $5 how many of them, from the first, are the key, $6 functions and $7 types whose nature is not known.
+-- number, name and type, $5 how many of them, from the first, are the key, $6 functions and $7 types whose nature is not known,
+-- $9 whether the session's settings were others since it was last asked.
 select
     pg_catalog.current_setting('rektor.consistency', true),
     pg_catalog.current_setting('rektor.min_lsn', true),
@@ -12,8 +13,8 @@ select
     pg_catalog.pg_current_xact_id_if_assigned() is not null,
     case
         when pg_catalog.pg_is_in_recovery() then pg_catalog.pg_last_wal_replay_lsn()
-        -- A commit that did not wait is not written yet.
-        when pg_catalog.current_setting('synchronous_commit') = 'off' then pg_catalog.pg_current_wal_insert_lsn()
+        -- A commit that did not wait is not written yet. (Elsewhere what others insert without writing it is not to be waited for.)
+        when $9::bool or pg_catalog.current_setting('synchronous_commit') = 'off' then pg_catalog.pg_current_wal_insert_lsn()
         else pg_catalog.pg_current_wal_lsn()
     end,
     pg_catalog.to_regclass($1::text)::oid,

@@ -8,6 +8,7 @@ mod filters;
 pub mod fixture;
 mod high;
 mod policies;
+mod portals;
 mod probes;
 mod random;
 mod rights;

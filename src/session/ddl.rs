@@ -67,7 +67,8 @@ impl Session {
             return false;
         }
         text.push_str(analysis.sql.get(from..).unwrap_or_default());
-        self.statement_relayed(analysis.effect());
+        let effects = analysis.effects();
+        effects.for_each(|effect| self.statement_relayed(effect));
         self.book.remove_statement(b"");
         self.book.remove_portal(b"");
         messages::query(&mut self.upstream.outbox, text.as_bytes());

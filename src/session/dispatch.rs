@@ -264,7 +264,7 @@ impl Session {
                 }
                 (effect, completion)
             }
-            Some(Portal::Held(_)) => return self.fetch_held(&portal, max_rows).await,
+            Some(Portal::Held(_)) => return self.fetch_held(&frame, &portal, max_rows).await,
             None => (Effect::UNKNOWN, Completion::default()),
         };
         self.statement_relayed(effect);
@@ -273,13 +273,31 @@ impl Session {
         Ok(())
     }
 
-    /// Serves more rows of an answer that is held, with Postgres's tags.
-    async fn fetch_held(&mut self, portal: &[u8], max_rows: usize) -> Result<(), SessionError> {
+    /// Serves more rows of an answer that is held, with Postgres's tags. Upstream's own portal is at its end and gives none;
+    /// but whether it can still be fetched, after an error or ROLLBACK TO, is Postgres's to say.
+    async fn fetch_held(
+        &mut self,
+        frame: &Frame,
+        portal: &[u8],
+        max_rows: usize,
+    ) -> Result<(), SessionError> {
         self.settle().await?;
         if self.pending.is_skipping() {
             return Ok(());
         }
-        let Some(Portal::Held(rows)) = self.book.portal(portal) else {
+        self.upstream.outbox.extend_from_slice(frame.bytes());
+        let replies = self.exchange(End::Flush, 1).await?;
+        self.executed = true;
+        if let Some(error) = &replies.error {
+            self.client.outbox.extend_from_slice(error.bytes());
+            self.pending.skip_to_sync();
+            return Ok(());
+        }
+        let held = self.book.portal(portal).filter(|_| replies.rows == 0);
+        let Some(Portal::Held(rows)) = held else {
+            // Another one of its name, as DECLARE makes them.
+            let frames = replies.frames.iter();
+            frames.for_each(|frame| self.client.outbox.extend_from_slice(frame.bytes()));
             return Ok(());
         };
         let most = if max_rows == 0 { usize::MAX } else { max_rows };
@@ -311,9 +329,11 @@ impl Session {
         self.forward(frame, Some(Kind::Close));
     }
 
-    /// A relayed simple query.
-    pub(super) fn relay_query(&mut self, frame: &Frame, effect: Effect) {
-        self.statement_relayed(effect);
+    /// A relayed simple query, with the effects of its statements.
+    pub(super) fn relay_query(&mut self, frame: &Frame, effects: impl IntoIterator<Item = Effect>) {
+        for effect in effects {
+            self.statement_relayed(effect);
+        }
         self.book.remove_statement(b"");
         self.book.remove_portal(b"");
         self.forward(

@@ -122,13 +122,13 @@ impl Session {
             match explained.instead {
                 Some((sql, keys)) if !self.executed => {
                     return self
-                        .simple_explain_instead(frame, analysis.effect(), (&sql, &keys), &lines)
+                        .simple_explain_instead(frame, analysis.effects(), (&sql, &keys), &lines)
                         .await;
                 }
                 Some(_) | None => shown = Some(lines),
             }
         }
-        self.relay_query(frame, analysis.effect());
+        self.relay_query(frame, analysis.effects());
         if let (Some(rows), Some(last)) = (shown, self.pending.last())
             && let Kind::Query { completions } = &mut last.kind
         {
@@ -145,7 +145,7 @@ impl Session {
     async fn simple_explain_instead(
         &mut self,
         frame: &Frame,
-        effect: Effect,
+        effects: impl Iterator<Item = Effect>,
         (sql, keys): (&str, &[Bytes]),
         lines: &Bytes,
     ) -> Result<(), SessionError> {
@@ -162,7 +162,7 @@ impl Session {
         self.book.remove_portal(b"");
         let replies = self.exchange(End::Sync, 0).await?;
         if replies.error.is_some() && self.transaction == Transaction::Idle {
-            self.relay_query(frame, effect); // the error, in the words for the statement as it came
+            self.relay_query(frame, effects); // the error, in the words for the statement as it came
             return Ok(());
         }
         self.give_explained(&replies, lines, false);

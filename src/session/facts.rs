@@ -98,12 +98,16 @@ pub(super) struct Facts {
     may_have_written: bool,
     /// The open transaction has an id.
     wrote: bool,
+    /// Settings were others since its position was last read: a commit may not have waited for its WAL to be written.
+    set_since: bool,
     /// Settings were changed in this transaction, and its end may change them back.
     changed_in_transaction: bool,
     /// SET TRANSACTION SNAPSHOT was seen in this transaction.
     imported_snapshot: bool,
     /// The view published when this transaction's first statement was forwarded.
     pinned: Option<Arc<View>>,
+    /// The same of a transaction whose end was forwarded: it holds again where an error keeps that end from being run.
+    ending: Option<Arc<View>>,
     /// What the session must see: its own commits.
     own_commits: Lsn,
     /// The open transaction, or statement, may bring rows that no stream tells of.
@@ -129,6 +133,7 @@ impl Facts {
         if effect.settings && !ends {
             self.known = None;
             self.changed_in_transaction = true;
+            self.set_since = true;
         }
         self.may_have_written |= effect.writes;
         self.unstreamed |= effect.unstreamed;
@@ -143,7 +148,10 @@ impl Facts {
                 if self.changed_in_transaction {
                     self.known = None;
                 }
-                self.pinned = None;
+                if effect.transaction != Some(TransactionEffect::RollbackTo) {
+                    let ended = self.pinned.take();
+                    self.ending = self.ending.take().or(ended);
+                }
             }
         }
     }
@@ -153,6 +161,16 @@ impl Facts {
         if self.pinned.is_none() {
             self.pinned = Some(view());
         }
+    }
+
+    /// The open transaction has failed, perhaps before what was to end it; after ROLLBACK TO its snapshot is still the same.
+    pub(super) fn transaction_failed(&mut self) {
+        self.pinned = self.ending.take().or(self.pinned.take());
+    }
+
+    /// A transaction is open, and nothing is under way: what was to end another has ended it.
+    pub(super) fn transaction_open(&mut self) {
+        self.ending = None;
     }
 
     /// No transaction is open any more.
@@ -167,18 +185,26 @@ impl Facts {
         self.imported_snapshot = false;
         self.wrote = false;
         self.pinned = None;
+        self.ending = None;
     }
 
     /// Whether a view, for which the catalogue was begun to be read at that moment, may lack what this session has brought into
-    /// a table. (In its own transaction nothing is answered from an index that comes after it: that has written.)
+    /// a table. (Its own transaction has written, and another may follow at once, of which no ReadyForQuery tells.)
     pub(super) fn outruns(&self, catalogue: Option<Instant>) -> bool {
-        self.unstreamed_until
-            .is_some_and(|until| catalogue.is_none_or(|read| read <= until))
+        self.unstreamed
+            || self
+                .unstreamed_until
+                .is_some_and(|until| catalogue.is_none_or(|read| read <= until))
     }
 
     /// Whether the open transaction is known to have written.
     pub(super) fn wrote(&self) -> bool {
         self.wrote
+    }
+
+    /// Whether a commit since the position was last read may not be written yet, whatever the settings are now.
+    pub(super) fn may_be_unwritten(&self) -> bool {
+        self.set_since
     }
 
     /// What is known of a subject, when no look-up is needed.
@@ -200,8 +226,8 @@ impl Facts {
     /// Takes note of an answer. The transaction that wrote goes on being one that may have written.
     pub(super) fn learn(&mut self, subject: String, answer: &Answer, now: Instant) {
         let wanted = match answer.settings.consistency {
-            Consistency::Session => self.may_have_written,
-            Consistency::Eventual => false,
+            // `eventual` does not wait for it; but the session may want to see its own commits later.
+            Consistency::Session | Consistency::Eventual => self.may_have_written,
             Consistency::Strong => true,
         };
         if wanted && let Some(lsn) = answer.lsn {
@@ -211,6 +237,7 @@ impl Facts {
         if !answer.wrote {
             self.may_have_written = false;
         }
+        self.set_since &= self.changed_in_transaction; // its end changes them back
         let mut subjects = match self.known.take() {
             Some(known)
                 if now.duration_since(known.at) < MAX_AGE
@@ -334,189 +361,4 @@ const PGVECTOR_DEFAULT_PROBES: usize = 1;
 const MOST_RECALL: f64 = 0.999;
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// The look-up's row with these differences from an ordinary one.
-    fn answer(changes: &[(usize, Option<&str>)]) -> Answer {
-        let mut values = [
-            None,
-            None,
-            None,
-            None,
-            Some("read committed"),
-            Some("UTF8"),
-            Some("on"),
-            Some("f"),
-            Some("0/10"),
-            Some("77"),
-            Some("t"),
-            Some("t"),
-            Some("t"),
-            Some("t"),
-            Some("t"),
-            None,
-        ];
-        for (at, value) in changes {
-            values[*at] = *value;
-        }
-        let bytes = values.map(|value| value.map(str::as_bytes));
-        Answer::read(&bytes, RelationId(77)).unwrap()
-    }
-
-    #[test]
-    fn an_answer_says_whether_a_statement_may_be_claimed() {
-        let check = |changes, expected| assert_eq!(answer(changes).claimable, expected);
-        check(&[], Ok(()));
-        check(&[(9, Some("78"))], Err(RelayReason::Shadowed));
-        check(&[(9, None)], Err(RelayReason::Shadowed));
-        check(&[(10, Some("f"))], Err(RelayReason::StaleGeneration));
-        check(&[(11, Some("f"))], Err(RelayReason::NoKeyPrivilege));
-        check(&[(11, None)], Err(RelayReason::NoKeyPrivilege));
-        check(&[(12, Some("f"))], Err(RelayReason::UnknownFunction));
-        check(&[(13, Some("f"))], Err(RelayReason::UnknownType));
-        assert!(Answer::read(&[None], RelationId(77)).is_none());
-    }
-
-    #[test]
-    fn settings_are_read() {
-        let settings = |changes| answer(changes).settings;
-        assert_eq!(settings(&[]).min_lsn, None);
-        assert_eq!(settings(&[(1, Some(""))]).min_lsn, None);
-        assert_eq!(settings(&[(1, Some("0/20"))]).min_lsn, Some(Lsn::new(32)));
-        assert_eq!(
-            settings(&[(1, Some("x"))]).min_lsn,
-            Some(Lsn::new(u64::MAX))
-        );
-        let effort = |changes: &[_]| answer(changes).settings.wanted.effort(Method::Hnsw);
-        let recall = |value| effort(&[(2, Some("40")), (3, Some(value))]);
-        assert_eq!(effort(&[]), Effort::Recall(DEFAULT_RECALL));
-        assert_eq!(recall("0.9"), Effort::Recall(0.9));
-        assert_eq!(recall("1"), Effort::Recall(MOST_RECALL));
-        for unusable in ["", "x", "-1", "95", "NaN"] {
-            assert_eq!(recall(unusable), Effort::Recall(DEFAULT_RECALL));
-        }
-        assert_eq!(
-            effort(&[(2, Some("200")), (3, Some("0.5"))]),
-            Effort::Candidates(200)
-        );
-        let both = settings(&[(2, Some("200")), (15, Some("8"))]).wanted;
-        assert_eq!(both.effort(Method::Ivf), Effort::Lists(8));
-        assert_eq!(both.effort(Method::Hnsw), Effort::Candidates(200));
-        for unset in [None, Some("1"), Some("0"), Some("x")] {
-            let wanted = answer(&[(15, unset)]).settings.wanted;
-            assert_eq!(wanted.effort(Method::Ivf), Effort::Recall(DEFAULT_RECALL));
-        }
-        assert_eq!(
-            settings(&[(0, Some("strong"))]).consistency,
-            Consistency::Strong
-        );
-        assert!(!settings(&[(5, Some("LATIN1"))]).utf8);
-    }
-
-    #[test]
-    fn a_session_sees_its_own_commits_and_waits_for_no_others() {
-        let now = Instant::now();
-        let mut facts = Facts::default();
-        assert!(facts.get("s", now).is_none());
-        facts.learn("s".into(), &answer(&[]), now);
-        let (settings, _) = facts.get("s", now).unwrap();
-        assert_eq!(facts.must_see(settings), Lsn::ZERO);
-        let writes = Effect {
-            writes: true,
-            ..Effect::default()
-        };
-        facts.note(writes);
-        assert!(facts.get("s", now).is_none());
-        facts.learn("s".into(), &answer(&[(8, Some("0/30"))]), now);
-        let (settings, _) = facts.get("s", now).unwrap();
-        assert_eq!(facts.must_see(settings), Lsn::new(48));
-        let eventual = answer(&[(0, Some("eventual")), (1, Some("0/5"))]).settings;
-        assert_eq!(facts.must_see(&eventual), Lsn::new(5));
-    }
-
-    #[test]
-    fn a_transaction_that_wrote_stays_so_until_it_ends() {
-        let now = Instant::now();
-        let mut facts = Facts::default();
-        facts.note(Effect {
-            writes: true,
-            ..Effect::default()
-        });
-        facts.learn("s".into(), &answer(&[(7, Some("t"))]), now);
-        assert!(facts.wrote());
-        facts.transaction_ended(Instant::now);
-        assert!(!facts.wrote());
-        assert!(
-            facts.get("s", now).is_none(),
-            "its position is not known yet"
-        );
-    }
-
-    #[test]
-    fn settings_of_a_transaction_end_with_it() {
-        let now = Instant::now();
-        let mut facts = Facts::default();
-        let end = Effect {
-            transaction: Some(TransactionEffect::End { chain: false }),
-            settings: true,
-            ..Effect::default()
-        };
-        facts.learn("s".into(), &answer(&[]), now);
-        facts.note(end);
-        assert!(facts.get("s", now).is_some(), "nothing was set");
-        facts.note(Effect {
-            settings: true,
-            ..Effect::default()
-        });
-        assert!(facts.get("s", now).is_none());
-        facts.learn("s".into(), &answer(&[]), now);
-        facts.note(end);
-        assert!(facts.get("s", now).is_none());
-    }
-
-    #[test]
-    fn facts_age_and_strong_consistency_always_asks() {
-        let now = Instant::now();
-        let mut facts = Facts::default();
-        facts.learn("s".into(), &answer(&[]), now);
-        assert!(facts.get("s", now + MAX_AGE).is_none());
-        assert!(facts.get("other", now).is_none());
-        facts.learn("s".into(), &answer(&[(0, Some("strong"))]), now);
-        assert!(facts.get("s", now).is_none());
-        let (settings, _) = facts.last("s").unwrap();
-        assert_eq!(facts.must_see(settings), Lsn::new(16));
-    }
-
-    #[test]
-    fn what_no_stream_tells_is_waited_for() {
-        let (mut facts, now) = (Facts::default(), Instant::now());
-        let later = |seconds| now + Duration::from_secs(seconds);
-        assert!(!facts.outruns(None));
-        facts.note(Effect {
-            unstreamed: true,
-            ..Effect::default()
-        });
-        facts.transaction_ended(|| later(1));
-        assert!(facts.outruns(None) && facts.outruns(Some(now)));
-        assert!(!facts.outruns(Some(later(2))));
-        facts.transaction_ended(|| later(3));
-        assert!(!facts.outruns(Some(later(2))), "it did nothing of the kind");
-    }
-
-    #[test]
-    fn isolation_decides_which_view_answers() {
-        let mut facts = Facts::default();
-        let with = |level| answer(&[(4, Some(level))]).settings;
-        facts.pin(|| Arc::new(View::default()));
-        assert!(facts.view(&with("read committed")).unwrap().is_none());
-        assert!(facts.view(&with("repeatable read")).unwrap().is_some());
-        assert!(facts.view(&with("serializable")).is_err());
-        facts.note(Effect {
-            transaction: Some(TransactionEffect::ImportSnapshot),
-            ..Effect::default()
-        });
-        let imported = facts.view(&with("repeatable read")).unwrap_err();
-        assert_eq!(imported, RelayReason::ImportedSnapshot);
-    }
-}
+mod tests;

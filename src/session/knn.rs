@@ -95,7 +95,8 @@ impl Session {
         self.facts.pin(|| self.shared.context.view.borrow().clone());
         self.forward(&claim.bind, Some(Kind::Bind));
         self.execute_bound(claim, Completion { tag: None, rows });
-        self.facts.note(claim.prepared.analysis.effect());
+        let effects = claim.prepared.analysis.effects();
+        effects.for_each(|effect| self.facts.note(effect));
         self.end_claim(claim);
     }
 

@@ -44,7 +44,7 @@ impl Session {
                 own
             }
         };
-        let values = parameters(query, index);
+        let values = parameters(query, index, self.facts.may_be_unwritten());
         let values: Vec<&[u8]> = values.iter().map(String::as_bytes).collect();
         messages::bind_text(&mut self.upstream.outbox, PORTAL, &own.name, &values);
         messages::execute(&mut self.upstream.outbox, PORTAL, 0);
@@ -85,7 +85,7 @@ impl Session {
 }
 
 /// The look-up's parameters, in text form.
-fn parameters(query: &KnnQuery, index: &IndexDefinition) -> [String; 8] {
+fn parameters(query: &KnnQuery, index: &IndexDefinition, may_be_unwritten: bool) -> [String; 9] {
     let table = match &query.schema {
         Some(schema) => format!(
             "{}.{}",
@@ -111,6 +111,7 @@ fn parameters(query: &KnnQuery, index: &IndexDefinition) -> [String; 8] {
         array(query.unknown_functions.iter().cloned()),
         array(query.unknown_types.iter().cloned()),
         array(columns().map(|(.., kind)| kind.0.to_string())),
+        may_be_unwritten.to_string(),
     ]
 }
 

@@ -50,33 +50,23 @@ impl Analysis {
             .collect()
     }
 
-    /// What the text may change, as one.
-    pub(super) fn effect(&self) -> Effect {
-        let Some(statements) = &self.statements else {
-            return Effect::UNKNOWN;
-        };
-        statements
-            .iter()
-            .fold(Effect::default(), |all, statement| Effect {
-                settings: all.settings || statement.effect.settings,
-                writes: all.writes || statement.effect.writes,
-                prepared: all.prepared || statement.effect.prepared,
-                discards_prepared: all.discards_prepared || statement.effect.discards_prepared,
-                unstreamed: all.unstreamed || statement.effect.unstreamed,
-                transaction: all.transaction.or(statement.effect.transaction),
-            })
+    /// What each of the text's statements may change, in their order.
+    pub(super) fn effects(&self) -> impl Iterator<Item = Effect> {
+        let known = self.statements.iter().flatten();
+        known
+            .map(|statement| statement.effect)
+            .chain(self.statements.is_none().then_some(Effect::UNKNOWN))
     }
 }
 
-/// Whether a text that need not be looked into opens a transaction block: it takes no snapshot yet.
+/// Whether a text that need not be looked into opens a transaction block and does no more: it takes no snapshot yet.
 fn is_begin(sql: &[u8]) -> bool {
-    let word = sql
-        .trim_ascii()
-        .split(|byte| !byte.is_ascii_alphabetic())
-        .next();
+    let sql = sql.trim_ascii();
+    let sql = sql.strip_suffix(b";").unwrap_or(sql);
+    let word = sql.split(|byte| !byte.is_ascii_alphabetic()).next();
     word.is_some_and(|word| {
         word.eq_ignore_ascii_case(b"begin") || word.eq_ignore_ascii_case(b"start")
-    })
+    }) && !sql.contains(&b';')
 }
 
 /// What a DEALLOCATE names.
@@ -198,7 +188,8 @@ impl Meaning {
     pub(super) fn effect(&self) -> Effect {
         match self {
             Self::Plain(effect) => *effect,
-            Self::Analysed(prepared) => prepared.analysis.effect(),
+            // One statement, or none: upstream refuses to prepare several.
+            Self::Analysed(prepared) => prepared.analysis.effects().next().unwrap_or_default(),
         }
     }
 
@@ -356,6 +347,32 @@ mod tests {
             analyses
                 .of(b"set role \xff")
                 .is_err_and(|effect| effect == Effect::UNKNOWN)
+        );
+    }
+    #[test]
+    fn only_a_begin_alone_takes_no_snapshot() {
+        let analyses = Analyses::default();
+        for (sql, alone) in [
+            ("begin", true),
+            (" Start transaction read only ; ", true),
+            ("begin; select 1", false),
+            ("select 1; begin", false),
+        ] {
+            let effect = analyses.of(sql.as_bytes()).unwrap_err();
+            assert_eq!(effect.transaction.is_some(), alone, "{sql}");
+        }
+        let several = analyses
+            .of(b"commit; begin isolation level serializable")
+            .unwrap();
+        let effects = several.effects().map(|effect| effect.transaction);
+        assert_eq!(
+            effects.collect::<Vec<_>>(),
+            [
+                Some(TransactionEffect::End { chain: false }),
+                Some(TransactionEffect::Begin(Some(
+                    query::Isolation::Serializable
+                ))),
+            ]
         );
     }
 }

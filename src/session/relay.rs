@@ -410,9 +410,14 @@ impl Session {
             Some(b'E') => Transaction::Failed,
             Some(_) | None => Transaction::Idle,
         };
-        if self.transaction == Transaction::Idle && self.pending.is_empty() {
-            self.book.clear_portals();
-            self.facts.transaction_ended(std::time::Instant::now);
+        match (self.transaction, self.pending.is_empty()) {
+            (Transaction::Idle, true) => {
+                self.book.clear_portals();
+                self.facts.transaction_ended(std::time::Instant::now);
+            }
+            (Transaction::Open, true) => self.facts.transaction_open(),
+            (Transaction::Failed, _) => self.facts.transaction_failed(),
+            (Transaction::Idle | Transaction::Open, false) => {}
         }
     }
 

@@ -33,7 +33,7 @@ impl Session {
         let analysis = match self.shared.analyses.of(sql) {
             Ok(analysis) => analysis,
             Err(effect) => {
-                self.relay_query(&frame, effect);
+                self.relay_query(&frame, [effect]);
                 return Ok(());
             }
         };
@@ -72,7 +72,7 @@ impl Session {
         if let Some(reason) = reason {
             self.shared.context.counters.relayed(&reason.to_string());
         }
-        self.relay_query(&frame, analysis.effect());
+        self.relay_query(&frame, analysis.effects());
         Ok(())
     }
 

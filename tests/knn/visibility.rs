@@ -3,7 +3,7 @@
 use super::fixture::{Answered, copies_with, query_vector};
 use crate::harness::message::{bind, close, execute, extended, parse, query, sync};
 use crate::harness::{Server, Wire};
-use crate::relay::compare::Pair;
+use crate::relay::compare::{Copies, Pair};
 
 /// The query vector moved a little: the rows of a test differ in their distances.
 fn near(server: Server, seed: u64, steps: u16) -> String {
@@ -27,6 +27,15 @@ fn nearest(pair: &mut Pair, label: &str, vector: &str) {
         b"",
     );
     pair.query(&NEAREST.replace("$1", &format!("'{vector}'")));
+}
+
+/// Another session's write on both copies, and its own search: the index has applied the write after it.
+fn elsewhere(copies: &Copies, vector: &str, sql: &str) {
+    for mut wire in [copies.direct.connect(), copies.rektor.connect()] {
+        wire.run(sql);
+        let seen = wire.rows(&NEAREST.replace("$1", &format!("'{vector}'")));
+        assert_eq!(seen.len(), 4);
+    }
 }
 
 /// Every write that a session makes is in its next search, at once, in every isolation level.
@@ -59,9 +68,42 @@ fn a_session_sees_its_own_writes() {
             "set synchronous_commit = off".to_owned(),
             format!("insert into item values (10008, 1, 1, 'async', '{f}')"),
             "delete from item where id > 10000; reset synchronous_commit".to_owned(),
+            format!(
+                "begin; set local synchronous_commit = off; insert into item values (10010, 1, 1, 'local', '{a}'); commit"
+            ),
         ] {
             pair.query(&write);
             nearest(&mut pair, &format!("{server:?} after {write}"), &v);
+        }
+        let insert =
+            |id, vector: &str| format!("insert into item values ({id}, 1, 1, 'async', '{vector}')");
+        for queries in [
+            &[
+                "begin",
+                "set local synchronous_commit = off",
+                &insert(10011, &b),
+                "commit",
+            ][..],
+            &[
+                "begin",
+                "set local synchronous_commit = off",
+                "",
+                &insert(10012, &c),
+                "commit",
+            ],
+            &[
+                "set synchronous_commit = off",
+                &insert(10013, &d),
+                "reset synchronous_commit",
+            ],
+        ] {
+            for sql in queries {
+                match *sql {
+                    "" => nearest(&mut pair, "between", &v),
+                    sql => drop(pair.query(sql)),
+                }
+            }
+            nearest(&mut pair, &format!("{server:?} after {queries:?}"), &v);
         }
         let line = format!("10009\t1\t1\tcopied\t{v}\n");
         pair.exchange("copy", &query("copy item from stdin"), 1, line.as_bytes());
@@ -105,23 +147,14 @@ fn isolation_levels_see_what_they_see() {
             let mut pair = copies.sessions(&[]);
             pair.query(&format!("begin isolation level {level}"));
             nearest(&mut pair, &format!("{server:?} {level}, first"), &v);
-            let write = |sql: &str| {
-                copies.direct.connect().run(sql);
-                let mut other = copies.rektor.connect();
-                other.run(sql);
-                // the writer's own search: the index has applied the change after it
-                let seen = other.rows(&NEAREST.replace("$1", &format!("'{v}'")));
-                assert_eq!(seen.len(), 4);
-            };
-            write(&format!(
-                "insert into item values (11001, 1, 1, 'from outside', '{v}')"
-            ));
+            let insert = format!("insert into item values (11001, 1, 1, 'from outside', '{v}')");
+            elsewhere(&copies, &v, &insert);
             nearest(
                 &mut pair,
                 &format!("{server:?} {level}, after an insert elsewhere"),
                 &v,
             );
-            write("delete from item where id = 11001");
+            elsewhere(&copies, &v, "delete from item where id = 11001");
             nearest(
                 &mut pair,
                 &format!("{server:?} {level}, after a delete elsewhere"),
@@ -146,19 +179,7 @@ fn a_snapshot_taken_before_a_delete_still_finds_the_rows() {
         let mut pair = copies.sessions(&[]);
         pair.query("begin isolation level repeatable read");
         pair.query("select count(*) from item");
-        for (mut wire, sql) in [
-            (
-                copies.direct.connect(),
-                "delete from item where category < 15",
-            ),
-            (
-                copies.rektor.connect(),
-                "delete from item where category < 15",
-            ),
-        ] {
-            wire.run(sql);
-            wire.rows(&NEAREST.replace("$1", &format!("'{v}'")));
-        }
+        elsewhere(&copies, &v, "delete from item where category < 15");
         nearest(
             &mut pair,
             &format!("{server:?}: rows deleted elsewhere"),
@@ -166,6 +187,95 @@ fn a_snapshot_taken_before_a_delete_still_finds_the_rows() {
         );
         pair.query("commit");
         nearest(&mut pair, &format!("{server:?}: after the commit"), &v);
+    }
+}
+
+/// What a transaction's snapshot is older than, whichever Queries brought it about: a row that is deleted elsewhere afterwards.
+#[test]
+fn every_statement_of_a_query_counts() {
+    for server in Server::ALL {
+        let copies = copies_with(server, &["item_l2"]);
+        let v = query_vector(server, 38);
+        for queries in [
+            &["begin isolation level repeatable read; select 1"][..],
+            &[
+                "set default_transaction_isolation = 'repeatable read'",
+                "begin; select 1",
+            ],
+            &[
+                "begin",
+                "",
+                "commit; begin isolation level repeatable read",
+                "select count(*) from item",
+            ],
+            &[
+                "begin",
+                "",
+                "rollback; begin isolation level repeatable read",
+                "select count(*) from item",
+            ],
+            &[
+                "begin isolation level repeatable read; select 1; savepoint s",
+                "rollback to s",
+            ],
+            &[
+                "begin isolation level repeatable read; select 1; savepoint s",
+                "select 1 / 0; commit",
+                "rollback to s",
+            ],
+        ] {
+            let insert = format!("insert into item values (13001, 1, 1, 'doomed', '{v}')");
+            elsewhere(&copies, &v, &insert);
+            let mut pair = copies.sessions(&[]);
+            for sql in queries {
+                match *sql {
+                    "" => nearest(&mut pair, "what is known before", &v),
+                    sql => drop(pair.query(sql)),
+                }
+            }
+            elsewhere(&copies, &v, "delete from item where id = 13001");
+            nearest(
+                &mut pair,
+                &format!("{server:?}: deleted after {queries:?}"),
+                &v,
+            );
+            pair.query("commit");
+        }
+        let mut wire = copies.rektor.connect();
+        let search = NEAREST.replace("$1", &format!("'{v}'"));
+        wire.run("begin");
+        wire.run(&search);
+        wire.run("commit; set rektor.recall_target = 0.5");
+        let plan = wire.column(&format!("explain {search}"));
+        assert!(
+            plan.iter().any(|line| line.contains("recall_target 0.5")),
+            "{plan:?}"
+        );
+    }
+}
+
+/// A snapshot of another session's, imported by the Query that opens the transaction.
+#[test]
+fn an_imported_snapshot_finds_rows_deleted_since() {
+    for server in Server::ALL {
+        let copies = copies_with(server, &["item_l2"]);
+        let v = query_vector(server, 39);
+        let mut pair = copies.sessions(&[]);
+        let mut exporters = [copies.direct.connect(), copies.rektor.connect()];
+        let snapshots = exporters.each_mut().map(|exporter| {
+            exporter.run("begin isolation level repeatable read");
+            exporter.value("select pg_export_snapshot()")
+        });
+        elsewhere(&copies, &v, "delete from item where category < 15");
+        for (wire, snapshot) in [&mut pair.direct, &mut pair.through]
+            .into_iter()
+            .zip(snapshots)
+        {
+            wire.run(&format!(
+                "begin isolation level repeatable read; set transaction snapshot '{snapshot}'"
+            ));
+        }
+        nearest(&mut pair, &format!("{server:?}: an imported snapshot"), &v);
     }
 }
 
