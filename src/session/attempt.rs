@@ -86,6 +86,7 @@ impl Session {
         messages::execute(&mut self.upstream.outbox, &claim.portal, 0);
         let replies = self.exchange(end, completions).await?;
         if replies.skipped {
+            self.forget_own(&claim.prepared);
             if sync_with_it {
                 self.pending.sent(Kind::Sync, Owner::Client);
             } else {
@@ -152,6 +153,7 @@ impl Session {
             self.close_own(&names);
             return Ok(Attempt::Refused);
         }
+        self.forget_own(&claim.prepared);
         let shown = replies.frames.iter().filter(|frame| !is_own(frame.tag()));
         for frame in shown.chain(&replies.error).chain(&replies.ready) {
             self.client.outbox.extend_from_slice(frame.bytes());
@@ -161,6 +163,12 @@ impl Session {
             self.end_claim(claim);
         }
         Ok(Attempt::Reported)
+    }
+
+    /// Upstream failed at a text's own statements, or skipped them: which of them it has parsed is not known.
+    fn forget_own(&mut self, prepared: &Prepared) {
+        let names = self.rewrites.distrust(&prepared.analysis.sql);
+        self.retired.extend(names);
     }
 
     /// The parameter that statements of Rektor's take as a binary vector.
@@ -270,6 +278,7 @@ impl Session {
         bind.redirect(&mut self.upstream.outbox, &own, &[]);
         let replies = self.exchange(End::Flush, completions).await?;
         if replies.skipped {
+            self.forget_own(&claim.prepared);
             self.end_claim(claim);
             return Ok(Served::Done);
         }
