@@ -10,7 +10,7 @@ use super::filter;
 use super::knn::{QUERY_CANCELED, Unready};
 use super::messages;
 use super::relay::Session;
-use crate::catalog::{IndexDefinition, quoted_identifier};
+use crate::catalog::{IndexDefinition, quoted_name};
 use crate::lsn::Lsn;
 use crate::query::{KnnQuery, RelayReason};
 
@@ -86,14 +86,7 @@ impl Session {
 
 /// The look-up's parameters, in text form.
 fn parameters(query: &KnnQuery, index: &IndexDefinition) -> [String; 8] {
-    let table = match &query.schema {
-        Some(schema) => format!(
-            "{}.{}",
-            quoted_identifier(schema),
-            quoted_identifier(&query.table)
-        ),
-        None => quoted_identifier(&query.table),
-    };
+    let table = quoted_name(query.schema.as_deref(), &query.table);
     let columns = || {
         let key = index.key.iter();
         let key = key.map(|column| (column.number, &column.name, column.kind.oid()));
@@ -128,7 +121,8 @@ mod tests {
 
     #[test]
     fn names_are_quoted_for_postgres() {
-        assert_eq!(quoted_identifier("a\"b"), "\"a\"\"b\"");
+        assert_eq!(quoted_name(None, "a\"b"), "\"a\"\"b\"");
+        assert_eq!(quoted_name(Some("S"), "t"), "\"S\".\"t\"");
         assert_eq!(
             array(["a".into(), "b\"\\c".into()].into_iter()),
             r#"{"a","b\"\\c"}"#
