@@ -3,8 +3,9 @@
 
 use super::fixture::{Answered, copies_with, query_vector};
 use super::statements::widen;
-use crate::harness::message::{bind, execute, extended, flush, parse, query, sync};
+use crate::harness::message::{bind, close, execute, extended, flush, parse, query, sync};
 use crate::harness::{Server, Wire};
+use crate::relay::compare::Pair;
 
 /// The index's name by `rektor.stat_indexes`, asked in both protocols.
 fn stat_answers(wire: &mut Wire, label: &str) {
@@ -114,4 +115,60 @@ fn searches_are_answered_after_statements_that_failed() {
             assert_eq!(after.relay, before.relay, "{}", label("is answered"));
         }
     }
+}
+
+/// What portals have not given yet is held up to a bound for all of them; beyond it upstream holds it.
+#[test]
+fn held_rows_are_bounded_for_all_portals_together() {
+    let server = Server::Pg18;
+    let copies = copies_with(server, &["item_l2"]);
+    let mut pair = copies.sessions(&[]);
+    widen(&mut pair, server);
+    // 36 rows of some 150,000 bytes: 5.4 MB
+    let search = "select id, repeat(name, 16000) from item where id > 1000 order by embedding <-> $1 limit 36";
+    let v = query_vector(server, 13);
+    pair.exchange(
+        "prepare",
+        &[parse("s", search, &[]), sync()].concat(),
+        1,
+        b"",
+    );
+    pair.query("begin");
+    let mut ways = Vec::new();
+    let mut open = |pair: &mut Pair, portal: &str| {
+        let before = Answered::now(&copies.rektor);
+        let bound = bind(portal, "s", &[], &[Some(v.as_bytes())], &[]);
+        let bytes = [bound, execute(portal, 1), sync()].concat();
+        pair.exchange(portal, &bytes, 1, b"");
+        let after = Answered::now(&copies.rektor);
+        ways.push((after.nominate - before.nominate, after.exact - before.exact));
+    };
+    let fetch = |pair: &mut Pair, portal: &str, rows: i32| {
+        let bytes = [execute(portal, rows), sync()].concat();
+        pair.exchange(portal, &bytes, 1, b"");
+    };
+    for portal in ["a", "b", "c", "d"] {
+        open(&mut pair, portal);
+    }
+    for portal in ["d", "a", "c"] {
+        fetch(&mut pair, portal, 7);
+    }
+    fetch(&mut pair, "a", 0); // there is room again …
+    open(&mut pair, "e");
+    open(&mut pair, "f");
+    let closed = [close(b'P', "b"), sync()].concat();
+    pair.exchange("close", &closed, 1, b"");
+    open(&mut pair, "g"); // … and again
+    for portal in ["c", "d", "e", "f", "g"] {
+        fetch(&mut pair, portal, 0);
+    }
+    pair.query("commit");
+    pair.query("begin");
+    open(&mut pair, "h");
+    pair.query("commit");
+    let (held, upstream) = ((1.0, 0.0), (0.0, 1.0));
+    assert_eq!(
+        ways,
+        [held, held, held, upstream, held, upstream, held, held]
+    );
 }
