@@ -275,6 +275,7 @@ impl Answer {
             types,
             sees_locks,
             probes,
+            no_view,
         ] = values
         else {
             return None;
@@ -301,6 +302,8 @@ impl Answer {
             Err(RelayReason::UnknownFunction)
         } else if !is_true(types) {
             Err(RelayReason::UnknownType)
+        } else if !is_true(no_view) {
+            Err(RelayReason::View)
         } else {
             Ok(())
         };
@@ -356,6 +359,7 @@ mod tests {
             Some("t"),
             Some("t"),
             None,
+            Some("t"),
         ];
         for (at, value) in changes {
             values[*at] = *value;
@@ -375,6 +379,7 @@ mod tests {
         check(&[(11, None)], Err(RelayReason::NoKeyPrivilege));
         check(&[(12, Some("f"))], Err(RelayReason::UnknownFunction));
         check(&[(13, Some("f"))], Err(RelayReason::UnknownType));
+        check(&[(16, Some("f"))], Err(RelayReason::View));
         assert!(Answer::read(&[None], RelationId(77)).is_none());
     }
 

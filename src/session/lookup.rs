@@ -85,7 +85,7 @@ impl Session {
 }
 
 /// The look-up's parameters, in text form.
-fn parameters(query: &KnnQuery, index: &IndexDefinition) -> [String; 8] {
+fn parameters(query: &KnnQuery, index: &IndexDefinition) -> [String; 9] {
     let table = quoted_name(query.schema.as_deref(), &query.table);
     let columns = || {
         let key = index.key.iter();
@@ -104,6 +104,7 @@ fn parameters(query: &KnnQuery, index: &IndexDefinition) -> [String; 8] {
         array(query.unknown_functions.iter().cloned()),
         array(query.unknown_types.iter().cloned()),
         array(columns().map(|(.., kind)| kind.0.to_string())),
+        array(query.other_tables.iter().cloned()),
     ]
 }
 

@@ -1,4 +1,4 @@
-//! Searches in a table that others are joined with: one of the same name in another schema.
+//! Searches in a table that others are joined with: one of the same name in another schema, and views.
 
 use super::fixture::{Answered, query_vector};
 use super::statements::{Protocol, messages, widen};
@@ -10,7 +10,13 @@ create schema archive;
 create table items (id int primary key, org int, embedding {v});
 create table archive.items (id int primary key, note text, embedding {v});
 create table composite (a int, b int, embedding {v}, primary key (a, b));
-create table archive.composite (a int, b int, embedding {v}, primary key (a, b));";
+create table archive.composite (a int, b int, embedding {v}, primary key (a, b));
+create table audit (id int);
+create function noted(id int) returns int language plpgsql as 'begin insert into audit values (id); return id; end';
+create view seen as select noted(id) as id from items where id in (3, 5, 9);
+create view over_seen as select id from seen;
+create view plain_view as select id from items where id % 2 = 0;
+create materialized view kept as select id from items where id % 2 = 0;";
 
 fn fill(database: &Database<'_>, server: Server) {
     let mut wire = database.connect();
@@ -28,6 +34,7 @@ fn fill(database: &Database<'_>, server: Server) {
             n % 7
         ));
     }
+    wire.run("refresh materialized view kept");
 }
 
 fn copies(server: Server) -> Copies {
@@ -85,5 +92,42 @@ fn a_table_of_the_same_name_in_another_schema() {
         for sql in searches {
             assert_eq!(nominated(&copies, sql, &[&v]), 4.0, "{server:?}: {sql}");
         }
+    }
+}
+
+/// A view's functions are called as often as PostgreSQL calls them.
+#[test]
+fn views_are_not_run_twice() {
+    for server in [Server::Plain, Server::Pg18] {
+        let copies = copies(server);
+        let v = query_vector(server, 42);
+        for (view, times) in [
+            ("seen", 0.0),
+            ("over_seen", 0.0),
+            ("plain_view", 0.0),
+            ("kept", 4.0),
+            ("archive.items", 4.0),
+        ] {
+            for sql in [
+                format!(
+                    "select i.id from items i join {view} s on s.id = i.id order by i.embedding <-> $1 limit 5"
+                ),
+                format!(
+                    "select i.id from items i where i.id in (select id from {view}) order by i.embedding <-> $1 limit 5"
+                ),
+            ] {
+                assert_eq!(nominated(&copies, &sql, &[&v]), times, "{server:?}: {sql}");
+            }
+        }
+        let mut pair = copies.sessions(&[]);
+        pair.query("select id, count(*) from audit group by id order by id");
+        let explain = format!(
+            "explain select i.id from items i join seen s on s.id = i.id order by i.embedding <-> '{v}' limit 5"
+        );
+        let plan = pair.through.column(&explain).join("\n");
+        assert!(
+            plan.contains("Rektor: relay (joined with a view)"),
+            "{plan}"
+        );
     }
 }
