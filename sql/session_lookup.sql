@@ -1,7 +1,7 @@
 -- What a session must know before it answers a k-NN statement from an index, in one row. Runs in the client's own session.
 -- $1 the table as the statement writes it, $2 its OID as the index knows it, $3, $4 and $8 the columns the index knows, by
 -- number, name and type, $5 how many of them, from the first, are the key, $6 functions and $7 types whose nature is not known,
--- $9 whether the session's settings were others since it was last asked.
+-- $9 whether the session's settings were others since it was last asked, $10 the statement's other tables, as it writes them.
 select
     pg_catalog.current_setting('rektor.consistency', true),
     pg_catalog.current_setting('rektor.min_lsn', true),
@@ -43,4 +43,9 @@ select
     ),
     pg_catalog.has_table_privilege('pg_catalog.pg_locks', 'SELECT')
         and pg_catalog.has_function_privilege('pg_catalog.pg_lock_status()', 'EXECUTE'),
-    pg_catalog.current_setting('ivfflat.probes', true)
+    pg_catalog.current_setting('ivfflat.probes', true),
+    not exists (
+        select from pg_catalog.unnest($10::text[]) as other (name)
+        join pg_catalog.pg_class c on c.oid = pg_catalog.to_regclass(other.name)
+        where c.relkind = 'v'
+    )

@@ -365,5 +365,14 @@ pub fn quoted_identifier(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }
 
+/// A table's name as a quoted identifier, with its schema where one is given.
+#[must_use]
+pub fn quoted_name(schema: Option<&str>, name: &str) -> String {
+    match schema {
+        Some(schema) => format!("{}.{}", quoted_identifier(schema), quoted_identifier(name)),
+        None => quoted_identifier(name),
+    }
+}
+
 #[cfg(test)]
 mod tests;

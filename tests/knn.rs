@@ -7,6 +7,8 @@ mod expressions;
 mod filters;
 pub mod fixture;
 mod high;
+mod joins;
+mod kept;
 mod policies;
 mod portals;
 mod probes;

@@ -18,6 +18,7 @@ use super::parse::{self, Token};
 use super::splice::{Around, Lateral, SortKey, Splices};
 use super::survey::Survey;
 use super::tables::{alias, searched, tables, visible};
+use crate::catalog::quoted_name;
 use crate::vector::{Expression, Metric};
 
 /// A statement in the shape `SELECT … FROM table [WHERE …] ORDER BY column <op> query [ASC] LIMIT k [OFFSET n]`.
@@ -58,6 +59,9 @@ pub struct KnnQuery {
     /// Types cast to that are not well known, likewise: enums, domains, other extensions' types. The claim holds only if
     /// their input and cast functions are not volatile (an enum's never are).
     pub unknown_types: Vec<String>,
+    /// The other tables of the statement, perhaps views, likewise by their quoted names. The claim holds only if upstream says
+    /// that none is a view: what that calls is not looked into.
+    pub other_tables: Vec<String>,
     /// The greatest parameter number used.
     pub(super) parameters: u16,
     /// Where the rewriter cuts.
@@ -191,8 +195,13 @@ fn one_level(
         targets,
         select.where_clause.is_some(),
     )?;
+    let schema = (!table.schemaname.is_empty()).then(|| table.schemaname.clone());
+    let others = survey.relations.iter();
+    let others = others.filter(|(other, name)| (other, name) != (&schema, &table.relname));
+    let other_tables = others.map(|(schema, name)| quoted_name(schema.as_deref(), name));
     Ok(KnnQuery {
-        schema: (!table.schemaname.is_empty()).then(|| table.schemaname.clone()),
+        other_tables: other_tables.collect(),
+        schema,
         table: table.relname.clone(),
         alias: alias(table).map(|alias| alias.aliasname.clone()),
         column: column.to_owned(),

@@ -8,7 +8,7 @@ use super::knn::KnnQuery;
 use super::operand::Bound;
 use super::splice::{Around, Splices};
 use super::{RelayReason, quote};
-use crate::catalog::{IndexDefinition, KeyType, RelationId, quoted_identifier};
+use crate::catalog::{IndexDefinition, KeyType, RelationId, quoted_identifier, quoted_name};
 use crate::index::view::{IndexState, Phase, View};
 use crate::vector::{Expression, VectorType};
 
@@ -166,8 +166,10 @@ fn fits(query: &KnnQuery, index: &IndexDefinition) -> Result<(), RelayReason> {
 /// a constant; the transaction's id is looked at once an execution. Both become one-time filters, and where one is false,
 /// nothing is read.
 fn restriction(query: &KnnQuery, index: &IndexDefinition, first: u16) -> String {
-    let table = query.alias.as_ref().unwrap_or(&query.table);
-    let table = quoted_identifier(table);
+    let name = quoted_name(query.schema.as_deref(), &query.table);
+    // With its schema where that is written: a table of this name in another one may be joined.
+    let alias = query.alias.as_deref().map(quoted_identifier);
+    let table = alias.as_ref().unwrap_or(&name);
     let column = |name: &str| format!("{table}.{}", quoted_identifier(name));
     let parameter = |(number, kind): (u16, KeyType)| match &query.batch {
         None => format!("${number}::{}", array_type(kind)),
@@ -191,14 +193,6 @@ fn restriction(query: &KnnQuery, index: &IndexDefinition, first: u16) -> String 
                 sets.join(", ")
             )
         }
-    };
-    let name = match &query.schema {
-        Some(schema) => format!(
-            "{}.{}",
-            quoted_identifier(schema),
-            quoted_identifier(&query.table)
-        ),
-        None => quoted_identifier(&query.table),
     };
     format!(
         "{keys} AND {}::pg_catalog.regclass OPERATOR(pg_catalog.=) '{}'::pg_catalog.oid \

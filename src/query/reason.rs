@@ -101,6 +101,9 @@ pub enum RelayReason {
     /// A type in a cast that is not known and was not found harmless upstream.
     #[error("cast to a type not known to be harmless")]
     UnknownType,
+    /// A view beside the table: the functions that it calls are not looked into.
+    #[error("joined with a view")]
+    View,
     /// An operator that is not known to be non-volatile.
     #[error("operator not known to be harmless")]
     UnknownOperator,

@@ -20,6 +20,8 @@ pub(super) struct Survey {
     pub(super) unknown_functions: BTreeSet<String>,
     /// Types in casts that are not well known, likewise.
     pub(super) unknown_types: BTreeSet<String>,
+    /// Tables, and whatever else has their names, as schema, where one is written, and name.
+    pub(super) relations: BTreeSet<(Option<String>, String)>,
     /// The first thing found that forbids a claim.
     pub(super) obstacle: Option<RelayReason>,
     /// Whether it may write: it calls a function that does, or holds something that is not analysed.
@@ -110,7 +112,10 @@ impl Survey {
 
     fn table_item(&mut self, node: &Node) {
         match &node.node {
-            Some(Tree::RangeVar(_)) => {}
+            Some(Tree::RangeVar(table)) => {
+                let schema = (!table.schemaname.is_empty()).then(|| table.schemaname.clone());
+                self.relations.insert((schema, table.relname.clone()));
+            }
             Some(Tree::RangeSubselect(subselect)) => self.subquery(subselect.subquery.as_deref()),
             Some(Tree::JoinExpr(join)) => {
                 for side in [&join.larg, &join.rarg].into_iter().flatten() {

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use super::SessionError;
 use super::candidates::Search;
 use super::counters::Way;
-use super::exchange::{End, Replies};
+use super::exchange::{End, MAX_HELD, Replies};
 use super::knn::{Claim, QUERY_CANCELED, Served, knn_query};
 use super::messages::{self, BindBody};
 use super::pending::{Completion, Kind, Owner};
@@ -31,7 +31,7 @@ pub(super) enum Attempt {
     Enough(Replies),
     /// Fewer rows than wanted.
     Short(Replies),
-    /// More bytes than may be held.
+    /// More bytes than may be held, or than may be held beside those of other portals.
     TooLarge,
     /// The statement is dealt with: an error was given to the client.
     Reported,
@@ -86,6 +86,7 @@ impl Session {
         messages::execute(&mut self.upstream.outbox, &claim.portal, 0);
         let replies = self.exchange(end, completions).await?;
         if replies.skipped {
+            self.forget_own(&claim.prepared);
             if sync_with_it {
                 self.pending.sent(Kind::Sync, Owner::Client);
             } else {
@@ -97,13 +98,19 @@ impl Session {
         if replies.error.is_some() {
             return self.failed(claim, &replies, fresh).await;
         }
-        if replies.overflow {
+        if replies.overflow || !self.has_room(claim, &replies) {
             return Ok(Attempt::TooLarge);
         }
         Ok(match which {
             Own::Nominate(_) if !search.request.is_met_by(replies.rows) => Attempt::Short(replies),
             Own::Nominate(_) | Own::Exact => Attempt::Enough(replies),
         })
+    }
+
+    /// Whether what the client does not fetch at once may be held beside what it has not fetched yet.
+    fn has_room(&self, claim: &Claim, replies: &Replies) -> bool {
+        let is_held = claim.max_rows > 0 && replies.rows >= claim.max_rows;
+        !is_held || self.book.held_beside(&claim.portal) + replies.held <= MAX_HELD
     }
 
     /// Before an own statement is parsed for a client's statement that is older: whether the client's is still valid. Its
@@ -152,6 +159,7 @@ impl Session {
             self.close_own(&names);
             return Ok(Attempt::Refused);
         }
+        self.forget_own(&claim.prepared);
         let shown = replies.frames.iter().filter(|frame| !is_own(frame.tag()));
         for frame in shown.chain(&replies.error).chain(&replies.ready) {
             self.client.outbox.extend_from_slice(frame.bytes());
@@ -161,6 +169,12 @@ impl Session {
             self.end_claim(claim);
         }
         Ok(Attempt::Reported)
+    }
+
+    /// Upstream failed at a text's own statements, or skipped them: which of them it has parsed is not known.
+    fn forget_own(&mut self, prepared: &Prepared) {
+        let names = self.rewrites.distrust(&prepared.analysis.sql);
+        self.retired.extend(names);
     }
 
     /// The parameter that statements of Rektor's take as a binary vector.
@@ -270,6 +284,7 @@ impl Session {
         bind.redirect(&mut self.upstream.outbox, &own, &[]);
         let replies = self.exchange(End::Flush, completions).await?;
         if replies.skipped {
+            self.forget_own(&claim.prepared);
             self.end_claim(claim);
             return Ok(Served::Done);
         }

@@ -97,7 +97,6 @@ impl Session {
             self.book.clear_statements();
             self.rewrites.forget();
             self.lookup = None;
-            self.stat = None;
         }
     }
 

@@ -6,8 +6,8 @@ use super::frame::{self, Frame, MAX_FRAME};
 use super::messages::{self, error_field};
 use super::relay::{Session, Verdict};
 
-/// Bytes of an answer that are held back at most: a session's share of memory. A larger answer is asked for again, and streamed.
-const MAX_HELD: usize = 16 * 1024 * 1024;
+/// Bytes of answers that are held back at most: a session's share of memory. A larger answer is asked for again, and streamed.
+pub(super) const MAX_HELD: usize = 16 * 1024 * 1024;
 
 /// What ends a batch of own messages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,7 +26,7 @@ pub(super) struct Replies {
     /// Rows among them.
     pub(super) rows: usize,
     /// Bytes of them.
-    held: usize,
+    pub(super) held: usize,
     /// The answer was larger than may be held: rows are missing.
     pub(super) overflow: bool,
     /// The error that ended it.

@@ -20,6 +20,9 @@ use crate::index::Effort;
 use crate::index::view::View;
 use crate::query::{Effect, KnnQuery, Plan, RelayReason, StatementKind};
 
+/// Whether policies hide rows of the table from the role: then it is not told how many there are.
+const ROW_SECURITY: &str = include_str!("../../sql/session_row_security.sql");
+
 /// An EXPLAIN of a k-NN statement, in text form.
 pub(super) struct Explain<'a> {
     /// EXPLAIN and its options, as written.
@@ -276,12 +279,19 @@ impl Session {
             Ok(search) => search,
             Err(unready) => return Ok(Err(unready)),
         };
+        let end = match bind {
+            Some(_) => End::Flush,
+            None => End::Sync,
+        };
+        let table = search.index.definition.relation;
+        let Some(hides) = self.is_true_of(table, ROW_SECURITY, end).await? else {
+            return Ok(Err(Unready::Reported));
+        };
         let least = search.least();
-        let widest = search.widest();
         let lag = view.upstream.bytes_since(search.index.applied);
         let mut lines = vec![
             "Rektor: nominate".to_owned(),
-            format!("  Index: {}", index_line(&search)),
+            format!("  Index: {}", index_line(&search, hides)),
         ];
         if search.request.batch.is_some() {
             let vectors = search.request.vectors.len();
@@ -290,12 +300,10 @@ impl Session {
             ));
         }
         lines.extend([
-            format!(
-                "  Candidates: {least}, at most ×{WIDENING} while short up to {widest}, then exact"
-            ),
+            candidates_line(&search, hides),
             format!("  Effort: {}", effort_line(&search, least)),
         ]);
-        lines.extend(filter_line(&search));
+        lines.extend(filter_line(&search, hides));
         lines.extend([format!("  Lag: {lag} bytes")]);
         if explain.analyze && explain.verbose {
             lines.push(
@@ -348,23 +356,37 @@ fn effort_line(search: &Search, least: usize) -> String {
     }
 }
 
-fn index_line(search: &Search) -> String {
+fn index_line(search: &Search, hides: bool) -> String {
     let definition = &search.index.definition;
     let live = search
         .index
         .snapshot
         .as_ref()
         .map_or(0, |snapshot| snapshot.stats().live);
+    let rows = match hides {
+        false => format!(", {live} rows"),
+        true => String::new(),
+    };
     format!(
-        "{} ({}, {}, {live} rows)",
+        "{} ({}, {}{rows})",
         name(&definition.name),
         definition.options.method.name(),
         definition.metric.name()
     )
 }
 
+/// How many candidates there will be. The most is a share of the table's rows.
+fn candidates_line(search: &Search, hides: bool) -> String {
+    let most = match hides {
+        false => format!(" up to {}", search.widest()),
+        true => String::new(),
+    };
+    let least = search.least();
+    format!("  Candidates: {least}, at most ×{WIDENING} while short{most}, then exact")
+}
+
 /// What the index filters by, where it does.
-fn filter_line(search: &Search) -> Option<String> {
+fn filter_line(search: &Search, hides: bool) -> Option<String> {
     let snapshot = search.index.snapshot.as_ref()?;
     let filter = &search.request.filter;
     let cost = snapshot.filter_cost(search.least(), search.effort, filter)?;
@@ -374,11 +396,13 @@ fn filter_line(search: &Search) -> Option<String> {
         .filter_map(|column| Some(include.get(column)?.name.as_str()))
         .collect();
     columns.dedup();
+    let rows = match hides {
+        false => format!("about {} of {} rows, ", cost.rows, snapshot.stats().live),
+        true => String::new(),
+    };
     Some(format!(
-        "  Filter: {} (about {} of {} rows, {})",
+        "  Filter: {} ({rows}{})",
         columns.join(", "),
-        cost.rows,
-        snapshot.stats().live,
         if cost.exact {
             "compared one by one"
         } else {

@@ -302,6 +302,7 @@ impl Answer {
             types,
             sees_locks,
             probes,
+            no_view,
         ] = values
         else {
             return None;
@@ -328,6 +329,8 @@ impl Answer {
             Err(RelayReason::UnknownFunction)
         } else if !is_true(types) {
             Err(RelayReason::UnknownType)
+        } else if !is_true(no_view) {
+            Err(RelayReason::View)
         } else {
             Ok(())
         };

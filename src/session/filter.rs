@@ -233,21 +233,23 @@ impl Parameters<'_> {
         constant.map(Some)
     }
 
-    /// Whether parameters of a list that have no type of their own get the column's: all its members get one type.
+    /// Whether what has no type of its own in a list, parameters and strings, gets the column's: all its members get one type.
     fn is_of_one_type(&self, operands: &[Operand], kind: ValueKind) -> bool {
         let untyped = |operand: &Operand| match operand.value {
             OperandValue::Parameter(number) => operand.cast.is_none() && self.declared(number) == 0,
-            OperandValue::Null
-            | OperandValue::Number(_)
-            | OperandValue::Text(_)
-            | OperandValue::Bool(_) => false,
+            OperandValue::Text(_) => operand.cast.is_none(),
+            OperandValue::Null | OperandValue::Number(_) | OperandValue::Bool(_) => false,
         };
+        let is_fraction = matches!(
+            kind,
+            ValueKind::Float4 | ValueKind::Float8 | ValueKind::Numeric
+        );
         let as_the_column = |operand: &Operand| match (&operand.value, operand.cast) {
             (OperandValue::Parameter(number), None) => {
                 let declared = self.declared(*number);
                 declared == 0 || ValueKind::from_oid(declared) == Some(kind)
             }
-            (OperandValue::Number(text), None) => text.parse::<i64>().is_ok(),
+            (OperandValue::Number(text), None) => is_fraction || text.parse::<i64>().is_ok(),
             (_, Some(cast)) => cast == FilterKind::One(kind),
             (OperandValue::Null | OperandValue::Text(_) | OperandValue::Bool(_), None) => true,
         };

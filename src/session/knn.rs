@@ -15,7 +15,7 @@ use super::exchange::{End, Replies};
 use super::frame::Frame;
 use super::messages::{self, BindBody, Report};
 use super::pending::{Completion, Kind, Owner};
-use super::prepared::{Meaning, Portal, Prepared};
+use super::prepared::{HeldRows, Meaning, Portal, Prepared};
 use super::relay::{Session, Transaction};
 use super::request;
 use super::rewrite::{self, Taught};
@@ -449,7 +449,7 @@ impl Session {
         };
         let suspended = replies.rows >= most;
         let mut rows = 0;
-        let mut held = std::collections::VecDeque::new();
+        let mut held = HeldRows::default();
         for frame in &replies.frames {
             match frame.tag() {
                 b'D' if rows >= most => held.push_back(frame.bytes().clone()),

@@ -10,7 +10,7 @@ use super::filter;
 use super::knn::{QUERY_CANCELED, Unready};
 use super::messages;
 use super::relay::Session;
-use crate::catalog::{IndexDefinition, quoted_identifier};
+use crate::catalog::{IndexDefinition, quoted_name};
 use crate::lsn::Lsn;
 use crate::query::{KnnQuery, RelayReason};
 
@@ -85,15 +85,8 @@ impl Session {
 }
 
 /// The look-up's parameters, in text form.
-fn parameters(query: &KnnQuery, index: &IndexDefinition, may_be_unwritten: bool) -> [String; 9] {
-    let table = match &query.schema {
-        Some(schema) => format!(
-            "{}.{}",
-            quoted_identifier(schema),
-            quoted_identifier(&query.table)
-        ),
-        None => quoted_identifier(&query.table),
-    };
+fn parameters(query: &KnnQuery, index: &IndexDefinition, may_be_unwritten: bool) -> [String; 10] {
+    let table = quoted_name(query.schema.as_deref(), &query.table);
     let columns = || {
         let key = index.key.iter();
         let key = key.map(|column| (column.number, &column.name, column.kind.oid()));
@@ -112,6 +105,7 @@ fn parameters(query: &KnnQuery, index: &IndexDefinition, may_be_unwritten: bool)
         array(query.unknown_types.iter().cloned()),
         array(columns().map(|(.., kind)| kind.0.to_string())),
         may_be_unwritten.to_string(),
+        array(query.other_tables.iter().cloned()),
     ]
 }
 
@@ -129,7 +123,8 @@ mod tests {
 
     #[test]
     fn names_are_quoted_for_postgres() {
-        assert_eq!(quoted_identifier("a\"b"), "\"a\"\"b\"");
+        assert_eq!(quoted_name(None, "a\"b"), "\"a\"\"b\"");
+        assert_eq!(quoted_name(Some("S"), "t"), "\"S\".\"t\"");
         assert_eq!(
             array(["a".into(), "b\"\\c".into()].into_iter()),
             r#"{"a","b\"\\c"}"#

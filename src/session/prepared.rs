@@ -229,8 +229,28 @@ impl Meaning {
 pub(super) enum Portal {
     /// Upstream runs this statement.
     Relayed(Meaning),
-    /// Upstream has run it; these rows, as frames, are still to be fetched.
-    Held(VecDeque<Bytes>),
+    /// Upstream has run it; these rows are still to be fetched.
+    Held(HeldRows),
+}
+
+/// Rows of an answer, as frames, that are still to be fetched.
+#[derive(Debug, Default)]
+pub(super) struct HeldRows {
+    rows: VecDeque<Bytes>,
+    bytes: usize,
+}
+
+impl HeldRows {
+    pub(super) fn push_back(&mut self, row: Bytes) {
+        self.bytes += row.len();
+        self.rows.push_back(row);
+    }
+
+    pub(super) fn pop_front(&mut self) -> Option<Bytes> {
+        let row = self.rows.pop_front()?;
+        self.bytes -= row.len();
+        Some(row)
+    }
 }
 
 /// The session's statements and portals.
@@ -292,6 +312,16 @@ impl Book {
             }
             Some(_) | None => self.remove_portal(name),
         }
+    }
+
+    /// Bytes of rows that are still to be fetched, from other portals than this.
+    pub(super) fn held_beside(&self, name: &[u8]) -> usize {
+        let others = self.portals.iter().filter(|(other, _)| *other != name);
+        let held = others.map(|(_, portal)| match portal {
+            Portal::Held(held) => held.bytes,
+            Portal::Relayed(_) => 0,
+        });
+        held.sum()
     }
 
     /// Forgets a portal.

@@ -67,8 +67,6 @@ pub(super) struct Session {
     pub(super) rewrites: Rewrites,
     /// The look-up, once upstream has parsed it.
     pub(super) lookup: Option<Own>,
-    /// What sets `rektor.stat_*`, once upstream has parsed it.
-    pub(super) stat: Option<Own>,
     /// Indexes that this session created, or renamed to.
     pub(super) created: HashSet<String>,
     /// Own statements that are no longer used, to be closed.
@@ -116,7 +114,6 @@ impl Session {
             facts: Facts::default(),
             rewrites: Rewrites::default(),
             lookup: None,
-            stat: None,
             created: HashSet::new(),
             retired: Vec::new(),
             lagged: false,

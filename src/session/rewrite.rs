@@ -255,12 +255,13 @@ pub(super) fn plan(
         .map(|column| column.name.as_str())
         .collect();
     let subject = format!(
-        "{:?} {:?} {} {:?} {:?} {filtered:?}",
+        "{:?} {:?} {} {:?} {:?} {:?} {filtered:?}",
         query.schema,
         query.table,
         plan.index.definition.relation.0,
         query.unknown_functions,
-        query.unknown_types
+        query.unknown_types,
+        query.other_tables
     );
     let column = &plan.index.definition.column;
     let sent = match &query.query {

@@ -137,14 +137,16 @@ impl Session {
         }
         let definition = &planned.plan.index.definition;
         if !settled {
-            return Ok(match self.is_settled(definition.relation, end).await? {
-                Some(true) => {
-                    snapshot.settle();
-                    Shortage::Again(search.on(Arc::clone(&search.index)))
-                }
-                Some(false) => Shortage::Unknown,
-                None => Shortage::Reported,
-            });
+            return Ok(
+                match self.is_true_of(definition.relation, SETTLED, end).await? {
+                    Some(true) => {
+                        snapshot.settle();
+                        Shortage::Again(search.on(Arc::clone(&search.index)))
+                    }
+                    Some(false) => Shortage::Unknown,
+                    None => Shortage::Reported,
+                },
+            );
         }
         let position = match self
             .look_up(query, definition, &planned.subject, end)
@@ -185,15 +187,16 @@ impl Session {
         })
     }
 
-    /// Whether upstream shows all that was committed to a table so far; `None` when the client was given an error instead.
-    async fn is_settled(
+    /// Whether upstream says yes to a question about a table; `None` when the client was given an error instead.
+    pub(super) async fn is_true_of(
         &mut self,
         table: RelationId,
+        question: &str,
         end: End,
     ) -> Result<Option<bool>, SessionError> {
         let table = table.0.to_string();
         let replies = self
-            .question(SETTLED, &[], end, |out, name| {
+            .question(question, &[], end, |out, name| {
                 messages::bind_text(out, PORTAL, name, &[table.as_bytes()]);
             })
             .await?;

@@ -14,42 +14,38 @@ use crate::index::{DEFAULT_RECALL, MemoryParts};
 use crate::lsn::Lsn;
 
 const SET: &str = include_str!("../../sql/session_stat.sql");
-/// The portal that it runs in.
-const PORTAL: &[u8] = b"rektor_stat";
+/// The statement that it is, and the portal that it runs in.
+const OWN: &[u8] = b"rektor_stat";
 
 impl Session {
     /// Sends the settings that `rektor.stat_*` read; upstream's replies are swallowed. Before a simple Query they end with a
-    /// Sync, as its look-up does.
+    /// Sync, as its look-up does. The statement is made anew each time: a Parse that upstream skips, or DISCARD ALL, leaves none.
     pub(super) fn send_stat(&mut self, end: End) {
+        if self.pending.is_skipping() {
+            return; // a Sync of ours would end what only the client's ends
+        }
         let view = self.shared.context.view.borrow().clone();
-        let own = match self.stat.take() {
-            Some(own) => own,
-            None => {
-                let own = self.rewrites.next_own();
-                messages::parse(&mut self.upstream.outbox, &own.name, SET.as_bytes(), &[]);
-                self.pending
-                    .sent(Kind::Parse(Installs::Nothing), Owner::Rektor);
-                own
-            }
-        };
         let (indexes, replication) = (
             indexes(&view).to_string(),
             replication(&view, &self.shared.context.slot).to_string(),
         );
         let values = [indexes.as_bytes(), replication.as_bytes()];
         let out = &mut self.upstream.outbox;
-        messages::bind_text(out, PORTAL, &own.name, &values);
-        messages::execute(out, PORTAL, 0);
-        messages::close(out, b'P', PORTAL);
+        messages::close(out, b'S', OWN);
+        messages::parse(out, OWN, SET.as_bytes(), &[]);
+        messages::bind_text(out, OWN, OWN, &values);
+        messages::execute(out, OWN, 0);
+        messages::close(out, b'P', OWN);
+        let parse = Kind::Parse(Installs::Nothing);
         let completion = super::pending::Completion::default();
-        for kind in [Kind::Bind, Kind::Execute { completion }, Kind::Close] {
+        let execute = Kind::Execute { completion };
+        for kind in [Kind::Close, parse, Kind::Bind, execute, Kind::Close] {
             self.pending.sent(kind, Owner::Rektor);
         }
         if end == End::Sync {
             messages::sync(&mut self.upstream.outbox);
             self.pending.sent(Kind::Sync, Owner::Rektor);
         }
-        self.stat = Some(own);
     }
 }
 

@@ -118,6 +118,39 @@ fn policies_and_views_decide() {
     }
 }
 
+/// EXPLAIN does not count rows that policies hide, nor those that a condition would find among them.
+#[test]
+fn explain_counts_only_for_those_who_see_all() {
+    let copies = copies(Server::Pg18);
+    let explain =
+        "explain select id from place where org = 2 and kind = 'a' order by v <-> $1 limit 1";
+    let v = query_vector(Server::Pg18, 31);
+    let lines = |role: &str, protocol: Protocol| {
+        let (bytes, _) = messages(protocol, explain, &[&v]);
+        let frames = copies.rektor.connect_as(role).roundtrip(&bytes);
+        let rows = frames.iter().filter(|frame| frame.tag == b'D');
+        let lines = rows.filter_map(|row| row.texts().remove(0));
+        let lines = lines.skip_while(|line| !line.starts_with("Rektor"));
+        lines.collect::<Vec<_>>().join("\n")
+    };
+    for protocol in [Protocol::Simple, Protocol::Text] {
+        let told = lines("postgres", protocol);
+        for part in [" of 1200 rows,", "1200 rows)", "up to 524,"] {
+            assert!(told.contains(part), "{part}: {told}");
+        }
+        let told = lines("reader", protocol);
+        for part in [
+            "Rektor: nominate",
+            "place_idx (hnsw, l2)",
+            "while short, then",
+            "Filter: org, kind (compared one by one)",
+        ] {
+            assert!(told.contains(part), "{part}: {told}");
+        }
+        assert!(!told.contains("rows"), "{told}");
+    }
+}
+
 #[test]
 fn a_role_taken_by_any_means_counts() {
     let server = Server::Pg18;

@@ -21,6 +21,7 @@ fn answer(changes: &[(usize, Option<&str>)]) -> Answer {
         Some("t"),
         Some("t"),
         None,
+        Some("t"),
     ];
     for (at, value) in changes {
         values[*at] = *value;
@@ -40,6 +41,7 @@ fn an_answer_says_whether_a_statement_may_be_claimed() {
     check(&[(11, None)], Err(RelayReason::NoKeyPrivilege));
     check(&[(12, Some("f"))], Err(RelayReason::UnknownFunction));
     check(&[(13, Some("f"))], Err(RelayReason::UnknownType));
+    check(&[(16, Some("f"))], Err(RelayReason::View));
     assert!(Answer::read(&[None], RelationId(77)).is_none());
 }
 

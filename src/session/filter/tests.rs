@@ -35,6 +35,7 @@ fn definition() -> IndexDefinition {
         ("ints", 1007),
         ("tags", 1009),
         ("meta", 3802),
+        ("f4", 700),
     ];
     definition.include = (1..)
         .zip(columns)
@@ -102,6 +103,33 @@ fn equals(column: usize, kind: ValueKind, constants: &[Constant]) -> Filter {
 fn ints(column: usize, constants: &[i64]) -> Filter {
     let constants: Vec<_> = constants.iter().copied().map(Constant::Int).collect();
     equals(column, ValueKind::Int8, &constants)
+}
+
+/// PostgreSQL gives all members of a list, and the column, one type.
+#[test]
+fn strings_beside_another_type_are_not_read_as_the_columns() {
+    let with = |condition, types: &[u32], value: &[u8]| {
+        filter(condition, types, &[(Format::Text, Some(value))])
+    };
+    let none = |condition, types: &[u32]| {
+        let filter = with(condition, types, b"0.2");
+        assert_eq!(filter, Filter::default(), "{condition}");
+    };
+    none("f4 not in ('0.1', 0.2::float8)", &[]);
+    none("f4 not in ('0.1', $1)", &[FLOAT8]);
+    none("f4 not in ($1, 0.2::float8)", &[]);
+    none(
+        "d not in ('2020-01-01', '2020-01-02 10:00'::timestamp)",
+        &[],
+    );
+    for condition in [
+        "f4 not in ('0.1', 0.2)",
+        "n in ('0.1', 0.2)",
+        "f8 in ('0.1', $1)",
+    ] {
+        let filter = with(condition, &[], b"0.2");
+        assert_ne!(filter, Filter::default(), "{condition}");
+    }
 }
 
 #[test]
