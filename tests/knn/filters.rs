@@ -344,7 +344,8 @@ fn few_rows_come_from_postgres_where_that_is_cheap() {
         let copies = copies(server);
         for database in [&copies.direct, &copies.rektor.database] {
             let mut wire = database.connect();
-            wire.run("update shop set i8 = i4; create index on shop (i4); analyze shop");
+            // An index that was made after updates is not used while a transaction elsewhere may see the rows of before.
+            wire.run("create index on shop (i4); update shop set i8 = i4; analyze shop");
         }
         let mut pair = copies.sessions(&[]);
         // A scan of so small a table is cheap as well; an index that reads a page is not made dear.
