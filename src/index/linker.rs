@@ -211,7 +211,9 @@ impl Shared {
             gathered = false;
             let account = Arc::clone(snapshot.view().account());
             let waiting = snapshot.view().unlinked();
-            let done = if waiting < CALM && !snapshot.view().linking_locks() {
+            let done = if waiting < CALM && snapshot.view().linking_locks() {
+                snapshot.view().link(QUIET_BATCH, 1, &self.stop)
+            } else if waiting < CALM {
                 let shared = Arc::clone(self);
                 self.quietly(&mut quiet, move |rows| {
                     let linked = snapshot.view().link(rows, 1, &shared.stop);
