@@ -89,6 +89,16 @@ fn what_does_not_fit_says_so_and_comes_when_there_is_room() {
         assert!(error.contains("MiB of 15 MiB (max_memory"), "{error}");
         assert!(!searches(&rektor, name));
         assert!(searches(&rektor, "first"));
+        // How far behind it is has no meaning while it does not serve, and the others' lag is the stream's.
+        let told = format!(
+            "select count(lag_bytes) + count(lag_seconds) + count(applied_lsn) from rektor.stat_indexes
+             where index_name = '{name}_idx'"
+        );
+        assert_eq!(wire.value(&told), "0");
+        let series = format!("rektor_index_lag_bytes{{index=\"public.{name}_idx\"}}");
+        assert!(!rektor.http("/metrics").1.contains(&series), "{series}");
+        let applied = "select applied_lsn > '0/0' from rektor.stat_replication";
+        assert_eq!(wire.value(applied), "t");
         let verify = format!("select * from rektor.verify_index('{name}_idx')");
         let refused = wire.try_rows(&verify).unwrap_err();
         assert_eq!(refused.field(b'C').as_deref(), Some("53200"));
