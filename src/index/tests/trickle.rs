@@ -50,7 +50,13 @@ fn check(snapshot: &Snapshot, queries: &[Vec<f32>]) {
 fn an_index_that_grows_by_single_rows_gets_a_curve() {
     let mut random = Random(21);
     let mut writer = Writer::new(spec(DIM, Metric::L2)).unwrap();
-    let last = trickle(&mut writer, 0..6_000, || random.vector(DIM));
+    let mut last = trickle(&mut writer, 0..6_000, || random.vector(DIM));
+    // Where the processor is slow or shared, fewer of them are searched for.
+    let mut number = 6_000;
+    while last.dial().recall_estimated.is_none() && number < 8_000 {
+        last = trickle(&mut writer, number..number + 100, || random.vector(DIM));
+        number += 100;
+    }
     assert!(last.dial().recall_estimated.is_some(), "no curve");
     let queries: Vec<_> = std::iter::repeat_with(|| random.vector(DIM))
         .take(QUERIES)
@@ -89,11 +95,13 @@ fn copies_that_come_one_by_one_replace_no_curve() {
         .collect();
     let (mut writer, mut last) = linked(spec(DIM, Metric::L2), rows.iter().cloned());
     let before = last.view().dial().curve().unwrap();
-    for (from, row) in (5_000..).step_by(500).zip(0..8) {
-        let mut copies = rows[row * 500..][..500].iter().cloned();
+    let mut copies = rows.iter().cycle().cloned();
+    // As many as it takes, see above.
+    let after = (5_000..25_000).step_by(500).find_map(|from| {
         last = trickle(&mut writer, from..from + 500, || copies.next().unwrap());
-    }
-    let after = last.view().dial().curve().unwrap();
-    assert!(after.linked > before.linked, "never given up");
+        let curve = last.view().dial().curve().unwrap();
+        (curve.linked > before.linked).then_some(curve)
+    });
+    let after = after.expect("given up");
     assert_eq!(after.points(), before.points());
 }
