@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use rektor::index::view::Phase;
 use rektor::lsn::Lsn;
 
-use crate::harness::{Cluster, Database, Random, Server, Wire, wait_for};
+use crate::harness::{Cluster, Database, Random, SHARED, Server, Wire, wait_for};
 use following::{Following, LIMIT};
 
 /// A table of `rows` rows with an index `i` on it.
@@ -54,7 +54,7 @@ fn a_large_transaction_survives_cut_connections_and_shows_at_once() {
         following.slot
     );
     let (mut seen, mut cuts) = (Vec::new(), 0);
-    let deadline = Instant::now() + LIMIT;
+    let deadline = Instant::now() + LIMIT * SHARED;
     while Instant::now() < deadline {
         let index = following.index("i").unwrap();
         // Never copied again: the journal has what was complete, and the stream tells the rest.
@@ -107,7 +107,7 @@ fn a_huge_transaction_holds_up_neither_other_indexes_nor_flush() {
         following.slot
     );
     let (mut flushed, mut beside) = (false, 0);
-    let deadline = Instant::now() + LIMIT;
+    let deadline = Instant::now() + LIMIT * SHARED;
     while following.index("i").unwrap().applied < huge {
         assert!(Instant::now() < deadline, "{:?}", following.view());
         insert(Server::Pg18, &mut wire, "t", 50 + beside, 1);
@@ -424,7 +424,7 @@ fn upstream_stops_at_once_and_is_followed_again() {
         let begun = Instant::now();
         cluster.down(mode);
         assert!(
-            begun.elapsed() < Duration::from_secs(5),
+            begun.elapsed() < Duration::from_secs(20),
             "{:?}",
             begun.elapsed()
         );

@@ -142,6 +142,7 @@ fn an_index_that_outgrows_the_bound_goes_upstream_and_the_others_go_on() {
     assert!(!searches(&rektor, "growing"));
     // The stream goes on.
     fill(&database, "small", 100_001, 100_100);
+    rektor.catch_up(&mut wire);
     assert!(searches(&rektor, "small"));
     assert_eq!(
         wire.value("select rows from rektor.stat_indexes where index_name = 'small_idx'"),

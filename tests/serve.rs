@@ -189,6 +189,11 @@ fn a_data_directory_has_one_rektor_and_a_slot_in_use_stays() {
     );
 
     assert!(rektor.stop().success());
+    let free = "select count(*) from pg_replication_slots where active and slot_name = ";
+    let free = format!("{free}'{}'", rektor.slot());
+    wait_for("the slot to be free", LIMIT, || {
+        (database.connect().value(&free) == "0").then_some(())
+    });
     let output = command(&["teardown", "--upstream", &url, "--slot", rektor.slot()])
         .output()
         .unwrap();

@@ -13,7 +13,7 @@ use super::tables::{Shape, Table};
 use crate::harness::{Database, Rektor, Wire, wait_for};
 
 /// Longest that an index may take to agree with its table.
-pub const AGREE_LIMIT: Duration = Duration::from_secs(90);
+pub const AGREE_LIMIT: Duration = Duration::from_secs(300);
 
 /// Encoded key → vector and INCLUDE values: short ones as text, long ones as their length.
 type Rows = BTreeMap<String, (Vec<f32>, Vec<String>)>;

@@ -8,7 +8,7 @@ use super::tables::{Shape, Table, forgivable};
 use crate::harness::{Database, Random, Wire};
 
 /// Longest that a change may have to wait for the writers' locks and PostgreSQL's restarts.
-const LIMIT: Duration = Duration::from_secs(30);
+const LIMIT: Duration = Duration::from_secs(240);
 /// The second index, that comes and goes.
 const SECOND: &str = "narrow_second";
 

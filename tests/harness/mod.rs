@@ -14,8 +14,13 @@ pub use wire::{Frame, Wire, message};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-/// Polls until `probe` gives something; panics, naming `what`, after `limit`.
+/// A limit is for a machine with nothing else to do. One that is shared may take so many times as long: a test that fails for it
+/// says nothing, and one that hangs fails all the same.
+pub const SHARED: u32 = 8;
+
+/// Polls until `probe` gives something; panics, naming `what`, after [`SHARED`] times the `limit`.
 pub fn wait_for<T>(what: &str, limit: Duration, mut probe: impl FnMut() -> Option<T>) -> T {
+    let limit = limit * SHARED;
     let deadline = Instant::now() + limit;
     loop {
         if let Some(value) = probe() {

@@ -9,9 +9,9 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use super::faults::Faults;
-use super::{Database, Wire, free_port, wait_for};
+use super::{Database, SHARED, Wire, free_port, wait_for};
 
-/// A start includes the slot's creation, which waits for the whole cluster's transactions.
+/// A start reads what is stored, and connects upstream.
 const START_LIMIT: Duration = Duration::from_secs(30);
 /// A copy and build of a test's table on a busy machine.
 const READY_LIMIT: Duration = Duration::from_secs(60);
@@ -180,7 +180,7 @@ impl<'a> Rektor<'a> {
         if running.accepted {
             return true;
         }
-        match running.accepts.recv_timeout(START_LIMIT) {
+        match running.accepts.recv_timeout(START_LIMIT * SHARED) {
             Ok(_) => {
                 running.accepted = true;
                 true
@@ -278,10 +278,23 @@ impl<'a> Rektor<'a> {
         });
     }
 
-    /// Makes a connection's next searches wait for everything that has been committed so far.
-    pub fn catch_up(&self, wire: &mut Wire) {
+    /// Makes a connection's next searches wait for everything that has been committed so far: that is its position.
+    pub fn require(&self, wire: &mut Wire) -> String {
         let lsn = self.database.connect().value("select pg_current_wal_lsn()");
         wire.run(&format!("set rektor.min_lsn = '{lsn}'"));
+        lsn
+    }
+
+    /// The same, and waits until the indexes are there, however long: a search alone waits two seconds, and then asks PostgreSQL.
+    pub fn catch_up(&self, wire: &mut Wire) {
+        let lsn = self.require(wire);
+        let applied = format!(
+            "select count(*) from rektor.stat_indexes where phase = 'ready' and applied_lsn < '{lsn}'"
+        );
+        let mut status = self.connect();
+        wait_for("the indexes to catch up", READY_LIMIT, || {
+            (status.value(&applied) == "0").then_some(())
+        });
     }
 
     /// Creates the index through Rektor and waits until it serves.

@@ -6,8 +6,8 @@ use std::io::{self, Read, Write};
 use std::net::TcpStream;
 use std::time::Duration;
 
-/// Longer than anything a test waits for: a hang becomes a failure.
-const READ_TIMEOUT: Duration = Duration::from_secs(60);
+/// Longer than anything a test waits for, also on a busy machine: a hang becomes a failure.
+const READ_TIMEOUT: Duration = Duration::from_secs(300);
 
 /// One backend message.
 #[derive(Clone, PartialEq, Eq)]

@@ -12,7 +12,7 @@ use rektor::vector::{Vector, VectorType};
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
 
-use crate::harness::{Database, Rektor, Wire, wait_for};
+use crate::harness::{Database, Rektor, SHARED, Wire, wait_for};
 
 /// The catalogue is looked at every few seconds, a failed copy is tried again after five; the machine may be busy.
 pub const LIMIT: Duration = Duration::from_secs(60);
@@ -111,7 +111,7 @@ impl Following {
             let index = self.index(name)?;
             (index.phase == Phase::Ready && index.applied >= now).then_some(index)
         };
-        let deadline = std::time::Instant::now() + LIMIT;
+        let deadline = std::time::Instant::now() + LIMIT * SHARED;
         while std::time::Instant::now() < deadline {
             if let Some(index) = ready() {
                 return index;

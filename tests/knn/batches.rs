@@ -314,6 +314,7 @@ fn batches_see_what_postgres_sees() {
         widen(&mut pair, server);
         let search = "select id, name from item order by embedding <-> q.v limit 3";
         let ask = |pair: &mut Pair| {
+            copies.rektor.catch_up(&mut copies.rektor.connect());
             let before = Answered::now(&copies.rektor);
             for join in JOINS {
                 let rows = statement(ROWS[0], join, search, server);

@@ -467,6 +467,7 @@ fn expressions_follow_their_column() {
         let mut pair = copies.sessions(&[]);
         pair.query("load 'vector'");
         let ask = |pair: &mut Pair, column: &str| {
+            copies.rektor.catch_up(&mut copies.rektor.connect());
             let before = Answered::now(&copies.rektor).nominate;
             for sql in [
                 format!(

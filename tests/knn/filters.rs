@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use super::fixture::{Answered, query_vector};
-use super::statements::{Protocol, messages, nominated, widen};
+use super::statements::{Protocol, TRIES, messages, nominated, widen};
 use crate::harness::message::{bind, describe, execute, extended, parse, sync};
 use crate::harness::{Database, Random, Server, wait_for};
 use crate::relay::compare::Copies;
@@ -325,14 +325,15 @@ fn partitions_are_filtered() {
             let sql = format!(
                 "select id, part from shelves where {condition} order by v <-> '{v}' limit 30"
             );
-            let before = Answered::now(&copies.rektor);
-            pair.query(&sql);
-            let after = Answered::now(&copies.rektor);
-            assert_eq!(
-                (after.nominate - before.nominate, after.exact - before.exact),
-                if is_cheap { (0.0, 1.0) } else { (1.0, 0.0) },
-                "{sql}"
-            );
+            let expected = if is_cheap { (0.0, 1.0) } else { (1.0, 0.0) };
+            let is_as_expected = (0..TRIES).any(|_| {
+                copies.rektor.catch_up(&mut copies.rektor.connect());
+                let before = Answered::now(&copies.rektor);
+                pair.query(&sql);
+                let after = Answered::now(&copies.rektor);
+                (after.nominate - before.nominate, after.exact - before.exact) == expected
+            });
+            assert!(is_as_expected, "{sql}");
         }
     }
 }

@@ -102,8 +102,11 @@ pub(super) fn widen(pair: &mut Pair, server: Server) {
     pair.query("set hnsw.ef_search = 1000; set seq_page_cost = 1e6; set random_page_cost = 1e6; set jit = off");
 }
 
+/// Tries at a statement: where the stream is late, as it may be beside other tests, PostgreSQL is asked.
+pub(super) const TRIES: usize = 5;
+
 /// Each condition, with its parameters after the query vector, in a statement of either limit: the rows that exact SQL gives,
-/// every time from the index.
+/// from the index, and every time.
 pub(super) fn nominated(
     copies: &Copies,
     pair: &mut Pair,
@@ -120,15 +123,21 @@ pub(super) fn nominated(
             let sql = statement(condition, limit);
             let parameters = [&[&vector[..]], *more].concat();
             let (bytes, ready) = messages(protocol, &sql, &parameters);
-            let before = Answered::now(&copies.rektor);
             let label = format!("{server:?} {protocol:?}: {sql}");
-            pair.exchange(&label, &bytes, ready, b"");
-            let after = Answered::now(&copies.rektor);
-            if after.nominate == before.nominate
-                || after.exact > before.exact
-                || after.relay > before.relay
-            {
-                wrong.push(format!("{sql}: {before:?} → {after:?}"));
+            let was_nominated = (0..TRIES).any(|_| {
+                let before = Answered::now(&copies.rektor);
+                pair.exchange(&label, &bytes, ready, b"");
+                let after = Answered::now(&copies.rektor);
+                let as_wanted = after.nominate > before.nominate
+                    && after.exact <= before.exact
+                    && after.relay <= before.relay;
+                if !as_wanted {
+                    copies.rektor.catch_up(&mut copies.rektor.connect());
+                }
+                as_wanted
+            });
+            if !was_nominated {
+                wrong.push(sql);
             }
         }
     }

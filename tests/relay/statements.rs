@@ -281,7 +281,7 @@ const STATEMENTS: &[&str] = &[
     "select pg_advisory_lock(42), pg_advisory_unlock(42), pg_advisory_unlock(42)",
     "select pg_sleep(0.01)",
     "select txid_current_if_assigned()",
-    "set statement_timeout = '20ms'",
+    "set statement_timeout = '1s'",
     "select pg_sleep(5)",
     "reset statement_timeout",
     // words that a front end might mistake for its own

@@ -94,7 +94,7 @@ pub fn after_the_end(mut rektor: Rektor<'_>) {
             ready.count() == Table::ALL.len()
         };
         let caught_up = ingest.view.wait_for(ready);
-        let view = tokio::time::timeout(Duration::from_secs(60), caught_up)
+        let view = tokio::time::timeout(Duration::from_secs(300), caught_up)
             .await
             .expect("the index catches up")
             .unwrap()

