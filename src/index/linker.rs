@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use super::dial::Dial;
 use super::faiss::{Rebuild, RowView, idle_priority};
 use super::quiet::{Quiet, cpu_time};
-use super::{IndexError, Snapshot};
+use super::{IndexError, Snapshot, ending};
 
 /// Rows linked before the newest snapshot is looked at again: a fraction of a second.
 const BATCH: u32 = 1_024;
@@ -44,7 +44,7 @@ const RETRY: Duration = Duration::from_secs(1);
 /// At most one rebuild at a time in this process.
 static REBUILDING: AtomicBool = AtomicBool::new(false);
 
-/// Owns the threads; dropping it stops them and waits for their end.
+/// Owns the threads; dropping it stops them, and leaves their last moments to [`ending`].
 #[derive(Debug)]
 pub(super) struct Linker {
     shared: Arc<Shared>,
@@ -138,10 +138,7 @@ impl Drop for Linker {
             waited_for.notify_all();
         }
         self.shared.dial.stop();
-        for thread in self.threads.drain(..) {
-            // A panic was caught, and told to the dial.
-            let _ended = thread.join();
-        }
+        ending::leave(self.threads.drain(..));
     }
 }
 

@@ -19,7 +19,7 @@
 //! dial.rs      a wanted recall → how many candidates a search weighs
 //! samples.rs   what rows tell of the graph before they are linked, a few at a time → a curve
 //! linker.rs    the threads that link rows into the graph, rebuild it when half is dead or lay it out, and check live queries
-//! quiet.rs     a thread that works when no other wants to
+//! quiet.rs     a thread that works when no other wants to;  ending.rs  threads of dropped indexes, until they have ended
 //! view.rs      all indexes at one moment, as the front end sees them
 //! faiss/       memory that searches share with the writer, and the C++ shim over FAISS
 //!   rows.rs      the writer's side: vectors, which rows are live, when an id may be used again
@@ -52,6 +52,7 @@
 mod attributes;
 mod constant;
 mod dial;
+mod ending;
 mod faiss;
 mod filter;
 mod filtered;
@@ -78,6 +79,7 @@ mod writer;
 
 pub use constant::{Constant, others};
 pub use dial::{DEFAULT_RECALL, DialStats};
+pub use ending::join_ended;
 pub use faiss::{ColdFile, ColdFiles, GraphImage, GraphSource, MEAN_ROWS};
 pub use filter::Filter;
 pub use filtered::FilterCost;

@@ -37,7 +37,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinHandle, JoinSet};
 
 use crate::index::view::View;
-use crate::index::{ColdFiles, Memory};
+use crate::index::{ColdFiles, Memory, join_ended};
 use crate::ingest::apply::{Applier, CatalogueRequest, Outputs};
 use crate::ingest::budget::Budget;
 use crate::ingest::follow::Follower;
@@ -319,6 +319,9 @@ async fn supervise(
         if result.is_ok() {
             result = ended;
         }
+    }
+    if let Err(error) = tokio::task::spawn_blocking(join_ended).await {
+        tracing::warn!(%error, "threads of dropped indexes were not waited for");
     }
     result
 }
