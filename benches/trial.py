@@ -172,10 +172,10 @@ def trial(arguments, settings=()):
 
 
 def add_arguments(parser):
-    parser.add_argument("--postgres", required=True, help="bin directory of a PostgreSQL with pgvector")
+    # Programs of it are run elsewhere.
+    parser.add_argument("--postgres", required=True, type=os.path.abspath, help="bin directory of a PostgreSQL with pgvector")
     parser.add_argument("--rektor", default="target/release/rektor", help="the program")
     parser.add_argument("--folder", default=None, help="where the trial's files go; the default is the system's for such")
-
 
 
 def binary_rows(numbers, vectors):
